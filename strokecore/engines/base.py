@@ -1,0 +1,74 @@
+"""What an engine gets and gives. Trained models and the weight-free engine share this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.anatomy.regions import RegionId
+from strokecore.brain import Brain
+from strokecore.frame import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head in the canonical frame: everything an engine may look at.
+
+    Attributes
+    ----------
+    hu: float32 [z, y, x] on ``grid``; -1024 outside the scan.
+    grid: canonical grid, symmetric about the mid-sagittal plane.
+    brain: tissue masks on the same grid.
+    regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
+    covered: bool [z, y, x], inside the scanned volume.
+    slice_thickness_mm: of the source.
+    """
+
+    hu: npt.NDArray[np.float32]
+    grid: Grid
+    brain: Brain
+    regions: npt.NDArray[np.uint8]
+    covered: npt.NDArray[np.bool_]
+    slice_thickness_mm: float
+
+
+@dataclass(frozen=True)
+class RegionEvidence:
+    """An engine's evidence for one region; None where it could not be measured."""
+
+    probability: float | None
+    mean_hu: float | None
+    contralateral_difference_hu: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """An engine's answer.
+
+    Attributes
+    ----------
+    probability: float32 [z, y, x] in 0..1, probability of early ischaemic change.
+    acute: bool [z, y, x], early infarct.
+    old: bool [z, y, x], old (CSF-like) infarct; disjoint from ``acute``.
+    evidence: one RegionEvidence per region (20).
+    """
+
+    probability: npt.NDArray[np.float32]
+    acute: npt.NDArray[np.bool_]
+    old: npt.NDArray[np.bool_]
+    evidence: Mapping[RegionId, RegionEvidence] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Segments early ischaemic change in one head."""
+
+    name: str
+    version: str
+    sha256: str
+    precision: str
+
+    def segment(self, head: Head) -> Lesion: ...
