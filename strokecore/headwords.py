@@ -1,0 +1,54 @@
+"""What free text in CT headers says about body part and contrast agent. Plain strings only.
+
+A header is evidence, not proof: a word that is not known says nothing (None), and the pixels decide.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# Words for the head in the languages scanners are set to, matched inside longer values ("NEUROCRANE").
+_HEAD: Final = re.compile(
+    r"HEAD|BRAIN|SKULL|CRAN|CEREB|CEPHAL|NEURO|STROKE|KOPF|SCH[AÄ]DEL|HIRN|T[EÊ]TE|CABEZA|CABE[CÇ]A|TESTA|HOOFD"
+    r"|G[LŁ]OW|MOZEK|HLAVA|ГОЛОВ|МОЗГ|頭|头|脑|脳|머리|뇌"
+)
+# Body parts (PS3.16 Annex L) that hold no brain; "HEADNECK" and the like are matched by _HEAD first.
+_NOT_HEAD: Final = re.compile(
+    r"CHEST|THORAX|LUNG|HEART|CARDIAC|CORONARY|ABDOM|PELVIS|LIVER|KIDNEY|SPINE|NECK|SHOULDER|CLAVICLE|ARM\b|ELBOW"
+    r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON|WHOLEBODY"
+)
+
+# Some scanners fill the mandatory-if-used attribute with a word for "none".
+_NO_CONTRAST: Final = re.compile(
+    r"^(?:NO(?:NE|N)?\b.*|N/?A|NIL|W/?O\b.*|WITHOUT\b.*|OHNE\b.*|SANS\b.*|SIN\b.*|SENZA\b.*|NATIVE?|PLAIN|UNENHANCED"
+    r"|-+|0|\?+|FALSE|UNKNOWN)$"
+)
+_CONTRAST_SERIES: Final = re.compile(
+    r"\bCTA\b|\bCTV\b|\bCTP\b|ANGIO|PERFUS|\bC\+|\+C\b|\bCE\b|POST[ -]?CON|\bWITH (?:IV )?CONTRAST"
+    r"|ARTERIAL|VENOUS|\bBOLUS|BOLUS ?TRACK|MONITORING|\bMIT KM\b"
+)
+
+
+def head_by_tags(body_part: str, *descriptions: str) -> bool | None:
+    """True: a head; False: clearly another body part; None: the header does not say.
+
+    Only ``body_part`` can say False: descriptions of a whole visit name several parts.
+    """
+    part = body_part.upper()
+    if _HEAD.search(part):
+        return True
+    if _NOT_HEAD.search(part):
+        return False
+    return True if any(_HEAD.search(text.upper()) for text in descriptions) else None
+
+
+def contrast_declared(agent: str) -> bool:
+    """Whether ContrastBolusAgent names an agent; empty or a word for "none" is no agent."""
+    value = agent.upper().strip()
+    return bool(value) and not _NO_CONTRAST.match(value)
+
+
+def contrast_in_description(series_description: str) -> bool:
+    """Whether the description of the series (never of the study or protocol) says it is a contrast phase."""
+    return bool(_CONTRAST_SERIES.search(series_description.upper()))
