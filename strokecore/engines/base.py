@@ -24,6 +24,10 @@ class Head:
     grid: canonical grid, symmetric about the mid-sagittal plane.
     brain: tissue masks on the same grid.
     regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
+    grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
+        registered atlas.
+    tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
+        matter), from the registered atlas.
     covered: bool [z, y, x], inside the scanned volume.
     slice_thickness_mm: of the source.
     """
@@ -32,6 +36,8 @@ class Head:
     grid: Grid
     brain: Brain
     regions: npt.NDArray[np.uint8]
+    grey: npt.NDArray[np.float32]
+    tissue: npt.NDArray[np.float32]
     covered: npt.NDArray[np.bool_]
     slice_thickness_mm: float
 
