@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from strokecore.engines.base import Head
+    from strokecore.result import RegionFinding
 
 Severity = Literal["info", "warning", "refusal"]
 
@@ -24,3 +31,84 @@ class QualityFlag:
     severity: Severity
     message: str
     remedy: str = ""
+
+
+# Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
+METAL_HU: Final = 2500.0
+METAL_ML: Final = 0.2
+# Above this parenchymal noise a 2 HU difference drowns in all but the largest regions.
+NOISY_HU: Final = 8.0
+
+
+def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[QualityFlag, ...]:
+    """What the canonical head and the region findings say about the scan."""
+    flags = []
+    if head.brain.noise_hu > NOISY_HU:
+        flags.append(
+            QualityFlag(
+                "noisy",
+                "warning",
+                f"Brain noise is {head.brain.noise_hu:.1f} HU; up to {NOISY_HU:.0f} HU is expected.",
+                "Reconstruct 5 mm slices with a soft-tissue kernel and send them.",
+            )
+        )
+    metal_ml = float((head.hu > METAL_HU).sum()) * _voxel_ml(head)
+    if metal_ml > METAL_ML:
+        flags.append(
+            QualityFlag(
+                "metal",
+                "warning",
+                f"{metal_ml:.1f} ml of metal-like density; streaks from it can look like infarct.",
+                "Read the slices that show metal yourself.",
+            )
+        )
+    for reason, text in _UNCERTAIN.items():
+        named = [f"{f.side} {f.name}" for f in findings if f.reason == reason]
+        if named:
+            flags.append(QualityFlag(reason, "warning", text.format(", ".join(named)), "Read them yourself."))
+    return tuple(flags)
+
+
+_UNCERTAIN: Final = {
+    "single_slice": "Seen on a single slice and therefore not counted: {}.",
+    "not_covered": "Outside the scanned volume and not assessed: {}.",
+    "old_infarct": "Mostly replaced by old infarct and not assessed: {}.",
+    "not_measurable": "Too little measurable brain tissue, not assessed: {}.",
+}
+
+
+def blood_flags(head: Head) -> tuple[QualityFlag, ...]:
+    """A warning that names place and volume where haemorrhage is suspected; empty otherwise."""
+    blood = head.brain.blood_like
+    if not blood.any():
+        return ()
+    return (
+        QualityFlag(
+            "suspected_haemorrhage",
+            "warning",
+            f"{head.brain.blood_ml:.1f} ml of blood-like density, {_place(head, blood)}.",
+            "Read the scan for haemorrhage; ASPECTS is not meant for bleeding.",
+        ),
+    )
+
+
+def _place(head: Head, mask: npt.NDArray[np.bool_]) -> str:
+    """Where a mask lies: side, then the ASPECTS region that holds most of it."""
+    from strokecore.anatomy.regions import ALL_REGIONS
+
+    half = head.grid.shape[2] // 2
+    right = int(mask[:, :, :half].sum())
+    left = int(mask.sum()) - right
+    side = (
+        "on both sides" if min(left, right) > 0.2 * (left + right) else ("left" if left > right else "right")
+    )
+    inside = {region: int((mask & (head.regions == region.label)).sum()) for region in ALL_REGIONS}
+    region, most = max(inside.items(), key=lambda item: item[1])
+    if most < 0.2 * (left + right):
+        return f"{side}, outside the ASPECTS regions"
+    return f"{side}, most of it in {region.side} {region.name}"
+
+
+def _voxel_ml(head: Head) -> float:
+    z, y, x = head.grid.spacing_mm
+    return z * y * x / 1000.0

@@ -78,6 +78,7 @@ class Result:
     ``series``, ``model`` and ``software`` are None only where the run ended before they were known.
     ``result_key`` is the uuid of the inputs (see dicom/uids.py); ``content_datetime`` is ISO 8601,
     fixed once per key, and is what the DICOM outputs carry as content date and time.
+    ``not_selected`` is (SeriesInstanceUID, reason) of the series that were passed over.
     """
 
     status: Status
@@ -94,6 +95,7 @@ class Result:
     result_key: str | None = None
     content_datetime: str | None = None
     supersedes: str | None = None
+    not_selected: tuple[tuple[str, str], ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
 
 

@@ -1,0 +1,5 @@
+"""``python -m strokecore`` is the ``strokecore`` command."""
+
+from strokecore.cli import main
+
+raise SystemExit(main())
