@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from strokecore.config import ScoringConfig
 from strokecore.errors import Refusal
@@ -11,7 +12,9 @@ from strokecore.patient import age_years, check_patient
 def header(**values: str) -> Dataset:
     dataset = Dataset()
     for name, value in values.items():
-        setattr(dataset, name, value)
+        tag = tag_for_keyword(name)
+        assert tag is not None
+        dataset.add(DataElement(tag, dictionary_VR(tag), value, validation_mode=config.IGNORE))
     return dataset
 
 
