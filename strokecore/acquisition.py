@@ -163,7 +163,7 @@ def exclusion(series: SeriesSummary) -> tuple[str, str] | None:
     """Why the tags alone rule the series out: (code of docs/codes.md, reason); None when they do not."""
     kinds = set(series.image_type)
     if not series.is_ct:
-        return "not_ct", "not a CT image series"
+        return "not_ct", "no CT images"
     if series.is_localizer:
         return "localizer_only", "localizer"
     if kinds & _PROJECTION_WORDS:

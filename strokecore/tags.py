@@ -1,0 +1,88 @@
+"""Reading single attributes of untrusted DICOM headers: a value that cannot be used counts as absent.
+
+pydicom converts values when they are first looked at and raises whatever the conversion raises, so
+every look at a header that came from outside goes through here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from pydicom import Dataset
+
+# What summary_from_tags looks at.
+SUMMARY_KEYWORDS: Final = (
+    "AcquisitionDate",
+    "AcquisitionDateTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "BodyPartExamined",
+    "ContrastBolusAgent",
+    "ConvolutionKernel",
+    "FrameOfReferenceUID",
+    "ImageOrientationPatient",
+    "ImageType",
+    "Modality",
+    "ProtocolName",
+    "RescaleType",
+    "SOPClassUID",
+    "SeriesDescription",
+    "SeriesInstanceUID",
+    "SliceThickness",
+    "StudyDescription",
+    "StudyInstanceUID",
+)
+
+
+def raw(header: Dataset, keyword: str) -> Any:
+    """The value, or None when it is absent, empty or cannot be converted."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # whatever pydicom raises on this value, it is not usable
+        return None
+    return None if value is None or (isinstance(value, str) and not value.strip(" \0")) else value
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """The value as text, several values joined by a backslash as in the file; "" when absent."""
+    value = raw(header, keyword)
+    if value is None or isinstance(value, bytes):
+        return ""
+    try:
+        if isinstance(value, str):
+            return str(value).strip(" \0")
+        if hasattr(value, "__iter__"):
+            return "\\".join(str(part).strip(" \0") for part in value)
+        return str(value).strip(" \0")
+    except Exception:  # person names and multi-values decode only now
+        return ""
+
+
+def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly ``count`` finite numbers, or None."""
+    value = raw(header, keyword)
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    try:
+        parts = tuple(float(part) for part in (value if hasattr(value, "__iter__") else (value,)))
+    except Exception:
+        return None
+    return parts if len(parts) == count and all(math.isfinite(part) for part in parts) else None
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    """One finite number, the first of several; None otherwise."""
+    value = raw(header, keyword)
+    try:
+        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
+            value = next(iter(value))
+        result = float(value)
+    except Exception:
+        return None
+    return result if math.isfinite(result) else None
+
+
+def summary_tags(header: Dataset) -> dict[str, str]:
+    """The attributes the choice of a series depends on, as text."""
+    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS}
