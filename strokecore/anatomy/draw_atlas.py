@@ -1,0 +1,145 @@
+"""Draw the atlas on its template: ``python -m strokecore.anatomy.draw_atlas [FOLDER]`` (docs/atlas)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from strokecore.anatomy.atlas import Atlas, load_atlas
+from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+
+# Ten hues that stay apart for most colour-blind readers, neighbours far from each other.
+COLOURS: Final = {
+    "C": (230, 159, 0),
+    "L": (86, 180, 233),
+    "IC": (240, 228, 66),
+    "I": (213, 94, 0),
+    "M1": (0, 158, 115),
+    "M2": (204, 121, 167),
+    "M3": (60, 120, 220),
+    "M4": (150, 200, 60),
+    "M5": (190, 90, 220),
+    "M6": (70, 200, 200),
+}
+GANGLIONIC_PLANES_MM: Final = (-9.0, -4.5, 0.0, 4.5, 9.0, 13.5, 18.0)
+SUPRAGANGLIONIC_PLANES_MM: Final = (22.5, 28.5, 34.5, 40.5, 46.5, 52.5)
+CORONAL_PLANES_MM: Final = (-24.0, 0.0, 12.0)  # LPS y: frontal horn, commissure, thalamus
+SAGITTAL_PLANES_MM: Final = (28.5, 39.0)  # LPS x: lentiform, insula
+WINDOW_HU: Final = (0.0, 60.0)
+SCALE: Final = 4
+TINT: Final = 0.28
+
+Plane = npt.NDArray[np.generic]
+
+
+def draw_plane(
+    hu: Plane, labels: Plane, title: str, marks: tuple[str, str], *, stretch: tuple[float, float] = (1.0, 1.0)
+) -> Image.Image:
+    """One slice with tinted, outlined and named regions.
+
+    ``hu`` and ``labels`` are [row, column]; ``marks`` are the letters at the left and right image
+    edge; ``stretch`` multiplies SCALE for rows and columns that are not 1.5 mm apart.
+    """
+    low, high = WINDOW_HU
+    grey = np.clip((_enlarged(hu, stretch, 1) - low) / (high - low), 0, 1) * 255
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    big = _enlarged(labels, stretch, 0).astype(int)
+    for region in ALL_REGIONS:
+        inside = big == region.label
+        edge = inside & ~ndimage.binary_erosion(inside)
+        picture[inside] = (1 - TINT) * picture[inside] + TINT * np.array(COLOURS[region.name])
+        picture[edge] = COLOURS[region.name]
+    image = Image.fromarray(picture.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for region in ALL_REGIONS:
+        _write_name(draw, region, big == region.label)
+    font = ImageFont.load_default(20)
+    width, height = image.size
+    draw.text((6, 4), title, fill="white", font=font)
+    draw.text((6, height // 2), marks[0], fill="white", font=font)
+    draw.text((width - 6, height // 2), marks[1], fill="white", font=font, anchor="ra")
+    return image
+
+
+def _enlarged(plane: Plane, stretch: tuple[float, float], order: int) -> npt.NDArray[np.float64]:
+    zoomed: npt.NDArray[np.float64] = ndimage.zoom(
+        plane.astype(float),
+        (SCALE * stretch[0], SCALE * stretch[1]),
+        order=order,
+        mode="nearest",
+        grid_mode=True,
+    )
+    return zoomed
+
+
+def _write_name(draw: ImageDraw.ImageDraw, region: RegionId, mask: npt.NDArray[np.bool_]) -> None:
+    """At the innermost point of the largest part, so that the name lies on the region."""
+    parts, count = ndimage.label(mask)
+    if not count:
+        return
+    sizes = ndimage.sum_labels(mask, parts, range(1, count + 1))
+    depth = ndimage.distance_transform_edt(parts == 1 + int(np.argmax(sizes)))
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    draw.text(
+        (int(column), int(row)), region.name, fill="white", font=ImageFont.load_default(15), anchor="mm",
+        stroke_width=2, stroke_fill="black",
+    )  # fmt: skip
+
+
+def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
+    """Named sheets: the two levels, coronal and sagittal planes. Axial slices as radiologists see them."""
+    z, y, x = (
+        np.arange(n) * step + start
+        for n, step, start in zip(atlas.regions.shape, atlas.spacing_mm, atlas.origin_mm[::-1], strict=True)
+    )
+
+    def axial(z_mm: float) -> Image.Image:
+        k = int(np.abs(z - z_mm).argmin())
+        return draw_plane(atlas.template_hu[k], atlas.regions[k], f"z {z[k]:+.1f} mm", ("R", "L"))
+
+    def coronal(y_mm: float) -> Image.Image:
+        j = int(np.abs(y - y_mm).argmin())
+        planes = (atlas.template_hu[::-1, j], atlas.regions[::-1, j])
+        return draw_plane(*planes, f"MNI y {-y[j]:+.1f} mm", ("R", "L"))
+
+    def sagittal(x_mm: float) -> Image.Image:
+        i = int(np.abs(x - x_mm).argmin())
+        planes = (atlas.template_hu[::-1, :, i], atlas.regions[::-1, :, i])
+        return draw_plane(*planes, f"left, {x[i]:.1f} mm from midline", ("A", "P"))
+
+    return {
+        "ganglionic": sheet([axial(z_mm) for z_mm in GANGLIONIC_PLANES_MM], columns=4),
+        "supraganglionic": sheet([axial(z_mm) for z_mm in SUPRAGANGLIONIC_PLANES_MM], columns=3),
+        "coronal_sagittal": sheet(
+            [coronal(y_mm) for y_mm in CORONAL_PLANES_MM] + [sagittal(x_mm) for x_mm in SAGITTAL_PLANES_MM],
+            columns=3,
+        ),
+    }
+
+
+def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Pictures in rows on black."""
+    width = max(picture.width for picture in pictures)
+    height = max(picture.height for picture in pictures)
+    rows = -(-len(pictures) // columns)
+    result = Image.new("RGB", (width * columns, height * rows))
+    for n, picture in enumerate(pictures):
+        result.paste(picture, (width * (n % columns), height * (n // columns)))
+    return result
+
+
+def write_atlas_pictures(folder: Path) -> None:
+    """Write the sheets of the shipped atlas as PNG, with few colours to keep them small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in draw_atlas(load_atlas()).items():
+        picture.quantize(128, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    write_atlas_pictures(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/atlas"))
