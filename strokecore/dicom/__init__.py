@@ -1,0 +1,74 @@
+"""Results as DICOM objects in the source's own study."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from strokecore.result import Result, SourceMasks
+    from strokecore.series import Series
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["write_outputs", "write_refusal"]
+
+
+def write_outputs(series: Series, result: Result, masks: SourceMasks, out: Path) -> list[Path]:
+    """Write seg.dcm (only when there is a lesion), regions.dcm, sr.dcm and sc/*.dcm into ``out``.
+
+    ``result`` is scored or withheld and carries model, result_key and content_datetime; all objects
+    follow from it and the source alone, so a second call writes the same bytes. Returns the paths.
+    """
+    # highdicom takes half a second to import; the command line's help must not wait for it
+    from strokecore.dicom import capture, seg, sr
+    from strokecore.dicom.instance import Stamp, write
+
+    if result.model is None:
+        raise ValueError("a scored or withheld result names its model")
+    stamp = Stamp.of(result)
+    lesion = seg.build_lesion(series, masks, result.model, stamp)
+    regions = seg.build_regions(series, masks, result.model, stamp)
+    report = sr.build(
+        series,
+        result,
+        masks,
+        result.model,
+        stamp,
+        lesion=lesion,
+        segments=seg.lesion_segments(masks),
+        regions=regions,
+    )
+    written = []
+    for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions), ("sr.dcm", report)):
+        if dataset is not None:
+            written.append(write(dataset, out / name))
+    for index, image in enumerate(capture.build(series, result, masks, stamp), start=1):
+        written.append(write(image, out / "sc" / f"{index:02d}.dcm"))
+    return written
+
+
+def write_refusal(header: Dataset, result: Result, out: Path) -> list[Path]:
+    """Write the one Secondary Capture of a head CT that was not scored, into ``out``/sc.
+
+    ``header`` is any instance of the series; whatever it lacks stays empty. Without a
+    StudyInstanceUID there is no study to write into: nothing is written and [] returned.
+    """
+    from strokecore import report
+    from strokecore.dicom import capture, uids
+    from strokecore.dicom.instance import Stamp, write
+
+    if not header.get("StudyInstanceUID"):
+        logger.warning("the refused series has no StudyInstanceUID; no Secondary Capture was written")
+        return []
+    identity = tuple(
+        str(header.get(keyword, "") or "")
+        for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    )
+    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in report.reasons(result))
+    key = result.result_key or uids.refusal_key(identity, result.software, reasons)
+    image = capture.build_refusal(header, result, Stamp.of(result, key))
+    return [write(image, out / "sc" / "01.dcm")]

@@ -1,0 +1,101 @@
+"""Coded concepts used in SEG and SR: what each number means, in one place.
+
+Public codes come from SNOMED CT (SCT), the DICOM controlled terminology (DCM) and UCUM. The ASPECTS
+itself is SCT 1290002002; four public value sets agree on it. SNOMED has no codes for the M1-M6 cortical
+regions of the ASPECTS nor for some of its measurements: those live in the private scheme 99STROKECORE,
+which every object that uses it identifies in its Coding Scheme Identification Sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept
+
+from strokecore.anatomy.regions import CORTICAL, FULL_NAMES, Side
+
+PRIVATE_SCHEME: Final = "99STROKECORE"
+
+
+def _sct(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value, "SCT", meaning)
+
+
+def _dcm(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value, "DCM", meaning)
+
+
+def _own(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value, PRIVATE_SCHEME, meaning)
+
+
+def _ucum(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value, "UCUM", meaning)
+
+
+# Findings and categories
+ASPECTS: Final = _sct("1290002002", "Alberta Stroke Program Early CT Score")
+INFARCT: Final = _sct("55641003", "Infarct")
+CHRONIC: Final = _sct("90734009", "Chronic")
+ABNORMAL_STRUCTURE: Final = _sct("49755003", "Morphologically Abnormal Structure")
+ANATOMICAL_STRUCTURE: Final = _sct("91723000", "Anatomical Structure")
+PRESENT: Final = _sct("52101004", "Present")
+ABSENT: Final = _sct("272519000", "Absent")
+INDETERMINATE: Final = _sct("82334004", "Indeterminate")
+
+# Places
+BRAIN: Final = _sct("12738006", "Brain")
+CEREBRAL_HEMISPHERE: Final = _sct("372073000", "Cerebral hemisphere")
+LATERALITY: Final[dict[Side, CodedConcept]] = {
+    "left": _sct("7771000", "Left"),
+    "right": _sct("24028007", "Right"),
+}
+REGION_SITE: Final[dict[str, CodedConcept]] = {
+    "C": _sct("11000004", "Caudate nucleus"),
+    "L": _sct("41648007", "Lentiform nucleus"),
+    "IC": _sct("85637007", "Internal capsule"),
+    "I": _sct("36169008", "Insula"),
+    **{name: _own(name, f"ASPECTS {name}, {FULL_NAMES[name]}") for name in CORTICAL},
+}
+
+# Measurements
+PROBABILITY: Final = _own("PROBABILITY", "Probability of early ischemic change")
+INVOLVED_FRACTION: Final = _own("INVOLVED", "Involved fraction of region")
+ASSESSED_REGIONS: Final = _own("ASSESSED", "Number of ASPECTS regions assessed")
+MEAN_ATTENUATION: Final = _dcm("112181", "Mean Attenuation Coefficient")
+ATTENUATION_DIFFERENCE: Final = _own("MIRROR_DIFF", "Attenuation difference to contralateral region")
+VOLUME: Final = _sct("118565006", "Volume")
+AREA: Final = _sct("42798000", "Area")
+
+# Statements
+EARLY_ISCHEMIC_CHANGE: Final = _own("EARLY_CHANGE", "Early ischemic change")
+REASON: Final = _own("REASON", "Reason code")
+SUMMARY: Final = _own("SUMMARY", "ASPECTS summary")
+QUALITY_FLAG: Final = _own("QUALITY", "Quality flag")
+ENGINE: Final = _own("ENGINE", "Engine")
+SEGMENTATION_NOTE: Final = _own("SEG_NOTE", "Segmentation object")
+INTENDED_USE: Final = _own("INTENDED_USE", "Intended use")
+SUPERSEDES: Final = _own("SUPERSEDES", "Supersedes result")
+SERIES_CHOICE: Final = _own("SERIES_CHOICE", "Reason for series selection")
+QUALITATIVE_EVALUATIONS: Final = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+
+# Procedure
+CT_OF_HEAD: Final = _sct("303653007", "Computed tomography of head")
+
+# Units
+SCORE_UNIT: Final = _ucum("{score}", "score")
+REGION_COUNT_UNIT: Final = _ucum("{regions}", "regions")
+NO_UNIT: Final = _ucum("1", "no units")
+HOUNSFIELD: Final = _ucum("[hnsf'U]", "Hounsfield unit")
+MILLILITRE: Final = _ucum("ml", "milliliter")
+SQUARE_MILLIMETRE: Final = _ucum("mm2", "square millimeter")
+
+
+def private_scheme() -> CodingSchemeIdentificationItem:
+    """The item that tells a reader what 99STROKECORE is."""
+    return CodingSchemeIdentificationItem(
+        designator=PRIVATE_SCHEME,
+        name="StrokeCore private codes",
+        responsible_organization="StrokeCore",
+    )
