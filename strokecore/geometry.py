@@ -19,7 +19,7 @@ from strokecore import tags
 Vector = npt.NDArray[np.float64]
 
 UNIT_TOLERANCE: Final = 1e-2  # direction cosines written with few digits are still directions
-PARALLEL_TOLERANCE_DEG: Final = 0.5  # slices of one stack differ by rounding only
+PARALLEL_TOLERANCE_DEG: Final = 0.1  # slices of one stack differ by rounding only
 MAX_AXIAL_ANGLE_DEG: Final = 40.0  # gantries tilt to 30 degrees; coronal and sagittal lie at 90
 SAME_POSITION_MM: Final = 0.1  # CT slices are never reconstructed this close
 GAP_TOLERANCE: Final = 0.05  # positions are rounded to 0.1-0.01 mm: gaps within 5 % are equal

@@ -161,7 +161,9 @@ def _series(
     reasons = tuple(
         (c.uid, refused[c.uid].message if c.uid in refused else why_not(c, chosen)) for c in others
     )
-    because = "named by the caller." if forced else why_chosen(chosen, candidates, stack.thickness_text)
+    because = (
+        "it was asked for by its UID." if forced else why_chosen(chosen, candidates, stack.thickness_text)
+    )
     return Series(
         hu=stack.hu,
         positions_mm=stack.positions_mm,
