@@ -20,3 +20,14 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sample_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated head CT with an infarct in right I, M1 and M2, 5 mm slices, tilted gantry."""
+    from strokecore.simulate import SampleSpec, parse_affected, write_sample
+
+    spec = SampleSpec(
+        seed=3, affected=parse_affected("right:I,M1,M2"), delta_hu=6.0, thickness_mm=5.0, tilt_deg=12.0
+    )
+    return write_sample(tmp_path_factory.mktemp("sample") / "ct", spec)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.cli import main
+from strokecore.config import ScoringConfig
+from strokecore.engines.asymmetry import AsymmetryEngine
+from strokecore.engines.base import Head, Lesion
+from strokecore.errors import UsageError
+from strokecore.pipeline import Scored, score_folder
+
+PATIENT_WORDS = ("SIMULATED", "SIM-3")
+STEPS = {"read", "frame", "brain", "register", "segment", "score", "dicom", "total"}
+
+
+@pytest.fixture(scope="module")
+def scored(sample_ct: Path) -> Scored:
+    return score_folder(sample_ct)
+
+
+@pytest.fixture(scope="module")
+def written(sample_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("written")
+    assert main(["score", str(sample_ct), "--out", str(out)]) == 0
+    return out
+
+
+def copy_with(source: Path, target: Path, **tags: str) -> Path:
+    """A copy of a CT folder with header values replaced."""
+    target.mkdir()
+    for file in source.glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        dataset.save_as(target / file.name)
+    return target
+
+
+def test_the_sample_is_scored_on_the_right_side(scored: Scored) -> None:
+    result = scored.result
+    assert result.status == "scored"
+    assert result.affected_side == "right"
+    assert result.aspects["left"].score == 10
+    assert result.aspects["right"].score is not None
+    assert 5 <= result.aspects["right"].score <= 8
+    affected = {(f.name, f.side) for f in result.regions if f.affected}
+    assert len(affected & {("I", "right"), ("M1", "right"), ("M2", "right")}) >= 2
+    assert [(f.name, f.side) for f in result.regions] == [tuple(r) for r in ALL_REGIONS]
+    assert result.infarct_volume_ml["right"] > 10 > result.infarct_volume_ml["left"]
+
+
+def test_masks_lie_on_the_source_voxels_and_on_the_right_side(scored: Scored) -> None:
+    series, masks = scored.series, scored.masks
+    assert series is not None
+    assert masks is not None
+    assert masks.lesion.shape == masks.regions.shape == series.hu.shape
+    assert (masks.lesion == 2).sum() > 20 * (masks.lesion == 1).sum()
+    k, j, i = np.nonzero(masks.lesion == 2)
+    dy, dx = series.pixel_spacing_mm
+    points = series.positions_mm[k] + np.outer(j * dy, series.column_direction)
+    points += np.outer(i * dx, series.row_direction)
+    middle = series.positions_mm[:, 0].mean() + dx * (series.hu.shape[2] - 1) / 2 * series.row_direction[0]
+    assert points[:, 0].mean() < middle - 20  # LPS: the patient's right is -x
+
+
+def test_a_repeated_run_gives_the_same_result(scored: Scored, sample_ct: Path) -> None:
+    again = score_folder(sample_ct, content_datetime=scored.result.content_datetime).result
+    assert replace(again, timings_s={}) == replace(scored.result, timings_s={})
+
+
+def test_score_writes_every_output(written: Path) -> None:
+    record = json.loads((written / "result.json").read_text())
+    assert record["status"] == "scored"
+    assert record["affected_side"] == "right"
+    assert set(record["timings_s"]) >= STEPS
+    for name in ("seg.dcm", "regions.dcm", "sr.dcm", "report.html"):
+        assert (written / name).stat().st_size > 1000
+    assert list((written / "sc").glob("*.dcm"))
+
+
+def test_no_patient_data_outside_the_dicom_outputs(written: Path, sample_ct: Path) -> None:
+    dataset = pydicom.dcmread(next(sample_ct.glob("*.dcm")))
+    assert str(dataset.PatientID) in PATIENT_WORDS  # or this test would look for the wrong words
+    for name in ("result.json", "report.html"):
+        text = (written / name).read_text()
+        assert not [word for word in PATIENT_WORDS if word in text]
+
+
+def test_a_second_run_into_the_same_folder_gives_the_same_bytes(written: Path, sample_ct: Path) -> None:
+    before = {p.name: p.read_bytes() for p in written.rglob("*.dcm")}
+    (written / "sc" / "stale.dcm").write_bytes(b"from another run")
+    assert main(["score", str(sample_ct), "--out", str(written)]) == 0
+    assert {p.name: p.read_bytes() for p in written.rglob("*.dcm")} == before
+
+
+def test_a_child_is_refused_with_a_picture(sample_ct: Path, tmp_path: Path) -> None:
+    folder = copy_with(sample_ct, tmp_path / "child", PatientAge="009Y")
+    assert main(["score", str(folder), "--out", str(tmp_path / "out")]) == 3
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["status"] == "refused"
+    assert [flag["code"] for flag in record["quality"]] == ["under_age"]
+    assert record["regions"] == []
+    assert len(list((tmp_path / "out" / "sc").glob("*.dcm"))) == 1
+    assert not (tmp_path / "out" / "sr.dcm").exists()
+
+
+def test_an_earlier_result_does_not_stay_beside_a_refusal(
+    sample_ct: Path, tmp_path: Path, written: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(written, out)
+    folder = copy_with(sample_ct, tmp_path / "child", PatientAge="009Y")
+    assert main(["score", str(folder), "--out", str(out)]) == 3
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "result.json", "sc"]
+
+
+def test_an_ineligible_folder_gets_no_dicom_output(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "note.txt").write_text("not DICOM")
+    assert main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 3
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["status"] == "ineligible"
+    assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_a_defect_is_a_failed_result_that_does_not_repeat_header_values(
+    sample_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: AsymmetryEngine, head: Head) -> Lesion:
+        raise RuntimeError("SIMULATED^HEAD could not be processed")
+
+    monkeypatch.setattr(AsymmetryEngine, "segment", broken)
+    assert main(["score", str(sample_ct), "--out", str(tmp_path)]) == 1
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["status"] == "failed"
+    assert record["quality"][0]["code"] == "internal_error"
+    assert "SIMULATED" not in (tmp_path / "result.json").read_text()
+    assert len(list((tmp_path / "sc").glob("*.dcm"))) == 1
+
+
+def test_an_unknown_series_is_a_usage_error(sample_ct: Path) -> None:
+    with pytest.raises(UsageError):
+        score_folder(sample_ct, series_uid="1.2.3")
+
+
+def test_the_configuration_changes_the_key(scored: Scored, sample_ct: Path) -> None:
+    other = score_folder(sample_ct, ScoringConfig(minimum_age_years=21)).result
+    assert other.result_key != scored.result.result_key
+
+
+def test_the_real_head_ct_is_scored(shared_data: Path, tmp_path: Path) -> None:
+    assert main(["score", str(shared_data / "real_head_ct"), "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["status"] == "scored"
+    assert record["series"]["slices"] == 28
+    assert record["series"]["tilt_deg"] == pytest.approx(18.5, abs=0.1)
+    assert all(side["assessed"] == 10 for side in record["aspects"].values())
+
+
+@pytest.mark.parametrize("name", ["S21570/S1000", "S21570/S2010", "S21570/S4010", "S21610/S2010"])
+def test_the_phantoms_are_refused_by_code(name: str, shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "head_phantom" / name
+    assert main(["score", str(folder), "--out", str(tmp_path)]) == 3
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["status"] in ("refused", "ineligible")
+    expected = {"S1000": "localizer_only", "S2010": "no_brain", "S4010": "not_ct"}[Path(name).name]
+    assert record["quality"][0]["code"] == expected
