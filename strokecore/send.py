@@ -45,8 +45,14 @@ class SendReport:
     failed: dict[str, int] = field(default_factory=dict)
 
     @property
-    def complete(self) -> bool:
-        return not self.failed
+    def ok(self) -> bool:
+        """Whether something was sent and nothing failed."""
+        return self.sent > 0 and not self.failed
+
+    def summary(self) -> str:
+        """One line for a terminal."""
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(self.failed.items()))
+        return f"{self.sent} images stored" + (f", not stored: {reasons}" if reasons else "")
 
 
 def send_folder(
@@ -144,16 +150,14 @@ def _store(association: Any, file: DicomFile) -> str | None:
     """None when stored, otherwise the reason why not."""
     if not association.is_established:
         return "connection lost"
-    try:
-        dataset = pydicom.dcmread(file.path, force=True)
-    except Exception:  # damaged behind the header
-        return "unreadable"
-    try:
-        status = association.send_c_store(dataset)
-    except ValueError:
+    if _context(file) not in {
+        (c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts
+    }:
         return "no presentation context"
-    except (AttributeError, RuntimeError):
-        return "connection lost" if not association.is_established else "unreadable"
+    try:
+        status = association.send_c_store(pydicom.dcmread(file.path, force=True))
+    except Exception:  # damaged behind the header; pydicom and pynetdicom raise many kinds
+        return "unreadable" if association.is_established else "connection lost"
     if "Status" not in status:
         return "connection lost"
     code = int(status.Status)
