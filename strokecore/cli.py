@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from strokecore._version import __version__
-from strokecore.errors import ModelPackageError, UsageError
+from strokecore.errors import ModelPackageError, StrokeCoreError, UsageError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, ModelPackageError) as error:
         print(f"strokecore: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except StrokeCoreError as error:
+        print(f"strokecore: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
 

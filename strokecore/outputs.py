@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,16 +28,23 @@ def write_all(scored: Scored, folder: Path, out: Path) -> Scored:
     for name in _OURS:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "sc", ignore_errors=True)
-    result = scored.result
+    start = time.perf_counter()
     if scored.series is not None and scored.masks is not None:
-        dicom.write_outputs(scored.series, result, scored.masks, out)
-    elif result.status in ("refused", "failed"):
+        dicom.write_outputs(scored.series, scored.result, scored.masks, out)
+    elif scored.result.status in ("refused", "failed"):
         header = read_candidate_header(folder)
         if header is not None:
-            dicom.write_refusal(header, result, out)
-    report.write_html(result, out / "report.html", series=scored.series, masks=scored.masks)
-    report.write_json(result, out / "result.json")
+            dicom.write_refusal(header, scored.result, out)
+    report.write_html(scored.result, out / "report.html", series=scored.series, masks=scored.masks)
+    scored = _timed(scored, time.perf_counter() - start)
+    report.write_json(scored.result, out / "result.json")
     return scored
+
+
+def _timed(scored: Scored, seconds: float) -> Scored:
+    times = dict(scored.result.timings_s)
+    times |= {"dicom": round(seconds, 3), "total": round(times.get("total", 0.0) + seconds, 3)}
+    return replace(scored, result=replace(scored.result, timings_s=times))
 
 
 def _same_date_for_same_key(scored: Scored, out: Path) -> Scored:
