@@ -1,0 +1,162 @@
+"""Lesions: acute infarct in atlas regions with borders of its own, old cavities, haemorrhage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
+from strokecore.simulate.anatomy import AverageHead, head_axes
+from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
+from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
+from strokecore.simulate.tissue import BLOOD_HU, OLD_CAVITY_HU, Person
+
+Floats = npt.NDArray[np.float32]
+
+# White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
+# that grey-white contrast is lost as well.
+WHITE_SHARE: Final = 0.7
+EDGE_SIGMA_MM: Final = 1.4  # gives an edge of about 2 mm either side of the border
+_INHOMOGENEITY: Final = 0.12
+_INHOMOGENEITY_LENGTH_MM: Final = 7.0
+# Labels above the 20 regions, inside this module only: acute infarct in another artery's territory.
+_OTHER_LABEL: Final = {
+    ("ACA", "left"): 101,
+    ("ACA", "right"): 102,
+    ("PCA", "left"): 103,
+    ("PCA", "right"): 104,
+}
+
+# Basal-ganglia haemorrhage: centre in head coordinates (|x|, y, z) mm and ratio of its half axes.
+_BLOOD_CENTRE_MM: Final = (27.0, 4.0, 6.0)
+_BLOOD_AXES: Final = (0.8, 1.3, 1.0)
+_OEDEMA_MM: Final = 5.0
+_OEDEMA_HU: Final = 7.0
+
+
+@dataclass(frozen=True, eq=False)
+class LesionTruth:
+    """What was drawn, on the brain's part of the fine grid [z, y, x].
+
+    Attributes
+    ----------
+    infarct: float32 0-1, acute infarct's fraction (tissue only).
+    own_regions: uint8, the person's 20 regions; ``drawn_regions``: the perturbed copy the infarct follows.
+    numbers: JSON-ready volumes and mean darkening per region.
+    """
+
+    infarct: Floats
+    own_regions: npt.NDArray[np.uint8]
+    drawn_regions: npt.NDArray[np.uint8]
+    numbers: dict[str, Any]
+
+
+def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp) -> LesionTruth:
+    """Darken, empty or fill ``person.hu`` in place as the specification asks, and say what was done."""
+    rng = spec.rng(STREAM_INFARCT)
+    grid = person.brain_grid
+    hu = person.hu[person.brain]
+    drawn_average = perturbed(rng, _with_other_territories(head.labels))
+    own, drawn = (
+        np.asarray(bend(labels, head.origin_mm, warp.brain, grid, 0.0), np.uint8)
+        for labels in (head.labels, drawn_average)
+    )
+    tissue = np.where(person.inside, person.grey + person.white, 0).astype(np.float32)
+    patches = 1 + _INHOMOGENEITY * smooth_noise(rng, grid.shape, FINE_MM, _INHOMOGENEITY_LENGTH_MM)
+    acute_labels = [r.label for r in spec.affected] + [_OTHER_LABEL[pair] for pair in spec.other_territory]
+    acute = _soft_union(drawn, acute_labels)
+    weight = np.where(person.inside, person.grey + WHITE_SHARE * person.white, 0)
+    drop = (spec.delta_hu * acute * weight * np.clip(patches, 0.5, 1.5)).astype(np.float32)
+    hu -= drop
+    old = _soft_union(drawn, [r.label for r in spec.old_infarct]) * person.inside
+    hu += np.clip(old * 1.15, 0, 1) * tissue * (OLD_CAVITY_HU - hu)
+    blood = _blood(spec, person, rng)
+    infarct = (acute * tissue).astype(np.float32)
+    numbers = _numbers(spec, person, infarct, drop, drawn, old * tissue, blood)
+    return LesionTruth(infarct, own, np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8), numbers)
+
+
+def _soft_union(labels: npt.NDArray[np.uint8], wanted: list[int]) -> Floats:
+    if not wanted:
+        return np.zeros(labels.shape, np.float32)
+    member = np.isin(labels, wanted).astype(np.float32)
+    return np.asarray(ndimage.gaussian_filter(member, EDGE_SIGMA_MM / FINE_MM), np.float32)
+
+
+def _with_other_territories(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Add cortical ACA and PCA territory, by coordinates, where no ASPECTS region is."""
+    x, y, z = head_axes()
+    ax, yy, zz = np.abs(x)[None, None, :], y[None, :, None], z[:, None, None]
+    anterior = (ax < 15) & (yy < 0) & (yy > -80) & (zz > 14)
+    posterior = (ax < 38) & (yy > 62) & (zz > -14) & (zz < 30)
+    out = labels.copy()
+    for side in SIDES:
+        here = (x > 0)[None, None, :] if side == "left" else (x < 0)[None, None, :]
+        out[anterior & here & (labels == 0)] = _OTHER_LABEL["ACA", side]
+        out[posterior & here & (labels == 0)] = _OTHER_LABEL["PCA", side]
+    return out
+
+
+def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Paint one haemorrhage of ``spec.blood_ml`` and its oedema; returns its mask."""
+    if spec.blood_ml <= 0:
+        return np.zeros(person.inside.shape, np.bool_)
+    hu = person.hu[person.brain]
+    x, y, z = person.brain_grid.axes_mm
+    sign = 1.0 if spec.blood_side == "left" else -1.0
+    offsets = (
+        (x - sign * _BLOOD_CENTRE_MM[0])[None, None, :],
+        (y - _BLOOD_CENTRE_MM[1])[None, :, None],
+        (z - _BLOOD_CENTRE_MM[2])[:, None, None],
+    )
+    radial = np.sqrt(sum((o / a) ** 2 for o, a in zip(offsets, _BLOOD_AXES, strict=True))).astype(np.float32)
+    radial = np.where(
+        person.inside, radial * (1 + 0.10 * smooth_noise(rng, radial.shape, FINE_MM, 6.0)), np.inf
+    )
+    voxels = round(spec.blood_ml * 1000 / FINE_MM**3)
+    voxels = min(voxels, int(person.inside.sum()) - 1)
+    edge = float(np.partition(radial.ravel(), voxels)[voxels])
+    finite = np.where(np.isfinite(radial), radial, 1e6)
+    cover = np.clip((edge - finite) / 2.0 + 0.5, 0, 1)
+    rim = np.clip(1 - (finite - edge) / _OEDEMA_MM, 0, 1) * person.white
+    hu -= (_OEDEMA_HU * rim * (1 - cover)).astype(np.float32)
+    clot = BLOOD_HU + 3 * smooth_noise(rng, radial.shape, FINE_MM, 4.0)
+    hu += (cover * (clot - hu)).astype(np.float32)
+    return np.asarray(radial < edge)
+
+
+def _numbers(
+    spec: SampleSpec,
+    person: Person,
+    infarct: Floats,
+    drop: Floats,
+    drawn: npt.NDArray[np.uint8],
+    old: Floats,
+    blood: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    x, _, _ = person.brain_grid.axes_mm
+    voxel_ml = FINE_MM**3 / 1000
+    core = infarct > 0.5
+    tissue = (person.grey + person.white > 0.5) & person.inside
+
+    def mean_drop(region: RegionId) -> float | None:
+        here = tissue & (drawn == region.label)
+        return round(float(drop[here].mean()), 3) if here.any() else None
+
+    def half_ml(mask: npt.NDArray[np.bool_]) -> dict[str, float]:
+        halves = {"left": x > 0, "right": x < 0}
+        return {side: round(float(mask[:, :, halves[side]].sum() * voxel_ml), 2) for side in SIDES}
+
+    return {
+        "infarct_ml": half_ml(core),
+        "old_infarct_ml": half_ml(old > 0.5),
+        "blood_ml": half_ml(blood),
+        "regions": [
+            {"name": r.name, "side": r.side, "affected": r in spec.affected, "mean_drop_hu": mean_drop(r)}
+            for r in ALL_REGIONS
+        ],
+    }

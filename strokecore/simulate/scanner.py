@@ -1,0 +1,246 @@
+"""The scanner: slice geometry with gantry tilt, partial volume, point spread, beam hardening and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from scipy import fft, ndimage
+
+from strokecore.simulate.anatomy import AIR
+from strokecore.simulate.shape import FINE_MM, FineGrid
+from strokecore.simulate.spec import STREAM_NOISE, SampleSpec
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+# Scan range along the table at the head's centre: below the skull base to above the vertex (atlas z, mm).
+_BOTTOM_MM: Final = -62.0
+_TOP_MM: Final = 98.0
+# The isocentre in head coordinates: the middle of the head, a little behind the anterior commissure.
+ISOCENTRE_MM: Final = (0.0, 12.0, 18.0)
+# The slice profile is integrated with samples no further apart than this.
+_SUBSLICE_MM: Final = 1.3
+
+NOISE_REFERENCE_MM: Final = 5.0
+# Noise power of filtered back-projection: a ramp at low frequency, rolled off by the kernel (1/mm).
+_ROLL_OFF_PER_MM: Final = {"SOFT": 0.30, "BONE": 0.65}
+_BONE_NOISE_FACTOR: Final = 3.2
+# In-plane point spread beyond the fine grid's own, Gaussian sigma in mm.
+_POINT_SPREAD_MM: Final = {"SOFT": 0.45, "BONE": 0.0}
+# The bone kernel's edge enhancement (unsharp mask).
+_SHARPEN: Final = 1.2
+_SHARPEN_MM: Final = 0.8
+
+_BONE_HU: Final = 300.0
+_CUPPING_HU: Final = 7.0  # residual brightening of brain that touches the vault
+_CUPPING_MM: Final = 7.0
+_STREAK_HU: Final = 7.0  # darkening between the petrous bones
+
+# Directions of rows (index i) and columns (index j) in LPS when the gantry is upright: the view from the feet
+# of the table, as scanners store it.
+_ORIENTATION: Final[dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
+    "HFS": ((1, 0, 0), (0, 1, 0)),
+    "HFP": ((-1, 0, 0), (0, -1, 0)),
+    "FFS": ((-1, 0, 0), (0, 1, 0)),
+    "FFP": ((1, 0, 0), (0, -1, 0)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SliceGeometry:
+    """Where the voxels of a series lie.
+
+    Attributes
+    ----------
+    positions_mm: float64 [k, 3], ImagePositionPatient (LPS).
+    row_direction, column_direction: float64 [3], unit vectors of increasing column index i and row index j.
+    pixel_mm: in-plane spacing.
+    thickness_mm: slice thickness, measured across the slice.
+    matrix: rows = columns.
+    """
+
+    positions_mm: Doubles
+    row_direction: Doubles
+    column_direction: Doubles
+    pixel_mm: float
+    thickness_mm: float
+    matrix: int
+
+    @property
+    def normal(self) -> Doubles:
+        """Unit slice normal (LPS), row_direction x column_direction."""
+        return np.cross(self.row_direction, self.column_direction)
+
+    @property
+    def step_mm(self) -> Doubles:
+        """Vector from one slice to the next; not along ``normal`` when the gantry is tilted."""
+        return np.asarray(self.positions_mm[1] - self.positions_mm[0])
+
+
+def patient_from_head(spec: SampleSpec) -> Doubles:
+    """Rigid float64 [4, 4] from the head's atlas-like axes to patient coordinates with the isocentre at 0."""
+    pitch, yaw, roll = np.radians([spec.pitch_deg, spec.yaw_deg, spec.roll_deg])
+    # Chin up: the front (-y) rises. Face to the left: -y turns to +x. Vertex to the left: +z turns to +x.
+    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
+    about_z = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+    about_y = np.array([[np.cos(roll), 0, np.sin(roll)], [0, 1, 0], [-np.sin(roll), 0, np.cos(roll)]])
+    rotation = about_z @ about_x @ about_y
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = np.asarray(spec.shift_mm) - rotation @ np.asarray(ISOCENTRE_MM)
+    return matrix
+
+
+def slice_geometry(spec: SampleSpec) -> SliceGeometry:
+    """Contiguous slices from skull base to vertex; a tilted gantry shears the stack along the table."""
+    tilt = np.radians(spec.tilt_deg)
+    # Upright planes tilt about x: what points to posterior dips when the front is lifted.
+    tilted = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
+    row, column = (tilted @ np.asarray(v, np.float64) for v in _ORIENTATION[spec.patient_position])
+    step = spec.thickness_mm / np.cos(tilt)
+    count = int(np.ceil((_TOP_MM - _BOTTOM_MM) / step)) + 1
+    centre_z = (np.arange(count) * step + _BOTTOM_MM) - ISOCENTRE_MM[2] + spec.shift_mm[2]
+    half = (spec.matrix - 1) / 2 * spec.pixel_mm
+    corner = -half * row - half * column
+    if spec.flip_rows:
+        corner, column = corner + 2 * half * column, -column
+    if spec.flip_columns:
+        corner, row = corner + 2 * half * row, -row
+    positions = corner + np.stack([np.zeros(count), np.zeros(count), centre_z], axis=1)
+    # DICOM decimal strings hold 16 characters: what is written is what is simulated.
+    return SliceGeometry(
+        np.round(positions, 6),
+        np.round(row, 9),
+        np.round(column, 9),
+        spec.pixel_mm,
+        spec.thickness_mm,
+        spec.matrix,
+    )
+
+
+def sample_slices(
+    volume: Floats,
+    grid: FineGrid,
+    head_from_patient: Doubles,
+    geometry: SliceGeometry,
+    *,
+    outside: float,
+    subslices: int | None = None,
+) -> Floats:
+    """Integrate ``volume`` ([z, y, x] on ``grid``) over each slice's thickness; float32 [k, j, i]."""
+    count = subslices or max(1, int(np.ceil(geometry.thickness_mm / _SUBSLICE_MM)))
+    total = np.zeros((len(geometry.positions_mm), geometry.matrix, geometry.matrix), np.float32)
+    for s in range(count):
+        offset = ((s + 0.5) / count - 0.5) * geometry.thickness_mm
+        part = _resample(volume, grid, head_from_patient, geometry, offset, sitk.sitkLinear, outside)
+        total += np.asarray(part, np.float32)
+    total /= np.float32(count)
+    return total
+
+
+def sample_labels(
+    labels: npt.NDArray[np.uint8], grid: FineGrid, head_from_patient: Doubles, geometry: SliceGeometry
+) -> npt.NDArray[np.uint8]:
+    """Labels ([z, y, x] on ``grid``) at every voxel centre; uint8 [k, j, i]."""
+    return np.asarray(
+        _resample(labels, grid, head_from_patient, geometry, 0.0, sitk.sitkNearestNeighbor, 0.0)
+    )
+
+
+def _resample(
+    volume: npt.NDArray[np.generic],
+    grid: FineGrid,
+    head_from_patient: Doubles,
+    geometry: SliceGeometry,
+    along_normal_mm: float,
+    interpolator: int,
+    outside: float,
+) -> npt.NDArray[np.generic]:
+    """``volume`` at the voxel centres moved by ``along_normal_mm``; [k, j, i]."""
+    image = sitk.GetImageFromArray(volume)
+    image.SetOrigin(grid.origin_mm)
+    image.SetSpacing([FINE_MM] * 3)
+    size = (geometry.matrix, geometry.matrix, len(geometry.positions_mm))
+    # ITK only takes orthonormal directions: the shear is in the transform, the output in index space.
+    index_to_patient = np.stack(
+        [
+            geometry.row_direction * geometry.pixel_mm,
+            geometry.column_direction * geometry.pixel_mm,
+            geometry.step_mm,
+        ],
+        axis=1,
+    )
+    rotation, translation = head_from_patient[:3, :3], head_from_patient[:3, 3]
+    start = geometry.positions_mm[0] + along_normal_mm * geometry.normal
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix((rotation @ index_to_patient).ravel().tolist())
+    transform.SetTranslation((rotation @ start + translation).tolist())
+    moved = sitk.Resample(
+        image,
+        size,
+        transform,
+        interpolator,
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        outside,
+    )
+    return np.asarray(sitk.GetArrayViewFromImage(moved)).copy()
+
+
+def acquire(
+    spec: SampleSpec, volume: Floats, grid: FineGrid, geometry: SliceGeometry
+) -> npt.NDArray[np.int16]:
+    """Scan a head: HU as stored, int16 [k, j, i]."""
+    head_from_patient = np.linalg.inv(patient_from_head(spec)).astype(np.float64)
+    hu = sample_slices(volume, grid, head_from_patient, geometry, outside=AIR)
+    rng = spec.rng(STREAM_NOISE)
+    spread = _POINT_SPREAD_MM[spec.kernel] / spec.pixel_mm
+    for k in range(len(hu)):
+        hu[k] += _beam_hardening(hu[k], spec, rng)
+        if spread > 0:
+            hu[k] = ndimage.gaussian_filter(hu[k], spread)
+        if spec.kernel == "BONE":
+            hu[k] += _SHARPEN * (hu[k] - ndimage.gaussian_filter(hu[k], _SHARPEN_MM / spec.pixel_mm))
+        hu[k] += _noise(hu[k], spec, rng)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+
+
+def _beam_hardening(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
+    """Cupping under the vault and the dark band between the petrous bones, HU to add to one slice."""
+    step = max(1, round(2.0 / spec.pixel_mm))
+    small = hu[::step, ::step]
+    bone = np.clip((small - _BONE_HU) / 700, 0, 1.3)
+    if bone.max() <= 0:
+        return np.zeros_like(hu)
+    size = spec.pixel_mm * step
+    glow = ndimage.gaussian_filter(bone, _CUPPING_MM / size) * _CUPPING_HU
+    # Rays along a row that cross dense bone on both sides lose their soft photons: tissue between looks dark.
+    left = np.cumsum(bone, axis=1)
+    right = left[:, -1:] - left
+    between = np.minimum(left, right) * size
+    rough = 1 + 0.5 * ndimage.gaussian_filter1d(rng.standard_normal(len(small)), 1.0)[:, None] * 1.8
+    dark = np.clip((between - 14) / 30, 0, 1) * rough * _STREAK_HU
+    field = np.where(small > -200, glow - ndimage.gaussian_filter(dark, (0.6, 3.0)), 0).astype(np.float32)
+    large = ndimage.zoom(field, (hu.shape[0] / field.shape[0], hu.shape[1] / field.shape[1]), order=1)
+    return np.asarray(large, np.float32)
+
+
+def _noise(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
+    """Correlated noise of one slice; its variance falls with thickness and rises with what the rays cross."""
+    n = spec.matrix
+    frequency = np.hypot(fft.fftfreq(n, spec.pixel_mm)[:, None], fft.rfftfreq(n, spec.pixel_mm)[None, :])
+    roll_off = _ROLL_OFF_PER_MM[spec.kernel]
+    # Amplitude is the root of the noise power f * exp(-(f/f0)^2), with a small floor.
+    amplitude = np.sqrt((frequency + 0.02) * np.exp(-((frequency / roll_off) ** 2)))
+    white = rng.standard_normal((n, n), dtype=np.float32)
+    noise = fft.irfft2(fft.rfft2(white) * amplitude, s=(n, n))
+    sd = spec.noise_hu * np.sqrt(NOISE_REFERENCE_MM / spec.thickness_mm)
+    if spec.kernel == "BONE":
+        sd *= _BONE_NOISE_FACTOR
+    sd *= 0.85 + 0.5 * min(1.0, float((hu > _BONE_HU).mean()) / 0.12)
+    return np.asarray(noise * (sd / noise.std()), np.float32)

@@ -1,0 +1,250 @@
+"""What a simulated head CT is made of: the specification, its parser and the random draws of the studies.
+
+Seed ranges of the studies (disjoint, so that nothing is tuned on what it is judged by):
+tune 0-9999, validate 10000-19999, test 20000-29999.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from strokecore.anatomy.regions import REGION_NAMES, SIDES, RegionId, Side
+from strokecore.errors import UsageError
+
+SIMULATOR_VERSION: Final = "1.0.0"
+
+TUNE_SEEDS: Final = range(10_000)
+VALIDATE_SEEDS: Final = range(10_000, 20_000)
+TEST_SEEDS: Final = range(20_000, 30_000)
+
+Position = Literal["HFS", "HFP", "FFS", "FFP"]
+Kernel = Literal["SOFT", "BONE"]
+Territory = Literal["ACA", "PCA"]
+
+# Streams of random numbers: each part of the head has its own, so that the same seed gives the same head
+# whatever infarct, thickness or kernel is asked for.
+STREAM_SHAPE: Final = 1
+STREAM_TISSUE: Final = 2
+STREAM_INFARCT: Final = 3
+STREAM_NOISE: Final = 4
+STREAM_SPEC: Final = 5
+STREAM_PATTERN: Final = 6
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One simulated head CT. The same specification gives the same bytes.
+
+    Attributes
+    ----------
+    seed: >= 0; decides the individual (shape, sulci, densities, noise) and the infarct's own boundary error.
+    affected: regions with acute infarct.
+    delta_hu: mean darkening of grey matter in the infarct's core, HU; white matter darkens less.
+    thickness_mm: slice thickness, 0.5-10; slices are contiguous.
+    tilt_deg: gantry tilt; positive lifts the front of the slice.
+    pitch_deg, yaw_deg, roll_deg: head rotation about LPS x (chin up), z (face to the patient's left), y
+        (vertex to the patient's left).
+    shift_mm: where the head's origin lies relative to the isocentre, (x, y, z) LPS.
+    age_years: written as PatientAge.
+    atrophy: 0-1, width of sulci and ventricles.
+    leukoaraiosis: 0-1, bilateral periventricular white-matter darkening.
+    calcification: pineal and choroid-plexus calcium present.
+    noise_hu: noise of a 5 mm slice, standard deviation in brain.
+    patient_position: DICOM PatientPosition.
+    flip_rows, flip_columns: store rows or columns in reverse (with the orientation that says so).
+    kernel: SOFT or BONE (sharper, noisier).
+    pixel_mm: pixel spacing; matrix: rows = columns.
+    blood_ml: volume of one intracerebral haemorrhage in the deep white matter, 0 for none.
+    blood_side: its side.
+    old_infarct: regions that are an old, CSF-like cavity.
+    other_territory: acute infarct outside the ASPECTS regions, (territory, side) pairs.
+    series_number: SeriesNumber.
+    """
+
+    seed: int
+    affected: tuple[RegionId, ...] = ()
+    delta_hu: float = 6.0
+    thickness_mm: float = 5.0
+    tilt_deg: float = 0.0
+    pitch_deg: float = 0.0
+    yaw_deg: float = 0.0
+    roll_deg: float = 0.0
+    shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    age_years: int = 65
+    atrophy: float = 0.3
+    leukoaraiosis: float = 0.0
+    calcification: bool = True
+    noise_hu: float = 3.5
+    patient_position: Position = "HFS"
+    flip_rows: bool = False
+    flip_columns: bool = False
+    kernel: Kernel = "SOFT"
+    pixel_mm: float = 0.45
+    matrix: int = 512
+    blood_ml: float = 0.0
+    blood_side: Side = "left"
+    old_infarct: tuple[RegionId, ...] = ()
+    other_territory: tuple[tuple[Territory, Side], ...] = ()
+    series_number: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", self.seed, ">= 0")
+        _require(0 <= self.delta_hu <= 30, "delta_hu", self.delta_hu, "0 to 30 HU")
+        _require(0.5 <= self.thickness_mm <= 10, "thickness_mm", self.thickness_mm, "0.5 to 10 mm")
+        _require(abs(self.tilt_deg) <= 30, "tilt_deg", self.tilt_deg, "-30 to 30 degrees")
+        for name in ("pitch_deg", "yaw_deg", "roll_deg"):
+            _require(abs(getattr(self, name)) <= 45, name, getattr(self, name), "-45 to 45 degrees")
+        _require(18 <= self.age_years <= 120, "age_years", self.age_years, "18 to 120")
+        for name in ("atrophy", "leukoaraiosis"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        _require(0 <= self.noise_hu <= 30, "noise_hu", self.noise_hu, "0 to 30 HU")
+        _require(0.2 <= self.pixel_mm <= 2, "pixel_mm", self.pixel_mm, "0.2 to 2 mm")
+        _require(64 <= self.matrix <= 1024, "matrix", self.matrix, "64 to 1024")
+        _require(0 <= self.blood_ml <= 150, "blood_ml", self.blood_ml, "0 to 150 ml")
+        _require(
+            self.patient_position in get_args(Position),
+            "patient_position",
+            self.patient_position,
+            "HFS, HFP, FFS or FFP",
+        )
+        _require(self.kernel in get_args(Kernel), "kernel", self.kernel, "SOFT or BONE")
+        both = set(self.affected) & set(self.old_infarct)
+        _require(not both, "old_infarct", sorted(both), "no region that is also affected")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; regions as {"name", "side"}."""
+        values = dataclasses.asdict(self)
+        for name in ("affected", "old_infarct"):
+            values[name] = [{"name": r.name, "side": r.side} for r in getattr(self, name)]
+        values["shift_mm"] = list(self.shift_mm)
+        values["other_territory"] = [list(pair) for pair in self.other_territory]
+        return values
+
+    def rng(self, stream: int) -> np.random.Generator:
+        """The generator of one stream; independent of every other field of the specification."""
+        return np.random.default_rng([self.seed, stream])
+
+
+def _require(condition: bool, name: str, found: object, expected: str) -> None:
+    if not condition:
+        raise UsageError(f"{name} is {found!r}, expected {expected}; change the sample's {name}.")
+
+
+def parse_affected(text: str) -> tuple[RegionId, ...]:
+    """Regions of "right:I,M1,M2;left:M4", in the order given, without duplicates; "" and "none" give ().
+
+    Raises UsageError when a side or region is unknown.
+    """
+    found: dict[RegionId, None] = {}
+    if text.strip().lower() in ("", "none"):
+        return ()
+    known = {name.upper(): name for name in REGION_NAMES}
+    for part in text.split(";"):
+        side_text, colon, names = part.partition(":")
+        side = next((s for s in SIDES if s == side_text.strip().lower()), None)
+        if side is None or not colon or not names.strip():
+            raise UsageError(
+                f"affected regions {text!r}: cannot read {part.strip()!r}; "
+                "write for example right:I,M1,M2;left:M4."
+            )
+        for name in names.split(","):
+            region = known.get(name.strip().upper())
+            if region is None:
+                raise UsageError(
+                    f"affected regions {text!r}: unknown region {name.strip()!r}; "
+                    f"known are {', '.join(REGION_NAMES)}."
+                )
+            found[RegionId(region, side)] = None
+    return tuple(found)
+
+
+# A pattern grows from one region to its neighbours, as a proximal or a branch occlusion takes part of the MCA
+# territory (our simplification: affected regions hang together).
+_NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
+    "C": ("L", "IC"),
+    "L": ("C", "IC", "I"),
+    "IC": ("L", "C"),
+    "I": ("L", "M1", "M2"),
+    "M1": ("I", "M2", "M4"),
+    "M2": ("I", "M1", "M3", "M5"),
+    "M3": ("M2", "M6"),
+    "M4": ("M1", "M5"),
+    "M5": ("M2", "M4", "M6"),
+    "M6": ("M3", "M5"),
+}
+_MOST_REGIONS: Final = 8
+
+
+def random_affected(seed: int) -> tuple[RegionId, ...]:
+    """1-8 neighbouring regions of one hemisphere, drawn from the seed: a plausible MCA pattern."""
+    rng = np.random.default_rng([seed, STREAM_PATTERN])
+    side = SIDES[int(rng.integers(2))]
+    # Small patterns are more frequent than large ones among patients who reach a CT early.
+    count = int(min(_MOST_REGIONS, 1 + rng.binomial(_MOST_REGIONS - 1, rng.uniform(0.1, 0.7))))
+    # The insula and lentiform are the regions most often affected.
+    start = str(
+        rng.choice(
+            ["I", "L", "M2", "M1", "M3", "M5", "M4", "M6"], p=[0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.05, 0.05]
+        )
+    )
+    chosen = [start]
+    while len(chosen) < count:
+        border = sorted({n for c in chosen for n in _NEIGHBOURS[c]} - set(chosen))
+        chosen.append(str(rng.choice(border)))
+    return tuple(RegionId(name, side) for name in REGION_NAMES if name in chosen)
+
+
+def random_spec(
+    seed: int, affected: tuple[RegionId, ...] = (), delta_hu: float = 6.0, **overrides: Any
+) -> SampleSpec:
+    """A specification whose acquisition and patient are drawn from the seed.
+
+    Tilt -20..20 degrees, thickness mostly 3-6 mm, head rotation of a few degrees, age, atrophy, leukoaraiosis
+    and noise vary. ``overrides`` are fields of SampleSpec set instead of drawn; they do not change the rest.
+    """
+    rng = np.random.default_rng([seed, STREAM_SPEC])
+    tilt = float(rng.uniform(-20, 20)) if rng.random() < 0.7 else 0.0
+    thick = float(rng.choice([3.0, 3.75, 4.0, 5.0, 6.0], p=[0.15, 0.1, 0.2, 0.45, 0.1]))
+    thin = float(rng.choice([1.25, 2.0, 2.5]))
+    thickness = thin if rng.random() < 0.15 else thick
+    # Slices are planned nearly parallel to the orbitomeatal line; the chin does what the gantry does not.
+    slice_angle = float(rng.normal(6.0, 4.0))
+    age = int(np.clip(rng.normal(70, 12), 30, 95))
+    drawn: dict[str, Any] = {
+        "tilt_deg": round(tilt, 1),
+        "thickness_mm": thickness,
+        "pitch_deg": round(float(np.clip(tilt - slice_angle, -30, 30)), 2),
+        "yaw_deg": round(float(np.clip(rng.normal(0, 3), -9, 9)), 2),
+        "roll_deg": round(float(np.clip(rng.normal(0, 2.5), -8, 8)), 2),
+        "shift_mm": tuple(round(float(v), 1) for v in rng.normal(0, [5, 7, 4])),
+        "age_years": age,
+        "atrophy": round(float(np.clip(rng.normal((age - 40) / 60, 0.15), 0, 1)), 2),
+        "leukoaraiosis": round(float(np.clip(rng.normal((age - 65) / 50, 0.25), 0, 1)), 2),
+        "calcification": bool(rng.random() < 0.75),
+        "noise_hu": round(float(rng.uniform(3.0, 4.2)), 2),
+        "pixel_mm": round(float(rng.choice([0.43, 0.45, 0.488])), 4),
+    }
+    return SampleSpec(seed=seed, affected=affected, delta_hu=delta_hu, **(drawn | overrides))
+
+
+def canonical_json(values: dict[str, Any]) -> str:
+    """The one spelling of a specification that UIDs are derived from."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def simulator_sha256() -> str:
+    """sha256 hex of the simulator's own sources: a study's figures name the simulator that made its cases."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,237 @@
+"""From tissue fractions to Hounsfield units: one person's head on the fine grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.simulate import anatomy
+from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
+from strokecore.simulate.spec import STREAM_TISSUE, SampleSpec
+
+Floats = npt.NDArray[np.float32]
+
+# Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
+# between people; the contrast of grey to white lies between 6 and 8 HU.
+GREY_HU: Final = (37.0, 0.8)
+WHITE_HU: Final = (29.8, 0.6)
+CSF_HU: Final = (7.0, 1.0)
+DEEP_GREY_EXTRA_HU: Final = 1.5
+DURA_HU: Final = 55.0
+SINUS_HU: Final = 54.0  # venous sinuses at normal haematocrit
+CALCIUM_HU: Final = 240.0
+OLD_CAVITY_HU: Final = 11.0
+BLOOD_HU: Final = 64.0
+TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
+DIPLOE_HU: Final = 620.0
+SKIN_HU: Final = 70.0
+SCALP_FAT_HU: Final = -75.0
+
+_LEUKOARAIOSIS_HU: Final = 10.0  # darkening of the most severe, at the ventricle's wall
+_LEUKOARAIOSIS_REACH_MM: Final = 9.0
+_ASYMMETRY_HU: Final = 0.6  # rms of the natural smooth density field
+_ASYMMETRY_LENGTH_MM: Final = 28.0
+_TEXTURE_HU: Final = 0.7  # rms of small-scale tissue inhomogeneity
+_TEXTURE_LENGTH_MM: Final = 2.5
+
+
+Cut = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class BentBrain:
+    """The average brain's fields (see AverageHead) after the individual warp, on the brain's part of the grid."""
+
+    grid: FineGrid
+    gm: Floats
+    wm: Floats
+    ventricle_mm: Floats
+    deep_grey: Floats
+    intracranial_mm: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class BentSkull:
+    """Fields of the average skull and face after the individual warp, on the whole fine grid."""
+
+    grid: FineGrid
+    intracranial_mm: Floats
+    skin_mm: Floats
+    calvarium_mm: Floats
+    inner_hu: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One head.
+
+    Attributes
+    ----------
+    grid: the fine grid of the whole head; hu: float32 [z, y, x] on it.
+    brain_grid, brain: the part that holds the brain, as a grid and as slices of ``hu``.
+    grey, white: tissue fractions 0-1 on the brain's part, after sulci and ventricles have been widened.
+    inside: bool on the brain's part, inside the inner table.
+    """
+
+    grid: FineGrid
+    hu: Floats
+    brain_grid: FineGrid
+    brain: Cut
+    grey: Floats
+    white: Floats
+    inside: npt.NDArray[np.bool_]
+
+
+def _soft(distance_mm: Floats, width_mm: float = FINE_MM) -> Floats:
+    """1 where distance is negative, 0 where positive, linear over one voxel: partial volume at a surface."""
+    return np.asarray(np.clip(0.5 - distance_mm / np.float32(width_mm), 0, 1), np.float32)
+
+
+def build_person(spec: SampleSpec, brain: BentBrain, place: Cut, skull: BentSkull) -> Person:
+    """Compose one person's head from bent fields and the specification's tissue fields."""
+    rng = spec.rng(STREAM_TISSUE)
+    hu = _skull_and_scalp(skull, rng)
+    grey, white, csf = _brain_fractions(spec, brain, rng)
+    part = hu[place]
+    part += _soft(brain.intracranial_mm) * (_brain_hu(spec, brain, grey, white, csf, rng) - part)
+    return Person(skull.grid, hu, brain.grid, place, grey, white, brain.intracranial_mm < 0)
+
+
+def _brain_fractions(
+    spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
+) -> tuple[Floats, Floats, Floats]:
+    """Grey, white and fluid fractions: averaged maps sharpened, fluid spaces set to this person's width."""
+    total = bent.gm + bent.wm
+    fluid = 1 - total
+    # The average of many brains shows a sulcus as a faint valley; a threshold makes it a fluid cleft again.
+    variation = smooth_noise(rng, fluid.shape, FINE_MM, 7.0) * 0.05
+    threshold = 0.46 - 0.24 * spec.atrophy
+    csf = np.clip((fluid + variation - threshold) / 0.30 + 0.5, 0, 1).astype(np.float32)
+    x, _, _ = bent.grid.axes_mm
+    # Ventricles differ in size between people and, a little, between sides.
+    widening = -0.8 + 3.2 * spec.atrophy + rng.normal(0, 0.5)
+    lean = rng.normal(0, 0.35)
+    reach = (widening + lean * np.tanh(x / 6.0)).astype(np.float32)
+    csf = np.maximum(
+        csf * np.clip((bent.ventricle_mm - 1.0) / 2.0, 0, 1), _soft(bent.ventricle_mm - reach, 1.6)
+    )
+    share = np.clip(((bent.gm / np.maximum(total, 1e-3)) - 0.5) * 1.5 + 0.5, 0, 1)
+    tissue = 1 - csf
+    return (tissue * share).astype(np.float32), (tissue * (1 - share)).astype(np.float32), csf
+
+
+def _brain_hu(
+    spec: SampleSpec, bent: BentBrain, grey: Floats, white: Floats, csf: Floats, rng: np.random.Generator
+) -> Floats:
+    shape = grey.shape
+    grey_hu, white_hu, csf_hu = (rng.normal(*pair) for pair in (GREY_HU, WHITE_HU, CSF_HU))
+    hu = grey * grey_hu + white * white_hu + csf * csf_hu
+    hu += DEEP_GREY_EXTRA_HU * bent.deep_grey * (1 - csf)
+    if spec.leukoaraiosis > 0:
+        patchy = 1 + 0.35 * smooth_noise(rng, shape, FINE_MM, 6.0)
+        rim = np.exp(-np.clip(bent.ventricle_mm, 0, None) / _LEUKOARAIOSIS_REACH_MM)
+        _, _, z = bent.grid.axes_mm
+        supratentorial = np.clip((z[:, None, None] + 2) / 8, 0, 1)
+        hu -= spec.leukoaraiosis * _LEUKOARAIOSIS_HU * white * rim * np.clip(patchy, 0, 2) * supratentorial
+    tissue = 1 - csf
+    hu += tissue * _ASYMMETRY_HU * smooth_noise(rng, shape, FINE_MM, _ASYMMETRY_LENGTH_MM)
+    hu += tissue * _TEXTURE_HU * smooth_noise(rng, shape, FINE_MM, _TEXTURE_LENGTH_MM)
+    _add_dura_and_sinuses(hu, bent, csf)
+    if spec.calcification:
+        _add_calcium(hu, bent, rng)
+    return np.asarray(hu, np.float32)
+
+
+def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:
+    """Falx, tentorium and the superior sagittal and transverse sinuses (in place)."""
+    x, y, z = (
+        a[s]
+        for a, s in zip(
+            bent.grid.axes_mm, (np.s_[None, None, :], np.s_[None, :, None], np.s_[:, None, None]), strict=True
+        )
+    )
+    depth = -bent.intracranial_mm
+    # The falx hangs from the vault: deep behind (to the tentorium's ridge), shallow in front.
+    hanging = np.clip((y + 70) / 110, 0.25, 1) * 38
+    falx = np.exp(-((x / 0.9) ** 2)) * ((z > 0) | (y < -30)) * np.clip((hanging - depth) / 4, 0, 1)
+    # Tent: ridge at the straight sinus, falling to the transverse sinuses.
+    roof = 2.0 - 0.55 * np.abs(x) - 0.22 * (y - 40)
+    tent = (
+        np.exp(-(((z - roof) / 1.1) ** 2)) * ((y > 30) & (np.abs(x) < 60) & (z < 4)) * np.clip(csf * 2, 0, 1)
+    )
+    cover = np.clip(np.maximum(0.85 * falx, 0.5 * tent), 0, 1)
+    hu += cover * (DURA_HU - hu)
+    sagittal = (
+        np.clip((4.2 - depth) / 1.5, 0, 1)
+        * np.clip(1.5 - np.abs(x) / 3.6, 0, 1)
+        * ((z > 20) | (y > 70))
+        * (z > -28)
+    )
+    transverse = np.clip((3.6 - depth) / 1.5, 0, 1) * np.clip(1.6 - np.abs(z + 26) / 3.5, 0, 1) * (y > 62)
+    sinus = np.clip(np.maximum(sagittal, transverse), 0, 1)
+    hu += sinus * (SINUS_HU - hu)
+
+
+def _add_calcium(hu: Floats, bent: BentBrain, rng: np.random.Generator) -> None:
+    """Pineal gland and the choroid plexus of both atria (in place)."""
+    x, y, z = bent.grid.axes_mm
+    spots = [((0.0, 27.0, 1.0), rng.uniform(1.4, 2.6))]
+    for side in (-1, 1):
+        if rng.random() < 0.8:
+            spots.append(
+                ((side * rng.uniform(21, 24), rng.uniform(38, 43), rng.uniform(6, 11)), rng.uniform(1.5, 3.0))
+            )
+    for (cx, cy, cz), radius in spots:
+        bound = tuple(
+            slice(int(np.searchsorted(a, c - 3 * radius)), int(np.searchsorted(a, c + 3 * radius)))
+            for a, c in ((z, cz), (y, cy), (x, cx))
+        )
+        zz, yy, xx = z[bound[0], None, None], y[None, bound[1], None], x[None, None, bound[2]]
+        squared = ((xx - cx) ** 2 + ((yy - cy) / 1.3) ** 2 + ((zz - cz) / 1.4) ** 2) / radius**2
+        cover = np.exp(-squared).astype(np.float32) * rng.uniform(0.6, 1.0)
+        hu[bound] += cover * (CALCIUM_HU - hu[bound])
+
+
+def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Floats:
+    """Air, skin, scalp, face and the vault with its two tables and diploe."""
+    shape = bent.grid.shape
+    thickness = bent.calvarium_mm * np.float32(np.clip(rng.normal(1, 0.12), 0.75, 1.35))
+    thickness = thickness + 0.5 * smooth_noise(rng, shape, FINE_MM, 16.0)
+    hu = bent.inner_hu.copy()
+    skin_mm = bent.skin_mm
+    skin = _soft(-2.2 - skin_mm)
+    hu += skin * (SKIN_HU - hu) * (hu > -300)
+    depth = bent.intracranial_mm  # distance outwards from the inner table
+    across = depth / np.maximum(thickness, 1.0)
+    # Tables are about 1.7 mm each; where the skull is thin no diploe is left between them.
+    table_mm = np.minimum(depth, thickness - depth)
+    spongy = np.clip((table_mm - 1.5) / 1.2, 0, 1)
+    marrow = DIPLOE_HU + 130 * smooth_noise(rng, shape, FINE_MM, 2.5)
+    bone = rng.normal(*TABLE_HU) * (1 - spongy) + marrow * spongy
+    bone = _with_frontal_sinus(bone, bent, across, table_mm, rng)
+    vault = _soft(depth - thickness) * _soft(-depth)
+    hu += vault * (bone - hu)
+    outside = 1 - _soft(skin_mm)
+    hu += outside * (anatomy.AIR - hu)
+    return np.asarray(hu, np.float32)
+
+
+def _with_frontal_sinus(
+    bone: Floats, bent: BentSkull, across: Floats, table_mm: Floats, rng: np.random.Generator
+) -> Floats:
+    x, y, z = bent.grid.axes_mm
+    height, width = rng.uniform(8, 20), rng.uniform(10, 24)
+    place = (
+        np.exp(-((np.abs(np.abs(x) - width * 0.45) / (width * 0.5)) ** 4))[None, None, :]
+        * np.exp(-(((z + 26) / height) ** 4))[:, None, None]
+    )
+    air = (
+        place
+        * (y < -60)[None, :, None]
+        * np.clip((table_mm - 1.8) / 0.8, 0, 1)
+        * (np.abs(x) > 0.8)[None, None, :]
+    )
+    return np.asarray(bone + np.clip(air * 1.6, 0, 1) * (anatomy.AIR - bone), np.float32)
