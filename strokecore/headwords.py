@@ -28,6 +28,9 @@ _CONTRAST_SERIES: Final = re.compile(
     r"\bCTA\b|\bCTV\b|\bCTP\b|ANGIO|PERFUS|\bC\+|\+C\b|\bCE\b|POST[ -]?CON|\bWITH (?:IV )?CONTRAST"
     r"|ARTERIAL|VENOUS|\bBOLUS|BOLUS ?TRACK|MONITORING|\bMIT KM\b"
 )
+_NATIVE_SERIES: Final = re.compile(
+    r"NON[ -]?(?:IV |I )?CON|NCCT|\bNECT\b|W/?O\b|WITHOUT|PLAIN|NATI[VF]|UNENHANCED|PRE[ -]?CON"
+)
 
 
 def head_by_tags(body_part: str, *descriptions: str) -> bool | None:
@@ -51,4 +54,5 @@ def contrast_declared(agent: str) -> bool:
 
 def contrast_in_description(series_description: str) -> bool:
     """Whether the description of the series (never of the study or protocol) says it is a contrast phase."""
-    return bool(_CONTRAST_SERIES.search(series_description.upper()))
+    text = series_description.upper()
+    return bool(_CONTRAST_SERIES.search(text)) and not _NATIVE_SERIES.search(text)
