@@ -16,7 +16,7 @@ from strokecore.candidates import Candidate, find_candidates, one_study, why_cho
 from strokecore.dicom_files import DicomFile, Folder, find_dicom
 from strokecore.errors import Refusal, UsageError
 from strokecore.quality import QualityFlag
-from strokecore.stack import Stack, noise_hu, read_stack
+from strokecore.seriesstack import Stack, noise_hu, read_stack
 
 if TYPE_CHECKING:
     from pydicom import Dataset
