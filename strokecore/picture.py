@@ -6,7 +6,7 @@ Orientation is computed from the series' direction cosines, never from array sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
@@ -14,6 +14,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
 from strokecore.result import Result, SourceMasks
@@ -29,6 +30,8 @@ WINDOW_CENTRE_HU: Final = 36.0
 WINDOW_WIDTH_HU: Final = 44.0
 # Between air and skin: where the head begins in a picture
 SKIN_HU: Final = -300.0
+# The head is sought on every fourth pixel: 2 mm are enough, and it is sixteen times quicker
+HEAD_STEP: Final = 4
 # Empty rim around the head, as a fraction of its larger extent
 MARGIN: Final = 0.04
 # Overlays are drawn this much larger and shrunk, which smooths their edges
@@ -69,16 +72,18 @@ class DisplayAxes:
 
 @dataclass(frozen=True)
 class View:
-    """Part of a displayed slice: (left, top, right, bottom) in displayed pixels, and their size in mm."""
+    """A square window on a displayed slice.
 
-    box: tuple[float, float, float, float]
+    Attributes
+    ----------
+    centre: (row, column) of its middle, in displayed pixels.
+    spacing_mm: (down, across) of a displayed pixel.
+    extent_mm: length of a side.
+    """
+
+    centre: tuple[float, float]
     spacing_mm: tuple[float, float]
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        """(height, width)."""
-        left, top, right, bottom = self.box
-        return (bottom - top) * self.spacing_mm[0], (right - left) * self.spacing_mm[1]
+    extent_mm: float
 
 
 def display_axes(series: Series) -> DisplayAxes:
@@ -100,27 +105,26 @@ def oriented(plane: npt.NDArray[np.generic], axes: DisplayAxes) -> npt.NDArray[n
     return np.ascontiguousarray(shown)
 
 
-def head_view(series: Series) -> View:
-    """The smallest view that holds the head on every slice, with a margin; the whole slice without one."""
+def head_views(series: Series, slices: Iterable[int]) -> dict[int, View]:
+    """For each slice a view centred on its head, all of one scale; without the headrest."""
+    wanted = list(slices)
     axes = display_axes(series)
-    # every second slice and pixel are enough to find the head, and four times quicker
-    head = oriented((series.hu[::2] > SKIN_HU).any(axis=0), axes)
     row_mm, column_mm = series.pixel_spacing_mm
     spacing = (column_mm, row_mm) if axes.transpose else (row_mm, column_mm)
-    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
-    height, width = head.shape
-    if not len(rows):
-        return View((0.0, 0.0, float(width), float(height)), spacing)
-    margin_mm = MARGIN * max((rows[-1] - rows[0]) * spacing[0], (columns[-1] - columns[0]) * spacing[1])
-    return View(
-        (
-            max(0.0, columns[0] - margin_mm / spacing[1]),
-            max(0.0, rows[0] - margin_mm / spacing[0]),
-            min(float(width), columns[-1] + 1 + margin_mm / spacing[1]),
-            min(float(height), rows[-1] + 1 + margin_mm / spacing[0]),
-        ),
-        spacing,
+    parts, count = ndimage.label(series.hu[:, ::HEAD_STEP, ::HEAD_STEP] > SKIN_HU)
+    head = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()) if count else parts == 0
+    boxes = []
+    for k in wanted:
+        shown = oriented(head[k] if head[k].any() else head.any(axis=0), axes)
+        rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+        boxes.append([HEAD_STEP * edge for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)])
+    extent_mm = max(
+        max((bottom - top) * spacing[0], (right - left) * spacing[1]) for top, bottom, left, right in boxes
     )
+    return {
+        k: View(((top + bottom) / 2, (left + right) / 2), spacing, extent_mm * (1 + 2 * MARGIN))
+        for k, (top, bottom, left, right) in zip(wanted, boxes, strict=True)
+    }
 
 
 def level_slice(masks: SourceMasks, level: Level) -> int:
@@ -141,45 +145,34 @@ def draw_slice(
     result: Result,
     k: int,
     size: int,
+    view: View,
     *,
-    view: View | None = None,
     labels: bool = True,
-    outlines: bool = True,
 ) -> Rgb8:
     """Slice ``k`` with lesion, region outlines and R/L letters; uint8 [size, size, 3].
 
     Affected regions are orange, others teal, regions that were not assessed grey. Where the score is
     withheld no region is marked, so that it cannot be read off the picture.
     """
-    view = view or head_view(series)
     axes = display_axes(series)
-    height_mm, width_mm = view.size_mm
-    scale = size / max(height_mm, width_mm)
-    shape = (max(1, round(height_mm * scale)), max(1, round(width_mm * scale)))
-    picture = _grey(oriented(series.hu[k], axes), view, shape)
+    canvas = _grey(oriented(series.hu[k], axes), view, size)
     regions, lesion = oriented(masks.regions[k], axes), oriented(masks.lesion[k], axes)
-    anchors: list[tuple[RegionId, Rgb, float, float]] = []
-    if outlines:
-        for region in ALL_REGIONS:
-            mask = _enlarged(regions == region.label, view, shape)
-            if mask is None:
-                continue
-            colour, affected = _region_colour(result, region)
-            _blend(picture, _outline(mask, 2 if affected else 1), colour, LINE_OPACITY)
-            rows, columns = np.nonzero(np.asarray(mask))
-            anchors.append((region, colour, columns.mean() / OVERSAMPLING, rows.mean() / OVERSAMPLING))
+    names: list[tuple[str, Rgb, tuple[float, float]]] = []
+    for region in ALL_REGIONS:
+        mask = _enlarged(regions == region.label, view, size)
+        if mask is None:
+            continue
+        colour, affected = _region_colour(result, region)
+        _blend(canvas, mask.outline(2 if affected else 1), colour, LINE_OPACITY)
+        names.append((region.name, colour, mask.centre))
     for value, colour in LESION_COLOURS.items():
-        mask = _enlarged(lesion == value, view, shape)
+        mask = _enlarged(lesion == value, view, size)
         if mask is not None:
-            _blend(picture, mask, colour, LESION_OPACITY)
-            _blend(picture, _outline(mask, 1), colour, 1.0)
-    canvas = Image.new("RGB", (size, size), BACKGROUND)
-    left, top = (size - shape[1]) // 2, (size - shape[0]) // 2
-    canvas.paste(picture, (left, top))
+            _blend(canvas, mask, colour, LESION_OPACITY)
+            _blend(canvas, mask.outline(1), colour, 1.0)
     draw = ImageDraw.Draw(canvas)
-    if labels:
-        for region, colour, x, y in anchors:
-            text(draw, (left + x, top + y), region.name, max(11, size // 38), colour, anchor="mm", halo=2)
+    for name, colour, centre in names if labels else ():
+        text(draw, centre, name, max(11, size // 38), colour, anchor="mm", halo=2)
     letter = max(12, size // 22)
     text(draw, (letter * 0.35, size / 2), "R", letter, TEXT, anchor="lm", halo=2)
     text(draw, (size - letter * 0.35, size / 2), "L", letter, TEXT, anchor="rm", halo=2)
@@ -194,8 +187,6 @@ def region_contour(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
     Raises ValueError when the mask is empty.
     """
-    from scipy import ndimage
-
     parts, count = ndimage.label(mask)
     if count == 0:
         raise ValueError("an empty mask has no contour")
@@ -239,46 +230,88 @@ def printable(words: str) -> str:
     return unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
 
 
-def _grey(plane: npt.NDArray[np.generic], view: View, shape: tuple[int, int]) -> Image.Image:
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """Part of a picture, at OVERSAMPLING times its size: bool values and where their corner lies (x, y)."""
+
+    values: npt.NDArray[np.bool_]
+    corner: tuple[int, int]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y) in the picture."""
+        rows, columns = np.nonzero(self.values)
+        return (
+            (self.corner[0] + float(columns.mean())) / OVERSAMPLING,
+            (self.corner[1] + float(rows.mean())) / OVERSAMPLING,
+        )
+
+    def outline(self, width: int) -> _Mask:
+        """The inner rim, ``width`` picture pixels wide."""
+        steps = width * OVERSAMPLING
+        inner = np.pad(self.values, steps)
+        for _ in range(steps):
+            rows = inner[1:-1] & inner[:-2] & inner[2:]
+            inner = rows[:, 1:-1] & rows[:, :-2] & rows[:, 2:]
+        return _Mask(self.values & ~inner, self.corner)
+
+
+def _grey(plane: npt.NDArray[np.generic], view: View, size: int) -> Image.Image:
     low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
     # clipping before scaling keeps bone from ringing into the brain
     shown = np.clip((plane.astype(np.float32) - low) / WINDOW_WIDTH_HU, -0.5, 1.5)
-    scaled = Image.fromarray(shown).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=view.box)
-    values = np.clip(np.asarray(scaled) * 255.0, 0, 255).astype(np.uint8)
-    return Image.fromarray(np.repeat(values[..., None], 3, axis=2))
+    values = np.asarray(_resized(shown, view, size, Image.Resampling.BICUBIC))
+    grey = Image.fromarray(np.clip(values * 255.0, 0, 255).astype(np.uint8))
+    return Image.merge("RGB", (grey, grey, grey))
 
 
-def _enlarged(mask: npt.NDArray[np.bool_], view: View, shape: tuple[int, int]) -> Image.Image | None:
-    """Mask at OVERSAMPLING times the displayed size, with smooth edges; None when nothing is left."""
+def _enlarged(mask: npt.NDArray[np.bool_], view: View, size: int) -> _Mask | None:
+    """A slice's mask as it appears in the picture, with smooth edges; None when nothing is in view."""
     if not mask.any():
         return None
-    target = (shape[1] * OVERSAMPLING, shape[0] * OVERSAMPLING)
-    scaled = Image.fromarray(mask.astype(np.uint8) * 255).resize(
-        target, Image.Resampling.BICUBIC, box=view.box
+    scaled = _resized(mask.astype(np.uint8) * 255, view, size * OVERSAMPLING, Image.Resampling.BILINEAR)
+    box = scaled.getbbox()
+    if box is None:
+        return None
+    # blurring the mask rounds the stairs of its voxels
+    margin = 4
+    box = (max(0, box[0] - margin), max(0, box[1] - margin), box[2] + margin, box[3] + margin)
+    smooth = scaled.crop(box).filter(ImageFilter.GaussianBlur(1.5))
+    values = np.asarray(smooth) > 127
+    return _Mask(values, (box[0], box[1])) if values.any() else None
+
+
+def _resized(
+    plane: npt.NDArray[np.generic], view: View, size: int, resampling: Image.Resampling
+) -> Image.Image:
+    """The part of ``plane`` that ``view`` shows as a square of ``size`` pixels; edge values outside."""
+    half = [view.extent_mm / 2 / spacing for spacing in view.spacing_mm]
+    top, left = view.centre[0] - half[0], view.centre[1] - half[1]
+    bottom, right = view.centre[0] + half[0], view.centre[1] + half[1]
+    first_row, first_column = max(0, int(top)), max(0, int(left))
+    last_row, last_column = min(plane.shape[0], int(bottom) + 2), min(plane.shape[1], int(right) + 2)
+    part = plane[first_row:last_row, first_column:last_column]
+    missing = (
+        (max(0, int(np.ceil(first_row - top))), max(0, int(np.ceil(bottom - last_row)))),
+        (max(0, int(np.ceil(first_column - left))), max(0, int(np.ceil(right - last_column)))),
     )
-    smooth = scaled.filter(ImageFilter.GaussianBlur(1.5)).point(lambda level: 255 if level > 127 else 0)
-    return smooth if smooth.getbbox() else None
+    part = np.pad(part, missing, mode="edge")
+    row, column = first_row - missing[0][0], first_column - missing[1][0]
+    return Image.fromarray(part).resize(
+        (size, size), resampling, box=(left - column, top - row, right - column, bottom - row)
+    )
 
 
-def _outline(mask: Image.Image, width: int) -> Image.Image:
-    """The inner rim of an enlarged mask, ``width`` displayed pixels wide."""
-    box = mask.getbbox()
-    assert box is not None, "masks without a pixel are dropped before"
-    part = np.pad(np.asarray(mask.crop(box)), width * OVERSAMPLING)
-    inner = part
-    for _ in range(width * OVERSAMPLING):
-        rows = inner[1:-1] & inner[:-2] & inner[2:]
-        inner = rows[:, 1:-1] & rows[:, :-2] & rows[:, 2:]
-    rim = np.zeros((mask.height, mask.width), np.uint8)
-    whole = np.asarray(mask.crop(box))
-    rim[box[1] : box[3], box[0] : box[2]] = whole & ~inner
-    return Image.fromarray(rim)
-
-
-def _blend(picture: Image.Image, mask: Image.Image, colour: Rgb, opacity: float) -> None:
-    """Paint ``colour`` where the enlarged ``mask`` is, in place."""
-    alpha = mask.resize(picture.size, Image.Resampling.BOX).point(lambda level: int(level * opacity))
-    picture.paste(colour, (0, 0), alpha)
+def _blend(picture: Image.Image, mask: _Mask, colour: Rgb, opacity: float) -> None:
+    """Paint ``colour`` where ``mask`` is, in place."""
+    x, y = (corner - corner % OVERSAMPLING for corner in mask.corner)
+    height, width = mask.values.shape
+    rows, columns = height + mask.corner[1] - y, width + mask.corner[0] - x
+    padded = np.zeros((rows + rows % OVERSAMPLING, columns + columns % OVERSAMPLING), np.float32)
+    padded[mask.corner[1] - y : rows, mask.corner[0] - x : columns] = mask.values
+    blocks = padded.reshape(padded.shape[0] // OVERSAMPLING, OVERSAMPLING, -1, OVERSAMPLING)
+    alpha = Image.fromarray((blocks.mean(axis=(1, 3)) * opacity * 255).astype(np.uint8))
+    picture.paste(colour, (x // OVERSAMPLING, y // OVERSAMPLING), alpha)
 
 
 def _region_colour(result: Result, region: RegionId) -> tuple[Rgb, bool]:

@@ -210,11 +210,9 @@ def _pictures(series: Series, result: Result, masks: SourceMasks) -> list[str]:
     from strokecore import picture
     from strokecore.dicom.capture import montage_pages
 
-    view = picture.head_view(series)
-    levels = [
-        picture.draw_slice(series, masks, result, picture.level_slice(masks, level), 512, view=view)
-        for level in picture.LEVELS
-    ]
+    shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
+    views = picture.head_views(series, shown)
+    levels = [picture.draw_slice(series, masks, result, k, 512, views[k]) for k in shown]
     encoded = []
     for pixels in [np.concatenate(levels, axis=1), *montage_pages(series, result, masks)]:
         buffer = io.BytesIO()

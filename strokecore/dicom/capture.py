@@ -16,11 +16,11 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from strokecore import picture
-from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.anatomy.regions import REGION_NAMES, Side
 from strokecore.dicom import inherit
 from strokecore.dicom.instance import RESEARCH_USE, Stamp, finish
 from strokecore.picture import Rgb, Rgb8, draw_slice, text
-from strokecore.report import marked, number, reasons, summary_line
+from strokecore.report import number, reasons, summary_line
 from strokecore.result import RegionFinding, Result, SourceMasks
 from strokecore.series import Series
 
@@ -58,12 +58,12 @@ def summary_page(series: Series, result: Result, masks: SourceMasks) -> Rgb8:
     """Scores, both levels, table and warnings; uint8 [1024, 1024, 3]."""
     page, draw = _page()
     _header(draw, result)
-    view = picture.head_view(series)
     panel_top = 92
-    for column, level in enumerate(picture.LEVELS):
-        k = picture.level_slice(masks, level)
+    shown_slices = [picture.level_slice(masks, level) for level in picture.LEVELS]
+    views = picture.head_views(series, shown_slices)
+    for column, (level, k) in enumerate(zip(picture.LEVELS, shown_slices, strict=True)):
         left = GAP // 2 + column * (PANEL + GAP)
-        shown = draw_slice(series, masks, result, k, PANEL, view=view)
+        shown = draw_slice(series, masks, result, k, PANEL, views[k])
         page.paste(Image.fromarray(shown), (left, panel_top))
         draw.rectangle((left, panel_top, left + PANEL - 1, panel_top + PANEL - 1), outline=RULE)
         caption = f"{level.capitalize()} level{_image_name(series, k)}"
@@ -77,7 +77,7 @@ def summary_page(series: Series, result: Result, masks: SourceMasks) -> Rgb8:
 def montage_pages(series: Series, result: Result, masks: SourceMasks) -> list[Rgb8]:
     """Every slice that crosses a region or a lesion, from below upwards, 16 to a page."""
     shown = _montage_slices(series, masks)
-    view = picture.head_view(series)
+    views = picture.head_views(series, shown)
     per_page = TILES_ACROSS**2
     tile = (PAGE - 2 * 32) // TILES_ACROSS
     pages = []
@@ -88,7 +88,7 @@ def montage_pages(series: Series, result: Result, masks: SourceMasks) -> list[Rg
         for index, k in enumerate(shown[first : first + per_page]):
             left = 32 + (index % TILES_ACROSS) * tile
             top = 36 + (index // TILES_ACROSS) * tile
-            image = draw_slice(series, masks, result, k, tile - 6, view=view, labels=False)
+            image = draw_slice(series, masks, result, k, tile - 6, views[k], labels=False)
             page.paste(Image.fromarray(image), (left, top))
             name = _image_name(series, k).lstrip(" ,")
             text(draw, (left + 6, top + 4), name, 13, MUTED, halo=2)
@@ -123,27 +123,34 @@ def _page() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 def _header(draw: ImageDraw.ImageDraw, result: Result) -> None:
     text(draw, (GAP, 14), "ASPECTS", 34, picture.TEXT, bold=True)
-    text(draw, (GAP, 58), "StrokeCore, non-contrast head CT", 16, MUTED)
+    text(draw, (GAP, 58), "non-contrast head CT", 16, MUTED)
     text(draw, (PAGE - GAP, 14), RESEARCH_USE, 22, WARNING, anchor="ra", bold=True)
-    text(draw, (PAGE - GAP, 46), "Not for diagnosis. Check against the images.", 16, MUTED, anchor="ra")
+    text(draw, (PAGE - GAP, 46), "Not for diagnosis. Check the images.", 16, MUTED, anchor="ra")
     if result.status == "withheld":
-        text(draw, (PAGE / 2 - 20, 44), "SCORE WITHHELD", 40, ALARM, anchor="mm", bold=True)
+        text(draw, (PAGE / 2 - 70, 44), "SCORE WITHHELD", 40, ALARM, anchor="mm", bold=True)
         return
     # as on the image below: the patient's right is on the left
-    for side, left in (("right", 210), ("left", 440)):
-        score = result.aspects["right" if side == "right" else "left"]
-        colour = GOOD if score.score == 10 else ALARM if score.score is not None else WARNING
-        text(draw, (left, 16), side.upper(), 17, MUTED)
+    sides: tuple[Side, Side] = ("right", "left")
+    for side, left in zip(sides, (216, 456), strict=True):
+        score = result.aspects[side]
+        text(draw, (left, 12), side.upper(), 17, picture.TEXT, bold=True)
+        assessed = f"({score.assessed} of 10 assessed)"
         if score.score is None:
-            text(draw, (left, 42), "not scored", 28, colour, bold=True)
-            text(draw, (left, 73), f"{score.assessed} of 10 assessed", 14, MUTED)
+            text(draw, (left, 36), "not scored", 28, WARNING, bold=True)
+            text(draw, (left, 70), assessed, 15, WARNING)
             continue
-        text(draw, (left + 72, 80), str(score.score), 66, colour, anchor="ls", bold=True)
-        if score.assessed < 10:
-            text(draw, (left, 62), f"({score.assessed} of 10", 15, WARNING)
-            text(draw, (left + 152, 62), "assessed)", 15, WARNING)
-        else:
-            text(draw, (left, 44), "of 10", 15, MUTED)
+        colour = GOOD if score.score == 10 else picture.AFFECTED
+        text(draw, (left, 82), str(score.score), 58, colour, anchor="ls", bold=True)
+        beside = left + picture.font(58).getlength(str(score.score)) + 12
+        partial = score.assessed < 10
+        text(
+            draw,
+            (beside, 82),
+            assessed if partial else "of 10",
+            16,
+            WARNING if partial else MUTED,
+            anchor="ls",
+        )
 
 
 def _table(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> None:
@@ -204,7 +211,8 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
         f"Infarct: right {result.infarct_volume_ml.get('right', 0.0):.1f} ml, "
         f"left {result.infarct_volume_ml.get('left', 0.0):.1f} ml"
     )
-    y = _paragraph(draw, (x, y), volumes, 18, picture.TEXT, width)
+    y = _paragraph(draw, (x, y), summary_line(result), 18, picture.TEXT, width) + 4
+    y = _paragraph(draw, (x, y), volumes, 16, picture.TEXT, width)
     others = []
     if result.old_infarct_volume_ml > 0:
         others.append(f"old infarct {result.old_infarct_volume_ml:.1f} ml, not counted")

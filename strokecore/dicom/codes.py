@@ -11,27 +11,27 @@ from __future__ import annotations
 from typing import Final
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from highdicom.sr import CodedConcept
+from pydicom.sr.coding import Code
 
 from strokecore.anatomy.regions import CORTICAL, FULL_NAMES, Side
 
 PRIVATE_SCHEME: Final = "99STROKECORE"
 
 
-def _sct(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, "SCT", meaning)
+def _sct(value: str, meaning: str) -> Code:
+    return Code(value, "SCT", meaning)
 
 
-def _dcm(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, "DCM", meaning)
+def _dcm(value: str, meaning: str) -> Code:
+    return Code(value, "DCM", meaning)
 
 
-def _own(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, PRIVATE_SCHEME, meaning)
+def _own(value: str, meaning: str) -> Code:
+    return Code(value, PRIVATE_SCHEME, meaning)
 
 
-def _ucum(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, "UCUM", meaning)
+def _ucum(value: str, meaning: str) -> Code:
+    return Code(value, "UCUM", meaning)
 
 
 # Findings and categories
@@ -47,11 +47,11 @@ INDETERMINATE: Final = _sct("82334004", "Indeterminate")
 # Places
 BRAIN: Final = _sct("12738006", "Brain")
 CEREBRAL_HEMISPHERE: Final = _sct("372073000", "Cerebral hemisphere")
-LATERALITY: Final[dict[Side, CodedConcept]] = {
+LATERALITY: Final[dict[Side, Code]] = {
     "left": _sct("7771000", "Left"),
     "right": _sct("24028007", "Right"),
 }
-REGION_SITE: Final[dict[str, CodedConcept]] = {
+REGION_SITE: Final[dict[str, Code]] = {
     "C": _sct("11000004", "Caudate nucleus"),
     "L": _sct("41648007", "Lentiform nucleus"),
     "IC": _sct("85637007", "Internal capsule"),
@@ -78,7 +78,7 @@ SEGMENTATION_NOTE: Final = _own("SEG_NOTE", "Segmentation object")
 INTENDED_USE: Final = _own("INTENDED_USE", "Intended use")
 SUPERSEDES: Final = _own("SUPERSEDES", "Supersedes result")
 SERIES_CHOICE: Final = _own("SERIES_CHOICE", "Reason for series selection")
-QUALITATIVE_EVALUATIONS: Final = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
 # Procedure
 CT_OF_HEAD: Final = _sct("303653007", "Computed tomography of head")

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sequence import Sequence
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import PersonName, format_number_as_ds
 
 logger = logging.getLogger(__name__)
 
@@ -170,14 +170,19 @@ def patient_and_study(source: Dataset) -> Dataset:
     return inherited
 
 
-def reference(source: Dataset) -> Dataset:
-    """The identity and geometry of one source image, for highdicom; no patient attribute has a value."""
+def reference(source: Dataset, slice_thickness_mm: float | None = None) -> Dataset:
+    """The identity and geometry of one source image, for highdicom; no patient attribute has a value.
+
+    ``slice_thickness_mm`` is the series' thickness, which stands in where the source declares none.
+    """
     image = Dataset()
     with config.disable_value_validation():
         _copy(image, source, (*_REFERENCE_TYPE_1, "PositionReferenceIndicator"))
         for keyword in (*TYPE_2, "PositionReferenceIndicator"):
             if keyword not in image:
                 _set_empty(image, keyword)
+        if slice_thickness_mm is not None:
+            image.SliceThickness = format_number_as_ds(float(slice_thickness_mm))
     return image
 
 

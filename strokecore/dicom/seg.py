@@ -14,15 +14,15 @@ import numpy.typing as npt
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import (
-    Segmentation,
     SegmentAlgorithmTypeValues,
+    Segmentation,
     SegmentationTypeValues,
     SegmentDescription,
 )
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as standard_codes
-from pydicom.valuerep import format_number_as_ds
+from pydicom.sr.coding import Code
 
 from strokecore._version import __version__
 from strokecore.anatomy.regions import ALL_REGIONS, Side
@@ -105,9 +105,7 @@ def _build(
     kind: str,
     label: str,
 ) -> Dataset:
-    images = [inherit.reference(header) for header in series.datasets]
-    for image in images:
-        image.SliceThickness = format_number_as_ds(float(series.slice_thickness_mm))
+    images = [inherit.reference(header, series.slice_thickness_mm) for header in series.datasets]
     dataset = Segmentation(
         source_images=images,
         pixel_array=segments,
@@ -150,5 +148,5 @@ def _set_laterality(description: SegmentDescription, side: Side) -> None:
     _modify(description.SegmentedPropertyTypeCodeSequence[0], codes.LATERALITY[side])
 
 
-def _modify(type_item: Dataset, modifier: CodedConcept) -> None:
-    type_item.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+def _modify(type_item: Dataset, modifier: Code) -> None:
+    type_item.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(modifier)]

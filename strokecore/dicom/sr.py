@@ -2,11 +2,14 @@
 
 Groups, in this order:
 
-- one TID 1501 group per hemisphere: ASPECTS, number of assessed regions, infarct volume;
-- one TID 1501 group per region: site, laterality, affected or not, probability, attenuation;
 - one TID 1410 group per affected region: a contour on its largest slice, because some viewers show
-  nothing for references to segments (and highdicom refuses contour and segment in one group);
-- one TID 1411 group per infarcted side: its volume, referring to the segment.
+  nothing for references to segments (and highdicom refuses contour and segment in one group). They
+  come first: OHIF opens a report at its first group and stays black where that has no contour;
+- one TID 1411 group per infarcted side: its volume, referring to the segment;
+- one TID 1501 group per hemisphere: ASPECTS, number of assessed regions, infarct volume;
+- one TID 1501 group per region: site, laterality, affected or not, probability, attenuation.
+
+The image library names the slices that a contour or a picture shows; all slices are in the evidence.
 
 What has no coded form (summary, quality flags, engine, notes) stands as text in the report's
 Qualitative Evaluations container.
@@ -14,14 +17,12 @@ Qualitative Evaluations container.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from highdicom.sr import (
     AlgorithmIdentification,
-    CodedConcept,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentSequence,
@@ -46,22 +47,22 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as standard_codes
+from pydicom.sr.coding import Code
 
 from strokecore._version import __version__
 from strokecore.anatomy.regions import SIDES, RegionId, Side
 from strokecore.dicom import codes, inherit, uids
 from strokecore.dicom.instance import MANUFACTURER, MODEL_NAME, RESEARCH_USE, Stamp, finish
-from strokecore.picture import region_contour
-from strokecore.report import summary_line
+from strokecore.picture import LEVELS, level_slice, region_contour
+from strokecore.report import marked, summary_line
 from strokecore.result import ModelInfo, RegionFinding, Result, SourceMasks
 from strokecore.series import Series
 
 # Digits kept in numeric content items; a DS holds at most 16 characters (PS3.5 6.2)
 DECIMALS: Final = 4
-# A polygon of more corners than this adds bytes, not information
 _LESION_VALUE: Final[dict[Side, int]] = {"left": 1, "right": 2}
 
-Group = (
+Group: TypeAlias = (
     MeasurementsAndQualitativeEvaluations
     | PlanarROIMeasurementsAndQualitativeEvaluations
     | VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -84,22 +85,23 @@ def build(
     ``lesion`` and ``regions`` are the segmentation objects, None where none was written; ``segments``
     gives the segment number in ``lesion`` of each value of ``masks.lesion``.
     """
-    references = [inherit.reference(header) for header in series.datasets]
+    references = [inherit.reference(header, series.slice_thickness_mm) for header in series.datasets]
     algorithm = AlgorithmIdentification(name=model.name, version=model.version)
-    groups: list[Group] = [_hemisphere(result, side, algorithm, stamp) for side in SIDES]
-    groups += [_region(result, finding, algorithm, stamp) for finding in result.regions]
-    if result.status != "withheld":
-        groups += [
-            _contour(finding, masks, series, references, algorithm, stamp)
-            for finding in result.regions
-            if finding.affected and (masks.regions == _label(finding)).any()
-        ]
+    groups: list[Group] = []
+    shown = {level_slice(masks, level) for level in LEVELS}
+    for finding in result.regions:
+        if marked(result, finding) and (masks.regions == _label(finding)).any():
+            k, plane = _largest_slice(finding, masks)
+            shown.add(k)
+            groups.append(_contour(finding, plane, series, references[k], algorithm, stamp))
     if lesion is not None:
         groups += [
             _volume(result, side, lesion, segments[value], references[0], algorithm, stamp)
             for side, value in _LESION_VALUE.items()
             if value in segments
         ]
+    groups += [_hemisphere(result, side, algorithm, stamp) for side in SIDES]
+    groups += [_region(result, finding, algorithm, stamp) for finding in result.regions]
     report = MeasurementReport(
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(
@@ -116,6 +118,7 @@ def build(
         procedure_reported=codes.CT_OF_HEAD,
         imaging_measurements=groups,
         title=standard_codes.DCM.ImagingMeasurementReport,
+        referenced_images=[references[k] for k in sorted(shown)],
     )
     report[0].ContentSequence.append(_statements(result, model, lesion))
     written = [_evidence(dataset) for dataset in (lesion, regions) if dataset is not None]
@@ -178,13 +181,12 @@ def _region(
 
 def _contour(
     finding: RegionFinding,
-    masks: SourceMasks,
+    plane: npt.NDArray[np.bool_],
     series: Series,
-    references: Sequence[Dataset],
+    source: Dataset,
     algorithm: AlgorithmIdentification,
     stamp: Stamp,
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
-    k, plane = _largest_slice(finding, masks)
     row_mm, column_mm = series.pixel_spacing_mm
     area = float(np.count_nonzero(plane)) * row_mm * column_mm
     return PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -192,7 +194,7 @@ def _contour(
         referenced_region=ImageRegion(
             graphic_type=GraphicTypeValues.POLYLINE,
             graphic_data=region_contour(plane),
-            source_image=SourceImageForRegion(references[k].SOPClassUID, references[k].SOPInstanceUID),
+            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
         ),
         finding_type=codes.EARLY_ISCHEMIC_CHANGE,
         finding_sites=[_site(finding)],
@@ -296,7 +298,7 @@ def _tracking(stamp: Stamp, name: str) -> TrackingIdentifier:
     return TrackingIdentifier(uid=uids.output_uid(stamp.key, f"tracking {name}"), identifier=name)
 
 
-def _text(name: CodedConcept, words: str) -> TextContentItem:
+def _text(name: Code, words: str) -> TextContentItem:
     return TextContentItem(name=name, value=words, relationship_type=RelationshipTypeValues.CONTAINS)
 
 
