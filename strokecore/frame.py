@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
+from strokecore.alignment import Alignment, Image, align, sample
+from strokecore.cranium import dilate, find_cranium
+from strokecore.errors import Refusal
 from strokecore.series import Series
+from strokecore.slices import SliceStack, averaged
+from strokecore.symmetry import fit_midplane
+
+if TYPE_CHECKING:
+    from strokecore.anatomy.atlas import Atlas
 
 Floats = npt.NDArray[np.float64]
-
-# A bin of source samples may exceed the canonical spacing by this factor: 2 x 0.488 mm and even
-# 2 x 0.54 mm still make one canonical millimetre.
-_BIN_TOLERANCE: Final = 1.1
-
-# A point this close to the border of the scan, in source voxels, counts as inside (rounding).
-_BORDER_TOLERANCE: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,39 @@ class Grid:
     def voxel_ml(self) -> float:
         """Volume of one voxel, millilitres."""
         return float(np.prod(self.spacing_mm)) / 1000.0
+
+
+# 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the
+# orbitomeatal-like plane of the cerebellum's floor) to above the vertex of a large head.
+CANONICAL_GRID: Final = Grid(
+    shape=(82, 230, 190), spacing_mm=(2.0, 1.0, 1.0), origin_mm=(-94.5, -114.5, -78.0)
+)
+
+# The head's origin in the atlas's (MNI152) coordinates: the middle of the template's intracranial space.
+_HEAD_ORIGIN_IN_TEMPLATE_MM: Final = np.array([0.0, 17.0, 8.0])
+# MNI152 heads are larger than life by about 10 % in each direction.
+_TYPICAL_SCALE: Final = 0.92
+
+# Registration to the template, on these grids and with this smoothing; intensities are HU relative to brain.
+_COARSE_MM: Final = 4.0
+_TEMPLATE_MM: Final = 6.0
+_SMOOTHING_MM: Final = 4.0
+# Outside the skull counts as a little darker than CSF (-25), so that both the skull and the ventricles guide.
+_OUTSIDE_HU: Final = -45.0
+_BRIGHT_HU: Final = 12.0
+_HUBER_HU: Final = 10.0
+# Heads of adults relative to the template, the turn that geometry allows, and the residual: the real test
+# head leaves 7 HU.
+_SCALES: Final = (0.7, 1.25)
+_MOST_TURN_DEG: Final = 60.0
+_MOST_RESIDUAL_HU: Final = 13.0
+
+# The mirror plane is fitted to brain and inner table above the skull base, where heads are symmetric.
+_SYMMETRY_GRID: Final = Grid(shape=(38, 70, 60), spacing_mm=(3.0, 3.0, 3.0), origin_mm=(-88.5, -103.5, -26.0))
+_SYMMETRY_FLOOR_MM: Final = -25.0
+_SYMMETRY_SMOOTHING_MM: Final = 3.0
+_SYMMETRY_HU: Final = (0.0, 80.0)
+_INNER_TABLE_MM: Final = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +142,8 @@ def to_canonical(
     float32 [z, y, x].
     """
     values = series.hu if volume is None else np.asarray(volume, dtype=np.float32)
-    fine = _Stack.of(series)
-    values, stack = _averaged(values, fine, frame.grid) if order > 0 else (values, fine)
+    fine = SliceStack.of(series)
+    values, stack = averaged(values, fine, frame.grid.spacing_mm) if order > 0 else (values, fine)
     out = np.full(frame.grid.shape, fill, dtype=np.float32)
     for z, place in enumerate(_places(fine, frame)):
         inside = fine.contains(*place)
@@ -121,7 +157,7 @@ def to_canonical(
 
 def coverage(series: Series, frame: HeadFrame) -> npt.NDArray[np.bool_]:
     """Canonical voxels inside the scanned volume, to half a voxel around the outer centres; [z, y, x]."""
-    stack = _Stack.of(series)
+    stack = SliceStack.of(series)
     return np.stack([stack.contains(*place) for place in _places(stack, frame)])
 
 
@@ -162,67 +198,7 @@ def to_source(
     return out
 
 
-@dataclass(frozen=True, eq=False)
-class _Stack:
-    """The geometry of a stack of parallel slices, without the pixels.
-
-    Attributes
-    ----------
-    positions_mm: float64 [k, 3], LPS of voxel [k, 0, 0]'s centre.
-    row, column, normal: unit vectors of increasing i, j, k.
-    spacing_mm: (along j, along i).
-    size: (rows, columns).
-    end_mm: how far the first and last slice reach beyond their centres (half the slice thickness).
-    """
-
-    positions_mm: Floats
-    row: Floats
-    column: Floats
-    normal: Floats
-    spacing_mm: tuple[float, float]
-    size: tuple[int, int]
-    end_mm: float
-
-    @classmethod
-    def of(cls, series: Series) -> _Stack:
-        return cls(
-            series.positions_mm,
-            series.row_direction,
-            series.column_direction,
-            series.normal,
-            series.pixel_spacing_mm,
-            (series.hu.shape[1], series.hu.shape[2]),
-            series.slice_thickness_mm / 2,
-        )
-
-    def indices(self, depth: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
-        """Fractional k, j, i of points given by their coordinates along the normal, column and row, mm.
-
-        Between slices the in-plane origin moves along the line joining their ImagePositionPatient, which is
-        what unshears a tilted stack and is exact for every gap.
-        """
-        offsets = self.positions_mm @ self.normal
-        k = np.interp(depth, offsets, np.arange(len(offsets), dtype=np.float64))
-        j = (down - np.interp(depth, offsets, self.positions_mm @ self.column)) / self.spacing_mm[0]
-        i = (along - np.interp(depth, offsets, self.positions_mm @ self.row)) / self.spacing_mm[1]
-        return k, j, i
-
-    def contains(self, depth: Floats, down: Floats, along: Floats) -> npt.NDArray[np.bool_]:
-        """Whether the points lie in the slices, half a pixel or half a slice beyond the outer centres."""
-        offsets = self.positions_mm @ self.normal
-        _, j, i = self.indices(depth, down, along)
-        edge = 0.5 + _BORDER_TOLERANCE
-        return np.asarray(
-            (depth >= offsets[0] - self.end_mm)
-            & (depth <= offsets[-1] + self.end_mm)
-            & (j >= -edge)
-            & (j <= self.size[0] - 1 + edge)
-            & (i >= -edge)
-            & (i <= self.size[1] - 1 + edge)
-        )
-
-
-def _places(stack: _Stack, frame: HeadFrame) -> Iterator[tuple[Floats, Floats, Floats]]:
+def _places(stack: SliceStack, frame: HeadFrame) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Per canonical slice, where its voxels lie along the stack's normal, column and row; mm, [y, x] each."""
     zs, ys, xs = frame.grid.axes_mm
     rotation, shift = frame.patient_from_head[:3, :3], frame.patient_from_head[:3, 3]
@@ -253,53 +229,105 @@ def _canonical_steps(series: Series, frame: HeadFrame) -> list[tuple[Floats, flo
     ]
 
 
-def _averaged(
-    values: npt.NDArray[np.float32], stack: _Stack, grid: Grid
-) -> tuple[npt.NDArray[np.float32], _Stack]:
-    """Mean of neighbouring source samples where several fit into one canonical step, and their geometry.
+def fit_head_frame(series: Series, atlas: Atlas) -> HeadFrame:
+    """Find the head's own axes: the template's pitch and place, and the mirror plane of this head.
 
-    The mean of a group is placed at the mean of its positions: exact for functions linear in position. A last
-    odd row or column is dropped; the one beside it stands for it.
+    The template is moved onto the scan by a similarity, which fixes pitch and origin; yaw, roll and x = 0
+    are then refined by the head's own mirror symmetry.
+
+    Raises
+    ------
+    Refusal: "no_brain", or "frame_failed" when the template cannot be laid onto the head.
     """
-    groups = _slice_groups(stack.positions_mm @ stack.normal, grid.spacing_mm[0])
-    if len(groups) < len(values):
-        starts, counts = groups, np.diff([*groups, len(values)])
-        means = [
-            values[a : a + n].mean(axis=0, dtype=np.float32) for a, n in zip(starts, counts, strict=True)
-        ]
-        values = np.stack(means)
-        positions = np.add.reduceat(stack.positions_mm, starts, axis=0) / counts[:, None]
-        stack = replace(stack, positions_mm=positions)
-    nj, ni = (
-        max(1, int(_BIN_TOLERANCE * coarse / fine))
-        for coarse, fine in zip(grid.spacing_mm[1:], stack.spacing_mm, strict=True)
+    scan = _whole_scan(series)
+    hu, covered = to_canonical(series, scan), coverage(series, scan)
+    # grid coordinates of the whole-scan grid are patient coordinates
+    cranium = find_cranium(hu, scan.grid.spacing_mm, covered)
+    image = _brain_image(hu, cranium, scan.grid)
+    template, template_mask = _template_image(atlas)
+    start = np.eye(4)
+    start[:3, :3] *= _TYPICAL_SCALE
+    start[:3, 3] = image.points(cranium).mean(axis=0) - start[:3, :3] @ _HEAD_ORIGIN_IN_TEMPLATE_MM
+    fitted = align(template, template_mask, image, covered.astype(np.float32), start, "similarity", _HUBER_HU)
+    _check_fit(fitted)
+    scale = float(np.cbrt(np.linalg.det(fitted.moving_from_fixed[:3, :3])))
+    patient_from_head = np.eye(4)
+    patient_from_head[:3, :3] = fitted.moving_from_fixed[:3, :3] / scale
+    patient_from_head[:3, 3] = (fitted.moving_from_fixed @ [*_HEAD_ORIGIN_IN_TEMPLATE_MM, 1.0])[:3]
+    return _centred(series, HeadFrame(patient_from_head, CANONICAL_GRID), cranium, scan)
+
+
+def _whole_scan(series: Series) -> HeadFrame:
+    """A coarse grid in patient coordinates that holds every slice."""
+    _, nj, ni = series.hu.shape
+    down = series.column_direction * series.pixel_spacing_mm[0] * (nj - 1)
+    along = series.row_direction * series.pixel_spacing_mm[1] * (ni - 1)
+    corners = np.concatenate([series.positions_mm + d for d in (0 * down, down, along, down + along)])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    nx, ny, nz = (int(n) for n in np.ceil((high - low) / _COARSE_MM) + 1)
+    origin = (float(low[0]), float(low[1]), float(low[2]))
+    return HeadFrame(np.eye(4), Grid((nz, ny, nx), (_COARSE_MM, _COARSE_MM, _COARSE_MM), origin))
+
+
+def _brain_image(hu: npt.NDArray[np.float32], cranium: npt.NDArray[np.bool_], grid: Grid) -> Image:
+    """What head and template share: density inside the skull relative to brain, one level outside."""
+    level = float(np.median(hu[cranium]))
+    values = np.where(cranium, np.clip(hu - level, _OUTSIDE_HU, _BRIGHT_HU), _OUTSIDE_HU)
+    sigma = [_SMOOTHING_MM / step for step in grid.spacing_mm]
+    return Image(ndimage.gaussian_filter(values.astype(np.float32), sigma), grid.spacing_mm, grid.origin_mm)
+
+
+@lru_cache(maxsize=2)
+def _template_image(atlas: Atlas) -> tuple[Image, npt.NDArray[np.bool_]]:
+    """The atlas's head as ``_brain_image`` would show it, and the voxels to compare: inside and rim."""
+    grid = Grid(atlas.template_hu.shape, atlas.spacing_mm, atlas.origin_mm)
+    image = _brain_image(atlas.template_hu.astype(np.float32), atlas.intracranial, grid)
+    step = max(1, round(_TEMPLATE_MM / atlas.spacing_mm[0]))
+    rim = ndimage.binary_dilation(atlas.intracranial, iterations=step)
+    every = (slice(None, None, step),) * 3
+    spacing = (atlas.spacing_mm[0] * step, atlas.spacing_mm[1] * step, atlas.spacing_mm[2] * step)
+    return Image(np.ascontiguousarray(image.values[every]), spacing, atlas.origin_mm), rim[every]
+
+
+def _check_fit(fitted: Alignment) -> None:
+    linear = fitted.moving_from_fixed[:3, :3]
+    scale = float(np.cbrt(np.linalg.det(linear)))
+    turn_deg = float(np.degrees(Rotation.from_matrix(linear / scale).magnitude()))
+    good = (
+        _SCALES[0] <= scale <= _SCALES[1]
+        and turn_deg <= _MOST_TURN_DEG
+        and fitted.residual <= _MOST_RESIDUAL_HU
     )
-    if nj * ni > 1:
-        rows, columns = stack.size[0] // nj, stack.size[1] // ni
-        binned = np.zeros((len(values), rows, columns), dtype=np.float32)
-        for j in range(nj):
-            for i in range(ni):
-                binned += values[:, j : rows * nj : nj, i : columns * ni : ni]
-        values = binned / np.float32(nj * ni)
-        centre = (nj - 1) / 2 * stack.spacing_mm[0] * stack.column + (ni - 1) / 2 * stack.spacing_mm[
-            1
-        ] * stack.row
-        stack = replace(
-            stack,
-            positions_mm=stack.positions_mm + centre,
-            spacing_mm=(nj * stack.spacing_mm[0], ni * stack.spacing_mm[1]),
-            size=(rows, columns),
+    if not good:
+        raise Refusal(
+            "frame_failed",
+            f"The template head could not be laid onto this head (size {scale:.2f}, turned {turn_deg:.0f} "
+            f"degrees, residual {fitted.residual:.0f} HU); expected {_SCALES[0]}-{_SCALES[1]}, at most "
+            f"{_MOST_TURN_DEG:.0f} degrees and {_MOST_RESIDUAL_HU:.0f} HU.",
+            "Score this scan by eye; check that it shows the whole head and that its orientation is right.",
         )
-    return values, stack
 
 
-def _slice_groups(offsets: Floats, step_mm: float) -> list[int]:
-    """First slice of each run of neighbours whose slab is no thicker than one canonical step."""
-    gaps = np.diff(offsets)
-    starts, width = [0], gaps[0] if len(gaps) else 0.0
-    for k in range(1, len(offsets)):
-        width += gaps[k - 1]
-        if width > step_mm * _BIN_TOLERANCE:
-            starts.append(k)
-            width = gaps[min(k, len(gaps) - 1)]
-    return starts
+def _centred(series: Series, frame: HeadFrame, cranium: npt.NDArray[np.bool_], scan: HeadFrame) -> HeadFrame:
+    """``frame`` turned and shifted so that x = 0 is the head's own mirror plane."""
+    rough = replace(frame, grid=_SYMMETRY_GRID)
+    hu, covered = to_canonical(series, rough), coverage(series, rough)
+    z, y, x = np.meshgrid(*rough.grid.axes_mm, indexing="ij")
+    points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    in_patient = points @ frame.patient_from_head[:3, :3].T + frame.patient_from_head[:3, 3]
+    whole = Image(cranium.astype(np.float32), scan.grid.spacing_mm, scan.grid.origin_mm)
+    inside = sample(whole.values, whole.indices(in_patient)).reshape(rough.grid.shape) > 0.5
+    mask = dilate(inside, _INNER_TABLE_MM, rough.grid.spacing_mm) & (z > _SYMMETRY_FLOOR_MM)
+    mask &= covered & covered[:, :, ::-1]
+    sigma = [_SYMMETRY_SMOOTHING_MM / step for step in rough.grid.spacing_mm]
+    smooth = ndimage.gaussian_filter(np.clip(hu, *_SYMMETRY_HU), sigma)
+    plane = fit_midplane(Image(smooth, rough.grid.spacing_mm, rough.grid.origin_mm), mask)
+    axis = np.cross([1.0, 0.0, 0.0], plane.normal)  # its length is the sine of the angle between them
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_rotvec(axis * _angle_per_sine(float(np.linalg.norm(axis)))).as_matrix()
+    turn[:3, 3] = plane.normal * plane.offset_mm
+    return replace(frame, patient_from_head=frame.patient_from_head @ turn)
+
+
+def _angle_per_sine(sine: float) -> float:
+    return float(np.arcsin(min(sine, 1.0)) / sine) if sine > 0 else 1.0

@@ -1,0 +1,105 @@
+"""Where the brain is: the soft tissue that bone encloses, on a coarse grid, whatever the head's pose."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from strokecore.errors import Refusal
+
+Bools = npt.NDArray[np.bool_]
+
+# Partial volume leaves the thin vault above this even in 5 mm slices; brain, blood and falx stay below.
+BONE_HU: Final = 180.0
+SOFT_HU: Final = (0.0, 100.0)
+# The openings of the skull base (optic canal, fissures, foramina) are narrower than twice this; the
+# foramen magnum is not, but what lies below it is no longer enclosed.
+_CORE_EROSION_MM: Final = 5.0
+_REGROWTH_MM: Final = 6.0
+_SMOOTHING_MM: Final = 8.0
+# Of left, right, front, back and above, bone must be seen in this many directions: a frontal sinus, an orbit
+# or a craniectomy opens one.
+_DIRECTIONS_ENCLOSED: Final = 4
+# Intracranial volume of adults is 1000-1900 ml; less is scanned when the scan is incomplete.
+_BRAIN_ML: Final = (300.0, 2500.0)
+# Median density of what fills an adult's skull; plastic and water phantoms are outside.
+_BRAIN_MEDIAN_HU: Final = (15.0, 60.0)
+
+
+def find_cranium(
+    hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float], covered: Bools
+) -> Bools:
+    """The intracranial space, to about one voxel; bool [z, y, x].
+
+    Parameters
+    ----------
+    hu: float32 [z, y, x] in LPS axes, the head turned by no more than about 45 degrees.
+    spacing_mm: (z, y, x), about 2-4 mm.
+    covered: bool [z, y, x], inside the scan.
+
+    Raises
+    ------
+    Refusal: "no_brain" when no soft tissue of a brain's size and density lies inside bone.
+    """
+    bone = hu > BONE_HU
+    candidate = (hu > SOFT_HU[0]) & (hu < SOFT_HU[1]) & (enclosure(bone, covered) >= _DIRECTIONS_ENCLOSED)
+    core = largest_component(erode(candidate, _CORE_EROSION_MM, spacing_mm))
+    grown = dilate(core, _REGROWTH_MM, spacing_mm) & candidate
+    closed = erode(dilate(grown, _SMOOTHING_MM, spacing_mm), _SMOOTHING_MM, spacing_mm)
+    cranium = np.asarray(ndimage.binary_fill_holes(closed | grown) & ~bone & covered)
+    _check_brain(hu, cranium, float(np.prod(spacing_mm)) / 1000.0)
+    return cranium
+
+
+def _check_brain(hu: npt.NDArray[np.float32], cranium: Bools, voxel_ml: float) -> None:
+    volume_ml = float(cranium.sum()) * voxel_ml
+    median = float(np.median(hu[cranium])) if cranium.any() else float("nan")
+    if not (
+        _BRAIN_ML[0] <= volume_ml <= _BRAIN_ML[1] and _BRAIN_MEDIAN_HU[0] <= median <= _BRAIN_MEDIAN_HU[1]
+    ):
+        raise Refusal(
+            "no_brain",
+            f"No brain was found: soft tissue enclosed by bone measures {volume_ml:.0f} ml; expected "
+            f"{_BRAIN_ML[0]:.0f}-{_BRAIN_ML[1]:.0f} ml at "
+            f"{_BRAIN_MEDIAN_HU[0]:.0f}-{_BRAIN_MEDIAN_HU[1]:.0f} HU.",
+            "Send a non-contrast CT of a patient's head.",
+            ineligible=True,
+        )
+
+
+def enclosure(bone: Bools, covered: Bools) -> npt.NDArray[np.int8]:
+    """In how many of five directions (both x, both y, upwards) bone is met; int8 [z, y, x].
+
+    Upwards, the end of the scan counts as bone: the vertex may be missing.
+    """
+    count = np.zeros(bone.shape, np.int8)
+    for axis in (1, 2):
+        count += np.maximum.accumulate(bone, axis)
+        count += np.flip(np.maximum.accumulate(np.flip(bone, axis), axis), axis)
+    roof = bone | ~covered
+    return np.asarray(count + np.flip(np.maximum.accumulate(np.flip(roof, 0), 0), 0), dtype=np.int8)
+
+
+def largest_component(mask: Bools) -> Bools:
+    """The largest face-connected component; empty when the mask is."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return np.zeros_like(mask)
+    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])))
+
+
+def erode(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
+    """Erosion by a ball; the border of the volume does not erode."""
+    if not mask.any() or mask.all():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm) > radius_mm)
+
+
+def dilate(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
+    """Dilation by a ball."""
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= radius_mm)
