@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION: Final = 1
-# The flag that withholds a score and the words that name it
+# The flag that withholds a score (quality.py)
 WITHHOLDING: Final = "suspected_haemorrhage"
 
 
@@ -78,7 +78,9 @@ def schema() -> dict[str, Any]:
 def summary_line(result: Result) -> str:
     """One line to copy into a report: "ASPECTS right 7: I, M1, M2; left 10"."""
     if result.status == "withheld":
-        return f"ASPECTS withheld: {reasons(result)[0].message}"
+        reason = reasons(result)[0]
+        why = ", haemorrhage suspected" if reason.code == WITHHOLDING else ""
+        return f"ASPECTS withheld{why}: {reason.message}"
     if result.status != "scored":
         reason = reasons(result)[0]
         return f"ASPECTS NOT SCORED: {reason.message} {reason.remedy}".strip()
@@ -125,7 +127,7 @@ def print_table(result: Result, console: Console) -> None:
                 style = "bold red" if marked(result, finding) else ""
                 words = [
                     statement(result, finding),
-                    number(finding.probability, "{:.2f}"),
+                    probability(result, finding),
                     number(finding.contralateral_difference_hu, "{:+.1f}"),
                 ]
                 cells += [f"[{style}]{escape(word)}[/]" if style else escape(word) for word in words]
@@ -150,7 +152,7 @@ def write_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=number, marked=marked, statement=statement)
+    environment.globals.update(number=number, marked=marked, statement=statement, probability=probability)
     pictures = _pictures(series, result, masks) if series is not None and masks is not None else []
     page = environment.get_template("report.html").render(
         result=result,
@@ -188,6 +190,11 @@ def statement(result: Result, finding: RegionFinding) -> str:
     return f"affected{note}" if finding.affected else f"normal{note}"
 
 
+def probability(result: Result, finding: RegionFinding) -> str:
+    """The region's probability as a table shows it; hidden with the score, which it would give away."""
+    return number(None if result.status == "withheld" else finding.probability, "{:.2f}")
+
+
 def number(value: float | None, form: str) -> str:
     """``value`` written by ``form``, "-" for a value that is not there."""
     return "-" if value is None else form.format(value)
@@ -208,7 +215,7 @@ def _pictures(series: Series, result: Result, masks: SourceMasks) -> list[str]:
     from PIL import Image
 
     from strokecore import picture
-    from strokecore.dicom.capture import montage_pages
+    from strokecore.pages import montage_pages
 
     shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
     views = picture.head_views(series, shown)

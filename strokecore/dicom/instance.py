@@ -22,7 +22,6 @@ MODEL_NAME: Final = "StrokeCore ASPECTS"
 IMPLEMENTATION_VERSION: Final = f"STROKECORE{__version__}".replace(".", "_")[:16]
 # DICOM asks for a serial number of the device; a software's serial number is its version
 DEVICE_SERIAL_NUMBER: Final = __version__
-RESEARCH_USE: Final = "RESEARCH USE ONLY"
 
 # Series numbers far from any scanner's, so that ours sort last in a viewer; one series per kind.
 SERIES_NUMBER: Final = {"seg": 9801, "regions": 9802, "sr": 9803, "sc": 9804}

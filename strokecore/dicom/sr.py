@@ -52,8 +52,10 @@ from pydicom.sr.coding import Code
 from strokecore._version import __version__
 from strokecore.anatomy.regions import SIDES, RegionId, Side
 from strokecore.dicom import codes, inherit, uids
-from strokecore.dicom.instance import MANUFACTURER, MODEL_NAME, RESEARCH_USE, Stamp, finish
-from strokecore.picture import LEVELS, level_slice, region_contour
+from strokecore.dicom.contour import region_contour
+from strokecore.dicom.instance import MANUFACTURER, MODEL_NAME, Stamp, finish
+from strokecore.pages import RESEARCH_USE
+from strokecore.picture import LEVELS, level_slice
 from strokecore.report import marked, summary_line
 from strokecore.result import ModelInfo, RegionFinding, Result, SourceMasks
 from strokecore.series import Series

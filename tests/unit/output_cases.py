@@ -52,8 +52,9 @@ def small_series(
     row = np.array([1.0, 0.0, 0.0])
     column = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
     offsets = np.concatenate([[0.0], np.cumsum(gaps_mm[: slices - 1])])
-    corner = np.array([-size / 2 * spacing_mm, -size / 2 * spacing_mm, -20.0])
-    positions = corner + offsets[:, None] * np.array([0.0, 0.0, 1.0])
+    # the middle of the middle slice lies in the head's centre
+    corner = np.array([0.0, 0.0, 10.0]) - (size - 1) / 2 * spacing_mm * (row + column)
+    positions = corner + (offsets[:, None] - offsets.mean()) * np.array([0.0, 0.0, 1.0])
     j, i = np.mgrid[:size, :size]
     points = (
         positions[:, None, None, :]
@@ -144,7 +145,7 @@ def recoded(series: Series, **values: object) -> Series:
     headers = []
     for original in series.datasets:
         ds = Dataset()
-        ds.update({tag: element for tag, element in original.items()})
+        ds.update(dict(original.items()))
         for keyword, value in values.items():
             if value is None:
                 if keyword in ds:
@@ -195,7 +196,7 @@ _BOXES = {
 
 
 def made_up_masks(series: Series, centre=(0.0, 0.0, 0.0), lesion: bool = True) -> SourceMasks:
-    """Twenty made-up ellipsoids around ``centre`` (LPS mm); the lesion fills right I, M1 and M2, old left M6."""
+    """Twenty made-up ellipsoids around ``centre`` (LPS mm); infarct in right I, M1, M2, old one in left M6."""
     points = points_of(series) - np.asarray(centre)
     regions = np.zeros(series.hu.shape, np.uint8)
     brain = (series.hu > 0) & (series.hu < 80)
@@ -215,7 +216,7 @@ def made_up_masks(series: Series, centre=(0.0, 0.0, 0.0), lesion: bool = True) -
 
 
 def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True) -> Result:
-    """ASPECTS right 7 of I, M1, M2 and left 10 with M6 not assessed; 10 and 10 where ``affected`` is False."""
+    """ASPECTS right 7 (I, M1, M2), left 9 with M6 not assessed; 10 and 10 where ``affected`` is False."""
     positive = {("I", "right"), ("M1", "right"), ("M2", "right")} if affected else set()
     findings = []
     for region in ALL_REGIONS:
