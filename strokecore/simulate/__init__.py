@@ -1,7 +1,8 @@
 """A simulated non-contrast head CT: the demo's patient, the tests' patient and the studies' cases.
 
-``random_spec`` draws a patient and an acquisition from a seed, ``simulate`` makes the arrays,
-``write_sample`` a DICOM series with the truth in a folder beside it. See docs/simulator.md for what is and is not realistic.
+``random_spec`` draws a patient and an acquisition from a seed, ``simulate`` makes the arrays and
+``write_sample`` a DICOM series with the truth in a folder beside it. docs/simulator.md says what is and
+is not realistic.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import SIDES
 from strokecore.simulate.anatomy import AIR, FAT, AverageHead, average_head
-from strokecore.simulate.infarct import add_lesions
+from strokecore.simulate.infarct import LesionTruth, add_lesions
 from strokecore.simulate.scanner import (
     SliceGeometry,
     acquire,
@@ -38,6 +40,7 @@ from strokecore.simulate.spec import (
     simulator_sha256,
 )
 from strokecore.simulate.tissue import BentBrain, BentSkull, Person, build_person
+from strokecore.simulate.write import write_dicom, write_truth
 
 __all__ = [
     "SIMULATOR_VERSION",
@@ -84,24 +87,40 @@ class SimulatedHead:
     truth: dict[str, Any]
 
 
-def simulate(spec: SampleSpec) -> SimulatedHead:
-    """Simulate one head CT; the same specification gives the same arrays."""
+@dataclass(frozen=True, eq=False)
+class BuiltHead:
+    """A person with lesions, not yet scanned: several acquisitions of one head share it."""
+
+    person: Person
+    lesions: LesionTruth
+
+
+def build_head(spec: SampleSpec) -> BuiltHead:
+    """Build the person of ``spec`` with its lesions; fields of the acquisition are ignored."""
     head = average_head()
     person, warp = _person(spec, head)
-    lesions = add_lesions(spec, head, person, warp)
+    return BuiltHead(person, add_lesions(spec, head, person, warp))
+
+
+def scan(spec: SampleSpec, built: BuiltHead) -> SimulatedHead:
+    """Scan a built head as ``spec`` says; ``spec`` and the one it was built from must agree on the person."""
+    person, lesions = built.person, built.lesions
     geometry = slice_geometry(spec)
     from_head = patient_from_head(spec)
     to_head = np.linalg.inv(from_head).astype(np.float64)
     if lesions.infarct.any():
-        infarct = (
-            sample_slices(lesions.infarct, person.brain_grid, to_head, geometry, outside=0.0, subslices=2)
-            > 0.5
-        )
+        share = sample_slices(lesions.infarct, person.brain_grid, to_head, geometry, outside=0.0, subslices=2)
+        infarct = share > 0.5
     else:
         infarct = np.zeros((len(geometry.positions_mm), spec.matrix, spec.matrix), np.bool_)
     regions = sample_labels(lesions.own_regions, person.brain_grid, to_head, geometry)
     hu = acquire(spec, person.hu, person.grid, geometry)
     return SimulatedHead(spec, hu, geometry, infarct, regions, from_head, _truth(spec, lesions.numbers))
+
+
+def simulate(spec: SampleSpec) -> SimulatedHead:
+    """Simulate one head CT; the same specification gives the same arrays."""
+    return scan(spec, build_head(spec))
 
 
 def _person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
@@ -149,13 +168,12 @@ def _truth(spec: SampleSpec, numbers: dict[str, Any]) -> dict[str, Any]:
         **numbers,
         "spec": spec.to_dict(),
         "simulator": {"version": SIMULATOR_VERSION, "sha256": simulator_sha256()},
+        "atlas_sha256": load_atlas().sha256,
     }
 
 
 def write_sample(out: Path, spec: SampleSpec) -> Path:
     """Write the series to ``out``/*.dcm and the truth to ``out``/truth; returns ``out``."""
-    from strokecore.simulate.write import write_dicom, write_truth
-
     head = simulate(spec)
     write_dicom(out, spec, head.hu, head.geometry)
     write_truth(out, head.truth, head.infarct, head.geometry)

@@ -165,12 +165,15 @@ def _intracranial(tissue: Floats, axes: _Axes) -> npt.NDArray[np.bool_]:
         return np.asarray(_distance(away > radius_mm) > radius_mm)
 
     # Fissures of the vault are wide; at the base a wide closing would swallow the petrous and sphenoid bones.
-    vault = closed(16.0) & (axes.z > -10)
+    vault = closed(14.0) & ((axes.z > -10) | ((axes.y > 60) & (axes.z > -34)))
+    # The vault bridges the interhemispheric fissure without a notch.
+    vault |= closed(22.0) & ((np.abs(axes.x) < 26) | (axes.z > 25)) & (axes.z > -4)
     base = closed(4.5)
     # Suprasellar and prepontine cisterns, between the temporal lobes.
     cistern = (
         closed(12.0) & (np.abs(axes.x) < 24) & (axes.y > -24) & (axes.z > -27 - 0.5 * np.clip(axes.y, 0, 20))
     )
+    cistern |= _ellipsoid_mm(axes, (0, -3, -19), (17, 15, 9)) < 0
     grown = _distance(vault | base | cistern) <= _SUBARACHNOID_MM
     grown &= ~((_petrous_mm(axes) < 0) & (tissue < 0.3))
     # The cord continues below the map's end.
@@ -260,7 +263,7 @@ def _calvarium_thickness(axes: _Axes) -> Floats:
     roof = np.exp(
         -(((np.abs(axes.x) - 28) / 16) ** 2) - ((axes.y + 42) / 20) ** 2 - ((axes.z + 24) / 10) ** 2
     )
-    return np.asarray(6.3 - 3.0 * squama + 6.0 * occiput + 5.0 * forehead - 3.6 * roof, np.float32)
+    return np.asarray(5.2 - 2.2 * squama + 6.0 * occiput + 5.0 * forehead - 3.6 * roof, np.float32)
 
 
 def _skin(intracranial_mm: Floats, calvarium_mm: Floats, axes: _Axes) -> Floats:
@@ -275,12 +278,12 @@ def _skin(intracranial_mm: Floats, calvarium_mm: Floats, axes: _Axes) -> Floats:
     cheeks = _ellipsoid_mm(one_side, (30, -50, -72), (34, 34, 38))
     neck = _ellipsoid_mm(axes, (0, 36, -105), (64, 70, 80))
     nose = _capsule_mm(axes, (0, -84, -38), (0, -98, -68), 8, 13)
-    ear = _ellipsoid_mm(one_side, (84, 27, -42), (4.0, 15, 27))
+    ear = _ellipsoid_mm(one_side, (73, 25, -44), (5.5, 15, 27))
     head = _smooth_min(vault.astype(np.float32), face, 12)
     head = _smooth_min(head, cheeks, 10)
     head = _smooth_min(head, neck, 16)
     head = _smooth_min(head, nose, 8)
-    return _smooth_min(head, ear, 3)
+    return _smooth_min(head, ear, 6)
 
 
 def _texture(axes: _Axes, seed: int, scale_mm: float) -> Floats:
@@ -298,9 +301,9 @@ def _inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: _Axes) -> Floa
     coarse = _texture(axes, 11, 3.2)
     fine = _texture(axes, 12, 1.5)
     # Temporal, nuchal and deep facial muscles, split by fat planes; the scalp is fat.
-    temporal = _ellipsoid_mm(side, (66, -16, -14), (20, 32, 40))
-    nuchal = _ellipsoid_mm(axes, (0, 86, -72), (62, 44, 46))
-    deep = _ellipsoid_mm(side, (34, 2, -78), (34, 40, 34))
+    temporal = _ellipsoid_mm(side, (66, -16, -18), (22, 34, 44))
+    nuchal = _ellipsoid_mm(axes, (0, 80, -74), (74, 52, 52))
+    deep = _ellipsoid_mm(side, (38, -4, -74), (36, 44, 40))
     muscle_mm = np.minimum(np.minimum(temporal, nuchal), deep) + 3 * coarse
     planes = np.abs(coarse + 0.3 * fine) < 0.16
     hu = np.where((muscle_mm < 0) & ~planes & (skin_mm < -4.5), MUSCLE + 5 * fine, FAT + 12 * fine).astype(
@@ -375,7 +378,7 @@ def _inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: _Axes) -> Floa
         bone_texture,
     )
     # Cartilage of the ear.
-    paint(np.where(ax > 79, _ellipsoid_mm(side, (84, 27, -42), (2, 13, 25)), 9.0), 60.0)
+    paint(np.where(ax > 70, _ellipsoid_mm(side, (73, 25, -44), (2.5, 12, 24)), 9.0), 60.0)
     hu[(intracranial_mm < -3) | (skin_mm > 6)] = FAT
     return hu
 

@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float32]
 # that grey-white contrast is lost as well.
 WHITE_SHARE: Final = 0.7
 EDGE_SIGMA_MM: Final = 1.4  # gives an edge of about 2 mm either side of the border
+_FEWEST_GREY_VOXELS: Final = 300  # about half a millilitre
+_LEAST_MEAN_DEPTH: Final = 0.6  # thin regions such as the insula are mostly edge: their core stays plausible
 _INHOMOGENEITY: Final = 0.12
 _INHOMOGENEITY_LENGTH_MM: Final = 7.0
 # Labels above the 20 regions, inside this module only: acute infarct in another artery's territory.
@@ -70,7 +72,9 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     acute_labels = [r.label for r in spec.affected] + [_OTHER_LABEL[pair] for pair in spec.other_territory]
     acute = _soft_union(drawn, acute_labels)
     weight = np.where(person.inside, person.grey + WHITE_SHARE * person.white, 0)
-    drop = (spec.delta_hu * acute * weight * np.clip(patches, 0.5, 1.5)).astype(np.float32)
+    shape = acute * weight * np.clip(patches, 0.5, 1.5)
+    grey_inside = np.isin(drawn, acute_labels) & person.inside & (person.grey > 0.5)
+    drop = (spec.delta_hu * shape / _mean_depth(shape, grey_inside)).astype(np.float32)
     hu -= drop
     old = _soft_union(drawn, [r.label for r in spec.old_infarct]) * person.inside
     hu += np.clip(old * 1.15, 0, 1) * tissue * (OLD_CAVITY_HU - hu)
@@ -78,6 +82,17 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     infarct = (acute * tissue).astype(np.float32)
     numbers = _numbers(spec, person, infarct, drop, drawn, old * tissue, blood)
     return LesionTruth(infarct, own, np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8), numbers)
+
+
+def _mean_depth(shape: Floats, grey_inside: npt.NDArray[np.bool_]) -> float:
+    """Mean of ``shape`` in the affected grey matter; less than 1 by soft edges and fluid.
+
+    Dividing by it makes ``delta_hu`` the mean that is drawn. Where there is (almost) no grey matter, as in the
+    internal capsule, nothing is scaled.
+    """
+    if np.count_nonzero(grey_inside) < _FEWEST_GREY_VOXELS:
+        return 1.0
+    return float(np.clip(shape[grey_inside].mean(), _LEAST_MEAN_DEPTH, 1.0))
 
 
 def _soft_union(labels: npt.NDArray[np.uint8], wanted: list[int]) -> Floats:

@@ -21,7 +21,7 @@ Doubles = npt.NDArray[np.float64]
 _BOTTOM_MM: Final = -62.0
 _TOP_MM: Final = 98.0
 # The isocentre in head coordinates: the middle of the head, a little behind the anterior commissure.
-ISOCENTRE_MM: Final = (0.0, 12.0, 18.0)
+ISOCENTRE_MM: Final = (0.0, 14.0, 18.0)
 # The slice profile is integrated with samples no further apart than this.
 _SUBSLICE_MM: Final = 1.3
 
@@ -36,9 +36,15 @@ _SHARPEN: Final = 1.2
 _SHARPEN_MM: Final = 0.8
 
 _BONE_HU: Final = 300.0
-_CUPPING_HU: Final = 7.0  # residual brightening of brain that touches the vault
+_CUPPING_HU: Final = 11.0  # residual brightening of brain that touches the vault
 _CUPPING_MM: Final = 7.0
 _STREAK_HU: Final = 7.0  # darkening between the petrous bones
+
+# The head holder: half axes of its U, how far its centre lies below the isocentre, its wall.
+_HOLDER_AXES_MM: Final = (103.0, 125.0)
+_HOLDER_CENTRE_MM: Final = 12.0
+_HOLDER_WALL_MM: Final = 2.4
+_HOLDER_HU: Final = 120.0
 
 # Directions of rows (index i) and columns (index j) in LPS when the gantry is upright: the view from the feet
 # of the table, as scanners store it.
@@ -192,12 +198,26 @@ def _resample(
     return np.asarray(sitk.GetArrayViewFromImage(moved)).copy()
 
 
+def _head_holder(spec: SampleSpec, geometry: SliceGeometry) -> npt.NDArray[np.bool_]:
+    """The U-shaped shell under the head, the same in every slice; bool [j, i]."""
+    index = np.arange(geometry.matrix) * geometry.pixel_mm
+    x = geometry.positions_mm[0, 0] + index * geometry.row_direction[0]
+    y = geometry.positions_mm[0, 1] + index * geometry.column_direction[1]
+    down = 1.0 if spec.patient_position.endswith("S") else -1.0
+    across, below = _HOLDER_AXES_MM
+    radial = np.hypot(x[None, :] / across, down * (y[:, None] - down * _HOLDER_CENTRE_MM) / below)
+    shell = np.abs(radial - 1) * across < _HOLDER_WALL_MM / 2
+    return np.asarray(shell & (down * y[:, None] > _HOLDER_CENTRE_MM + 5))
+
+
 def acquire(
     spec: SampleSpec, volume: Floats, grid: FineGrid, geometry: SliceGeometry
 ) -> npt.NDArray[np.int16]:
     """Scan a head: HU as stored, int16 [k, j, i]."""
     head_from_patient = np.linalg.inv(patient_from_head(spec)).astype(np.float64)
     hu = sample_slices(volume, grid, head_from_patient, geometry, outside=AIR)
+    holder = _head_holder(spec, geometry)
+    hu[:, holder] = np.maximum(hu[:, holder], _HOLDER_HU)
     rng = spec.rng(STREAM_NOISE)
     spread = _POINT_SPREAD_MM[spec.kernel] / spec.pixel_mm
     for k in range(len(hu)):
@@ -242,5 +262,5 @@ def _noise(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
     sd = spec.noise_hu * np.sqrt(NOISE_REFERENCE_MM / spec.thickness_mm)
     if spec.kernel == "BONE":
         sd *= _BONE_NOISE_FACTOR
-    sd *= 0.85 + 0.5 * min(1.0, float((hu > _BONE_HU).mean()) / 0.12)
+    sd *= 0.8 + 0.3 * min(1.0, float((hu > _BONE_HU).mean()) / 0.12)
     return np.asarray(noise * (sd / noise.std()), np.float32)

@@ -224,13 +224,13 @@ def random_spec(
         "pitch_deg": round(float(np.clip(tilt - slice_angle, -30, 30)), 2),
         "yaw_deg": round(float(np.clip(rng.normal(0, 3), -9, 9)), 2),
         "roll_deg": round(float(np.clip(rng.normal(0, 2.5), -8, 8)), 2),
-        "shift_mm": tuple(round(float(v), 1) for v in rng.normal(0, [5, 7, 4])),
+        "shift_mm": tuple(round(float(v), 1) for v in rng.normal(0, [4, 3, 4])),
         "age_years": age,
         "atrophy": round(float(np.clip(rng.normal((age - 40) / 60, 0.15), 0, 1)), 2),
         "leukoaraiosis": round(float(np.clip(rng.normal((age - 65) / 50, 0.25), 0, 1)), 2),
         "calcification": bool(rng.random() < 0.75),
         "noise_hu": round(float(rng.uniform(3.0, 4.2)), 2),
-        "pixel_mm": round(float(rng.choice([0.43, 0.45, 0.488])), 4),
+        "pixel_mm": round(float(rng.choice([0.449, 0.469, 0.488])), 4),
     }
     return SampleSpec(seed=seed, affected=affected, delta_hu=delta_hu, **(drawn | overrides))
 

@@ -16,8 +16,8 @@ Floats = npt.NDArray[np.float32]
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
 # between people; the contrast of grey to white lies between 6 and 8 HU.
-GREY_HU: Final = (37.0, 0.8)
-WHITE_HU: Final = (29.8, 0.6)
+GREY_HU: Final = (37.2, 0.8)
+WHITE_HU: Final = (29.4, 0.6)
 CSF_HU: Final = (7.0, 1.0)
 DEEP_GREY_EXTRA_HU: Final = 1.5
 DURA_HU: Final = 55.0
@@ -27,11 +27,15 @@ OLD_CAVITY_HU: Final = 11.0
 BLOOD_HU: Final = 64.0
 TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
 DIPLOE_HU: Final = 620.0
-SKIN_HU: Final = 70.0
+SKIN_HU: Final = 75.0
 SCALP_FAT_HU: Final = -75.0
 
 _LEUKOARAIOSIS_HU: Final = 10.0  # darkening of the most severe, at the ventricle's wall
 _LEUKOARAIOSIS_REACH_MM: Final = 9.0
+# Own sulci: distance between folds, how deep under the vault they reach, half width in field units (about 1 mm).
+_FOLD_LENGTH_MM: Final = 6.5
+_FOLD_DEPTH_MM: Final = 24.0
+_FOLD_WIDTH: Final = 0.16
 _ASYMMETRY_HU: Final = 0.6  # rms of the natural smooth density field
 _ASYMMETRY_LENGTH_MM: Final = 28.0
 _TEXTURE_HU: Final = 0.7  # rms of small-scale tissue inhomogeneity
@@ -43,7 +47,7 @@ Cut = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class BentBrain:
-    """The average brain's fields (see AverageHead) after the individual warp, on the brain's part of the grid."""
+    """The average brain's fields (see AverageHead) after the individual warp, on the brain's grid."""
 
     grid: FineGrid
     gm: Floats
@@ -110,9 +114,13 @@ def _brain_fractions(
     variation = smooth_noise(rng, fluid.shape, FINE_MM, 7.0) * 0.05
     threshold = 0.46 - 0.24 * spec.atrophy
     csf = np.clip((fluid + variation - threshold) / 0.30 + 0.5, 0, 1).astype(np.float32)
+    # No two people fold alike: narrow clefts of this person's own, along the level sets of a random field.
+    fold = np.abs(smooth_noise(rng, fluid.shape, FINE_MM, _FOLD_LENGTH_MM))
+    rim = np.clip((_FOLD_DEPTH_MM + bent.intracranial_mm) / 5.0, 0, 1) * np.clip((bent.gm - 0.25) / 0.3, 0, 1)
+    csf = np.maximum(csf, np.exp(-((fold / _FOLD_WIDTH) ** 2)) * rim * (0.3 + 0.7 * spec.atrophy))
     x, _, _ = bent.grid.axes_mm
     # Ventricles differ in size between people and, a little, between sides.
-    widening = -0.8 + 3.2 * spec.atrophy + rng.normal(0, 0.5)
+    widening = -0.8 + 3.8 * spec.atrophy + rng.normal(0, 0.5)
     lean = rng.normal(0, 0.35)
     reach = (widening + lean * np.tanh(x / 6.0)).astype(np.float32)
     csf = np.maximum(
@@ -155,14 +163,14 @@ def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:
     )
     depth = -bent.intracranial_mm
     # The falx hangs from the vault: deep behind (to the tentorium's ridge), shallow in front.
-    hanging = np.clip((y + 70) / 110, 0.25, 1) * 38
-    falx = np.exp(-((x / 0.9) ** 2)) * ((z > 0) | (y < -30)) * np.clip((hanging - depth) / 4, 0, 1)
+    hanging = np.clip((y + 75) / 100, 0.35, 1) * 40
+    falx = np.exp(-((x / 1.1) ** 2)) * ((z > 0) | (y < -30)) * np.clip((hanging - depth) / 4, 0, 1)
     # Tent: ridge at the straight sinus, falling to the transverse sinuses.
     roof = 2.0 - 0.55 * np.abs(x) - 0.22 * (y - 40)
     tent = (
         np.exp(-(((z - roof) / 1.1) ** 2)) * ((y > 30) & (np.abs(x) < 60) & (z < 4)) * np.clip(csf * 2, 0, 1)
     )
-    cover = np.clip(np.maximum(0.85 * falx, 0.5 * tent), 0, 1)
+    cover = np.clip(np.maximum(falx, 0.5 * tent), 0, 1)
     hu += cover * (DURA_HU - hu)
     sagittal = (
         np.clip((4.2 - depth) / 1.5, 0, 1)
@@ -171,7 +179,8 @@ def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:
         * (z > -28)
     )
     transverse = np.clip((3.6 - depth) / 1.5, 0, 1) * np.clip(1.6 - np.abs(z + 26) / 3.5, 0, 1) * (y > 62)
-    sinus = np.clip(np.maximum(sagittal, transverse), 0, 1)
+    straight = np.exp(-((x / 1.8) ** 2) - ((z - 8 + 0.42 * (y - 38)) / 2.0) ** 2) * ((y > 32) & (y < 96))
+    sinus = np.clip(np.maximum(np.maximum(sagittal, transverse), straight), 0, 1)
     hu += sinus * (SINUS_HU - hu)
 
 
@@ -202,7 +211,7 @@ def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Floats:
     thickness = thickness + 0.5 * smooth_noise(rng, shape, FINE_MM, 16.0)
     hu = bent.inner_hu.copy()
     skin_mm = bent.skin_mm
-    skin = _soft(-2.2 - skin_mm)
+    skin = _soft(-2.6 - skin_mm)
     hu += skin * (SKIN_HU - hu) * (hu > -300)
     depth = bent.intracranial_mm  # distance outwards from the inner table
     across = depth / np.maximum(thickness, 1.0)
