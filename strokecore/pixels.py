@@ -88,7 +88,7 @@ def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[np.int32], npt.NDArray
     Padding is looked for before the bits are cut: writers use values that BitsStored cannot hold.
     """
     _name_transfer_syntax(dataset)
-    values = pixel_array(dataset, raw=True).astype(np.int32)
+    values = pixel_array(dataset, raw=True, correct_unused_bits=False).astype(np.int32)
     low, high = _padding_range(dataset) or (1, 0)
     padding = (values >= low) & (values <= high)
     bits_allocated = int(dataset.BitsAllocated)

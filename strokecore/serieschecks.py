@@ -78,13 +78,14 @@ def refuse_not_axial(planes: Sequence[SlicePlane | None]) -> None:
         )
 
 
-def refuse_not_hounsfield(pixels: Sequence[SlicePixels | None]) -> None:
+def refuse_not_hounsfield(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> None:
     bare = [p for p in pixels if p is not None and not p.rescaled]
     if bare and np.median([np.percentile(p.hu[::4, ::4], 1) for p in bare]) > AIR_PERCENTILE_HU:
         raise Refusal(
             "no_rescale",
             "RescaleSlope or RescaleIntercept is absent and the stored values are not Hounsfield units.",
             "Send the original images of the scanner.",
+            ineligible=not candidate.summary.tags_say_head,
         )
 
 

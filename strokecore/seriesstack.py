@@ -58,7 +58,7 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_not_axial(planes)
     pixels = [_decode(f) for f in candidate.files]
 
-    refuse_not_hounsfield(pixels)
+    refuse_not_hounsfield(candidate, pixels)
     brain_mm = _brain_extent_mm(candidate, pixels)
     refuse_not_head(candidate, brain_mm)
     is_head = bool(candidate.summary.tags_say_head) or (brain_mm or 0) >= MIN_BRAIN_EXTENT_MM
