@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from strokecore.alignment import Alignment, Image, align, sample
 from strokecore.cranium import dilate, find_cranium
 from strokecore.errors import Refusal
+from strokecore.headimage import brain_image, template_image
 from strokecore.series import Series
 from strokecore.slices import SliceStack, averaged
 from strokecore.symmetry import fit_midplane
@@ -68,17 +68,14 @@ CANONICAL_GRID: Final = Grid(
 )
 
 # The head's origin in the atlas's (MNI152) coordinates: the middle of the template's intracranial space.
-_HEAD_ORIGIN_IN_TEMPLATE_MM: Final = np.array([0.0, 17.0, 8.0])
+HEAD_ORIGIN_IN_TEMPLATE_MM: Final = np.array([0.0, 17.0, 8.0])
 # MNI152 heads are larger than life by about 10 % in each direction.
-_TYPICAL_SCALE: Final = 0.92
+TYPICAL_SCALE: Final = 0.92
 
 # Registration to the template, on these grids and with this smoothing; intensities are HU relative to brain.
 _COARSE_MM: Final = 4.0
 _TEMPLATE_MM: Final = 6.0
 _SMOOTHING_MM: Final = 4.0
-# Outside the skull counts as a little darker than CSF (-25), so that both the skull and the ventricles guide.
-_OUTSIDE_HU: Final = -45.0
-_BRIGHT_HU: Final = 12.0
 _HUBER_HU: Final = 10.0
 # Heads of adults relative to the template, the turn that geometry allows, and the residual: the real test
 # head leaves 7 HU.
@@ -243,17 +240,17 @@ def fit_head_frame(series: Series, atlas: Atlas) -> HeadFrame:
     hu, covered = to_canonical(series, scan), coverage(series, scan)
     # grid coordinates of the whole-scan grid are patient coordinates
     cranium = find_cranium(hu, scan.grid.spacing_mm, covered)
-    image = _brain_image(hu, cranium, scan.grid)
-    template, template_mask = _template_image(atlas)
+    image = brain_image(hu, cranium, scan.grid.spacing_mm, scan.grid.origin_mm, _SMOOTHING_MM)
+    template, template_mask = template_image(atlas, _TEMPLATE_MM, _SMOOTHING_MM)
     start = np.eye(4)
-    start[:3, :3] *= _TYPICAL_SCALE
-    start[:3, 3] = image.points(cranium).mean(axis=0) - start[:3, :3] @ _HEAD_ORIGIN_IN_TEMPLATE_MM
+    start[:3, :3] *= TYPICAL_SCALE
+    start[:3, 3] = image.points(cranium).mean(axis=0) - start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM
     fitted = align(template, template_mask, image, covered.astype(np.float32), start, "similarity", _HUBER_HU)
     _check_fit(fitted)
     scale = float(np.cbrt(np.linalg.det(fitted.moving_from_fixed[:3, :3])))
     patient_from_head = np.eye(4)
     patient_from_head[:3, :3] = fitted.moving_from_fixed[:3, :3] / scale
-    patient_from_head[:3, 3] = (fitted.moving_from_fixed @ [*_HEAD_ORIGIN_IN_TEMPLATE_MM, 1.0])[:3]
+    patient_from_head[:3, 3] = (fitted.moving_from_fixed @ [*HEAD_ORIGIN_IN_TEMPLATE_MM, 1.0])[:3]
     return _centred(series, HeadFrame(patient_from_head, CANONICAL_GRID), cranium, scan)
 
 
@@ -267,26 +264,6 @@ def _whole_scan(series: Series) -> HeadFrame:
     nx, ny, nz = (int(n) for n in np.ceil((high - low) / _COARSE_MM) + 1)
     origin = (float(low[0]), float(low[1]), float(low[2]))
     return HeadFrame(np.eye(4), Grid((nz, ny, nx), (_COARSE_MM, _COARSE_MM, _COARSE_MM), origin))
-
-
-def _brain_image(hu: npt.NDArray[np.float32], cranium: npt.NDArray[np.bool_], grid: Grid) -> Image:
-    """What head and template share: density inside the skull relative to brain, one level outside."""
-    level = float(np.median(hu[cranium]))
-    values = np.where(cranium, np.clip(hu - level, _OUTSIDE_HU, _BRIGHT_HU), _OUTSIDE_HU)
-    sigma = [_SMOOTHING_MM / step for step in grid.spacing_mm]
-    return Image(ndimage.gaussian_filter(values.astype(np.float32), sigma), grid.spacing_mm, grid.origin_mm)
-
-
-@lru_cache(maxsize=2)
-def _template_image(atlas: Atlas) -> tuple[Image, npt.NDArray[np.bool_]]:
-    """The atlas's head as ``_brain_image`` would show it, and the voxels to compare: inside and rim."""
-    grid = Grid(atlas.template_hu.shape, atlas.spacing_mm, atlas.origin_mm)
-    image = _brain_image(atlas.template_hu.astype(np.float32), atlas.intracranial, grid)
-    step = max(1, round(_TEMPLATE_MM / atlas.spacing_mm[0]))
-    rim = ndimage.binary_dilation(atlas.intracranial, iterations=step)
-    every = (slice(None, None, step),) * 3
-    spacing = (atlas.spacing_mm[0] * step, atlas.spacing_mm[1] * step, atlas.spacing_mm[2] * step)
-    return Image(np.ascontiguousarray(image.values[every]), spacing, atlas.origin_mm), rim[every]
 
 
 def _check_fit(fitted: Alignment) -> None:
