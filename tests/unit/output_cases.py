@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def small_series(
     size: int = 64,
     spacing_mm: float = 3.4,
     tilt_deg: float = 15.0,
-    gaps_mm: tuple[float, ...] = (5.0, 5.0, 5.0, 1.5, 8.0, 8.0, 8.0),
+    gaps_mm: tuple[float, ...] = (9.0, 9.0, 9.0, 1.5, 12.0, 12.0, 12.0),
     rows_flipped: bool = False,
     columns_flipped: bool = False,
     transposed: bool = False,
@@ -144,8 +145,7 @@ def recoded(series: Series, **values: object) -> Series:
     """``series`` with other header values; None removes the attribute."""
     headers = []
     for original in series.datasets:
-        ds = Dataset()
-        ds.update(dict(original.items()))
+        ds = deepcopy(original)
         for keyword, value in values.items():
             if value is None:
                 if keyword in ds:
@@ -196,23 +196,25 @@ _BOXES = {
 
 
 def made_up_masks(series: Series, centre=(0.0, 0.0, 0.0), lesion: bool = True) -> SourceMasks:
-    """Twenty made-up ellipsoids around ``centre`` (LPS mm); infarct in right I, M1, M2, old one in left M6."""
-    points = points_of(series) - np.asarray(centre)
-    regions = np.zeros(series.hu.shape, np.uint8)
+    """Twenty made-up ellipsoids around ``centre`` (mm); infarct in right I, M1, M2, old one in left M6."""
     brain = (series.hu > 0) & (series.hu < 80)
+    regions, marks = np.zeros(series.hu.shape, np.uint8), np.zeros(series.hu.shape, np.uint8)
+    points = (points_of(series)[brain] - np.asarray(centre)).astype(np.float32)
+    labels, lesion_values = np.zeros(len(points), np.uint8), np.zeros(len(points), np.uint8)
     for region in ALL_REGIONS:
         (x, y, z), half = _BOXES[region.name]
-        middle = np.array([x if region.side == "left" else -x, y, z])
-        inside = (((points - middle) / half) ** 2).sum(axis=-1) < 1.0
-        regions[inside & brain & (regions == 0)] = region.label
-    marks = np.zeros_like(regions)
+        middle = (x if region.side == "left" else -x, y, z)
+        labels[_inside(points, middle, half) & (labels == 0)] = region.label
     if lesion:
-        centre_right = (((points - [-46, -20, 8]) / [18, 30, 14]) ** 2).sum(axis=-1) < 1.0
-        labels = [r.label for r in ALL_REGIONS if r.side == "right" and r.name in ("I", "M1", "M2")]
-        marks[centre_right & np.isin(regions, labels)] = 2
-        marks[(((points - [46, 34, 36]) / [8, 9, 10]) ** 2).sum(axis=-1) < 1.0] = 3
-        marks[~brain] = 0
+        hit = [r.label for r in ALL_REGIONS if r.side == "right" and r.name in ("I", "M1", "M2")]
+        lesion_values[_inside(points, (-46, -20, 8), (18, 30, 14)) & np.isin(labels, hit)] = 2
+        lesion_values[_inside(points, (46, 34, 36), (8, 9, 10))] = 3
+    regions[brain], marks[brain] = labels, lesion_values
     return SourceMasks(lesion=marks, regions=regions)
+
+
+def _inside(points, middle, half):
+    return sum(((points[:, axis] - middle[axis]) / half[axis]) ** 2 for axis in range(3)) < 1.0
 
 
 def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True) -> Result:
