@@ -1,0 +1,27 @@
+"""Write the NOT SCORED picture of a head CT whose scoring process died: ``notice.py IN OUT CODE DATETIME``.
+
+Run by the virtual environment's python like the scorer, never inside Orthanc. It reads headers only, so
+that what killed the scorer does not kill it too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from strokecore.config import ScoringConfig
+from strokecore.outputs import write_all
+from strokecore.pipeline import failed_run
+
+
+def main(arguments: list[str]) -> int:
+    folder, out, code, content_datetime = arguments
+    error = type(code, (Exception,), {})()  # the picture names the kind of the failure
+    # The embedded engine is always there; the one that was configured may be what failed.
+    scored = failed_run(ScoringConfig(engine="asymmetry"), error, content_datetime=content_datetime)
+    write_all(scored, Path(folder), Path(out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

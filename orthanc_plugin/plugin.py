@@ -1,0 +1,142 @@
+"""Entry point: the script that Orthanc's Python plugin loads (``"PythonScript"``).
+
+Orthanc runs the system's interpreter, without the virtual environment. Only the standard library and
+StrokeCore's own pure-Python files are imported here; they are found beside this folder, or where the
+environment variable STROKECORE_SITE points.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import site
+import sys
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import orthanc
+
+_HERE = Path(__file__).resolve().parent
+# Orthanc puts this folder itself on the path, where "state" or "rest" would become top-level modules.
+sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != _HERE]
+if os.environ.get("STROKECORE_SITE"):
+    site.addsitedir(os.environ["STROKECORE_SITE"])
+sys.path.insert(0, str(_HERE.parent))
+
+from orthanc_plugin import rest  # noqa: E402
+from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
+from orthanc_plugin.orthanc_api import Loopback, OrthancApi  # noqa: E402
+from orthanc_plugin.scoring import Scoring  # noqa: E402
+from orthanc_plugin.settings import SettingsError, parse_settings  # noqa: E402
+from orthanc_plugin.verdicts import Tally  # noqa: E402
+from strokecore import __version__  # noqa: E402
+
+# Global properties of Orthanc's database; numbers from 1024 on are free.
+_PROPERTY_QUIET_MARK = 7101
+_PROPERTY_CLEAN_RUN = 7102
+
+log = logging.getLogger("orthanc_plugin")
+
+
+class _OrthancHandler(logging.Handler):
+    """Our log lines into Orthanc's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"StrokeCore: {record.getMessage()}"
+        if record.levelno >= logging.ERROR:
+            orthanc.LogError(line)
+        elif record.levelno >= logging.WARNING:
+            orthanc.LogWarning(line)
+        else:
+            orthanc.LogInfo(line)
+
+
+def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
+    """Check the configuration and start the threads. Raises SettingsError."""
+    settings = parse_settings(configuration)
+    transport = Loopback(settings.http_port, orthanc.GenerateRestApiAuthorizationToken(), settings.tls)
+    stop = threading.Event()
+    clean = frozenset({orthanc.GetGlobalProperty(_PROPERTY_CLEAN_RUN, "")} - {""})
+    mark = orthanc.GetGlobalProperty(_PROPERTY_QUIET_MARK, "")
+    node.settings = settings
+    node.api = OrthancApi(transport)
+    scoring = Scoring(node.api, settings, run, clean, stop, node.tally)
+    node.dispatcher = Dispatcher(
+        node.api,
+        settings,
+        scoring,
+        node.tally,
+        stop,
+        int(mark) if mark.isdigit() else 0,
+        lambda number: orthanc.SetGlobalProperty(_PROPERTY_QUIET_MARK, str(number)),
+    )
+    node.dispatcher.start()
+
+
+def _register() -> None:
+    handler = _OrthancHandler()
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    configuration = json.loads(orthanc.GetConfiguration())
+    node = rest.Node(__version__, Tally())
+    name = str(configuration.get("Name", "Orthanc")).replace("/", "_")
+    run = f"{name}/{uuid.uuid4()}"
+    changes = orthanc.ChangeType
+
+    def on_change(change: int, level: int, resource: str) -> None:
+        del level
+        if change == changes.NEW_INSTANCE and node.dispatcher:
+            node.dispatcher.instance_arrived()
+        elif change == changes.STABLE_SERIES and node.dispatcher:
+            node.dispatcher.series_stable(resource)
+        elif change == changes.ORTHANC_STARTED:
+            try:
+                _start(node, configuration, run)
+            except SettingsError as error:
+                node.problems = error.problems
+                for problem in error.problems:
+                    log.error("%s: %s", problem.code, problem.message)
+        elif change == changes.ORTHANC_STOPPED and node.dispatcher:
+            node.dispatcher.stop()
+            orthanc.SetGlobalProperty(_PROPERTY_CLEAN_RUN, run)
+
+    orthanc.RegisterOnChangeCallback(on_change)
+    _register_routes(node)
+
+
+def _register_routes(node: rest.Node) -> None:
+    def answer(output: Any, reply: rest.Reply) -> None:
+        if reply.status == 200:
+            output.AnswerBuffer(reply.body, reply.content_type)
+        else:
+            output.SetHttpHeader("Content-Type", reply.content_type)
+            output.SendHttpStatus(reply.status, reply.body)
+
+    def status(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.status(node, request["method"]))
+
+    def series(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.series(node, request["method"], request["groups"][0]))
+
+    def attachment(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.attachment(node, request["method"], *request["groups"]))
+
+    def score(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.score(node, request["method"], request["groups"][0]))
+
+    identifier = "([0-9a-f-]{44})"
+    orthanc.RegisterRestCallback("/strokecore/status", status)
+    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}", series)
+    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/(result|report)", attachment)
+    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/score", score)
+
+
+_register()

@@ -1,0 +1,151 @@
+"""The REST routes under /strokecore/: plain functions from a request to a status and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orthanc_plugin.dispatcher import Dispatcher
+from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
+from orthanc_plugin.settings import REPORT_ATTACHMENT, RESULT_ATTACHMENT, Problem, Settings
+from orthanc_plugin.state import SeriesState, StateStore
+from orthanc_plugin.verdicts import Tally
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+@dataclass
+class Node:
+    """What the routes speak about; mostly None while the configuration is wrong."""
+
+    version: str
+    tally: Tally
+    problems: tuple[Problem, ...] = ()
+    api: OrthancApi | None = None
+    settings: Settings | None = None
+    dispatcher: Dispatcher | None = None
+
+
+def status(node: Node, method: str) -> Reply:
+    """GET /strokecore/status. No patient data."""
+    if method != "GET":
+        return _error(405, "method_not_allowed", "Use GET.")
+    reached, last_error = node.tally.snapshot()
+    waiting, busy = node.dispatcher.lengths() if node.dispatcher else (0, 0)
+    state = "misconfigured" if node.problems else "starting"
+    if node.dispatcher and node.dispatcher.ready:
+        state = "ready"
+    return _json(
+        200,
+        {
+            "version": node.version,
+            "state": state,
+            "problems": [{"code": p.code, "message": p.message} for p in node.problems],
+            "workers": node.settings.workers if node.settings else 0,
+            "busy": busy,
+            "queue": waiting,
+            "reached_since_start": reached,
+            "last_error": last_error,
+        },
+    )
+
+
+def series(node: Node, method: str, identifier: str) -> Reply:
+    """GET /strokecore/series/{id}: the state of one series."""
+    if method != "GET":
+        return _error(405, "method_not_allowed", "Use GET.")
+    return _answered(node, lambda api: _state_reply(api, identifier))
+
+
+def attachment(node: Node, method: str, identifier: str, kind: str) -> Reply:
+    """GET /strokecore/series/{id}/result or /report, of the series that was scored for this one."""
+    if method != "GET":
+        return _error(405, "method_not_allowed", "Use GET.")
+    name, content_type = {"result": (RESULT_ATTACHMENT, JSON), "report": (REPORT_ATTACHMENT, "text/html")}[
+        kind
+    ]
+
+    def read(api: OrthancApi) -> Reply:
+        _require_series(api, identifier)
+        state = StateStore(api).read(identifier).state
+        home = state.selected_series if state and state.selected_series else identifier
+        try:
+            return Reply(200, api.get_bytes(f"/series/{home}/attachments/{name}/data"), content_type)
+        except NotFound:
+            return _error(404, "no_result", "This series has no result.")
+
+    return _answered(node, read)
+
+
+def score(node: Node, method: str, identifier: str) -> Reply:
+    """POST /strokecore/series/{id}/score: score its acquisition again, whatever its state is."""
+    if method != "POST":
+        return _error(405, "method_not_allowed", "Use POST.")
+    dispatcher = node.dispatcher
+    if dispatcher is None:
+        return _misconfigured(node)
+
+    def queue(api: OrthancApi) -> Reply:
+        description = _require_series(api, identifier)
+        if description["MainDicomTags"].get("Modality") != "CT":
+            return _error(409, "not_ct", "Only CT series are scored.")
+        states = StateStore(api)
+        found = states.read(identifier)
+        # Written first, so that the wish survives a crash. The fingerprint is emptied: nothing is settled.
+        state = replace(
+            found.state or SeriesState("queued"), status="queued", fingerprint="", attempts=0, reason=None
+        )
+        states.write(identifier, replace(state, content_datetime=None), found.etag)
+        dispatcher.study_wanted(description["ParentStudy"])
+        return _json(202, {"id": identifier, "status": "queued"})
+
+    return _answered(node, queue)
+
+
+def _state_reply(api: OrthancApi, identifier: str) -> Reply:
+    description = _require_series(api, identifier)
+    state = StateStore(api).read(identifier).state
+    if state is not None:
+        return _json(200, {"id": identifier, **state.public()})
+    is_ct = description["MainDicomTags"].get("Modality") == "CT"
+    return _json(200, {"id": identifier, "status": "pending" if is_ct else "ignored"})
+
+
+def _require_series(api: OrthancApi, identifier: str) -> Any:
+    """Raises NotFound."""
+    return api.get(f"/series/{identifier}")
+
+
+def _answered(node: Node, route: Callable[[OrthancApi], Reply]) -> Reply:
+    if node.api is None:
+        return _misconfigured(node)
+    try:
+        return route(node.api)
+    except NotFound:
+        return _error(404, "unknown_series", "Orthanc has no series with this identifier.")
+    except Conflict:
+        return _error(409, "state_changed", "The state changed at this moment; ask again.")
+    except (OrthancError, ValueError, KeyError):
+        return _error(502, "orthanc_error", "Orthanc's own REST interface gave no usable answer.")
+
+
+def _misconfigured(node: Node) -> Reply:
+    code = node.problems[0].code if node.problems else "starting"
+    return _error(503, code, "The plugin does not score; see /strokecore/status.")
+
+
+def _error(status_code: int, code: str, message: str) -> Reply:
+    return _json(status_code, {"code": code, "message": message})
+
+
+def _json(status_code: int, value: object) -> Reply:
+    return Reply(status_code, json.dumps(value, indent=1).encode())

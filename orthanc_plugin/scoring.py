@@ -1,0 +1,203 @@
+"""One acquisition from its arrival to its verdict: the story of the plugin."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from orthanc_plugin import worker
+from orthanc_plugin.claims import Claim, Claims, is_settled
+from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi
+from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, store_outputs
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.state import StateStore, StoredResult
+from orthanc_plugin.study import Acquisition, read_acquisitions
+from orthanc_plugin.verdicts import Tally, Verdicts, selected_series
+from orthanc_plugin.workspace import workspace
+
+log = logging.getLogger(__name__)
+
+CONFLICT_DELAY_S: Final = 1.0
+
+
+class Scoring:
+    """Looks at studies and does what their acquisitions need; one thread at a time per study."""
+
+    def __init__(
+        self,
+        api: OrthancApi,
+        settings: Settings,
+        owner: str,
+        clean_runs: frozenset[str],
+        stop: threading.Event,
+        tally: Tally,
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._stop = stop
+        self._tally = tally
+        states = StateStore(api)
+        self._claims = Claims(states, settings, owner, clean_runs)
+        self._verdicts = Verdicts(states, tally)
+
+    def handle(self, study: str) -> float | None:
+        """Bring every acquisition of a study to its verdict; returns when to look again, in seconds."""
+        try:
+            acquisitions = read_acquisitions(self._api, study)
+        except NotFound:
+            return None
+        delays = [self._handle(acquisition) for acquisition in acquisitions]
+        return min((d for d in delays if d is not None), default=None)
+
+    def _handle(self, acquisition: Acquisition) -> float | None:
+        try:
+            states = self._claims.read(acquisition)
+            if not acquisition.candidates:
+                self._verdicts.excluded(acquisition, states, None)
+                return None
+            if not all(m.stable for m in acquisition.candidates):
+                return None  # the event of their stability brings the study back
+            if is_settled(acquisition, states):
+                self._verdicts.excluded(acquisition, states, selected_series(acquisition, states))
+                return None
+            if (wait := self._claims.wait_s(acquisition, states)) > 0:
+                return wait
+            attempts = self._claims.attempts_made(acquisition, states)
+            exhausted = attempts >= self._settings.max_attempts
+            claim = self._claims.take(acquisition, states, attempts if exhausted else attempts + 1)
+            # Exhausted and yet without a verdict: the server died each time.
+            return self._give_up_anew(claim) if exhausted else self._attempt(claim)
+        except Conflict:
+            return CONFLICT_DELAY_S
+        except NotFound:
+            return None  # deleted meanwhile
+
+    def _attempt(self, claim: Claim) -> float | None:
+        with workspace(self._settings.temporary_directory) as folder:
+            try:
+                self._export(claim.acquisition, folder / "in")
+                answer, result = self._score(claim, folder)
+                if not self._unchanged(claim.acquisition):
+                    return self._drop(claim)
+                self._finish(claim, answer, result)
+            except worker.AttemptError as error:
+                return self._failed_attempt(claim, error.code, error.detail, folder)
+            except OSError as error:
+                return self._failed_attempt(claim, "io_error", type(error).__name__, folder)
+            except worker.Stopped:
+                self._claims.give_back(claim, claim.attempt - 1, None)
+        return None
+
+    def _export(self, acquisition: Acquisition, folder: Path) -> None:
+        """Every instance of the candidates; one of each excluded series, to tell why it was not taken."""
+        for number, member in enumerate(acquisition.members):
+            target = folder / f"{number:03d}"
+            target.mkdir(parents=True)
+            instances = member.instances if member.excluded is None else member.instances[:1]
+            for index, (identifier, _) in enumerate(instances):
+                content = self._api.get_bytes(f"/instances/{identifier}/file")
+                (target / f"{index:05d}.dcm").write_bytes(content)
+
+    def _score(self, claim: Claim, folder: Path) -> tuple[worker.Answer, StoredResult | None]:
+        """Run the scorer; ``outputs`` of the result are those already in Orthanc.
+
+        Raises AttemptError, Stopped.
+        """
+        previous, fingerprint = claim.previous, claim.acquisition.fingerprint
+        moment, supersedes = claim.content_datetime, previous.result_key if previous else None
+        answer = worker.score(self._settings, folder, self._stop, moment, supersedes)
+        if previous and answer.result_key == previous.result_key:
+            if all_present(self._api, previous.outputs):
+                return answer, replace(previous, fingerprint=fingerprint)
+            # Its outputs were deleted. The same key means the same bytes, so they are made as they were.
+            moment, supersedes = previous.content_datetime, previous.supersedes
+            shutil.rmtree(folder / "out")
+            answer = worker.score(self._settings, folder, self._stop, moment, supersedes)
+        if answer.result_key is None:
+            return answer, None
+        return answer, StoredResult(answer.result_key, answer.status, moment, fingerprint, supersedes)
+
+    def _unchanged(self, acquisition: Acquisition) -> bool:
+        """Patient, study and instances, read again."""
+        fresh = read_acquisitions(self._api, acquisition.study)
+        return any(a.fingerprint == acquisition.fingerprint for a in fresh)
+
+    def _drop(self, claim: Claim) -> float:
+        log.warning("changed while it was scored, result dropped: series %s", _names(claim.acquisition))
+        self._claims.give_back(claim, claim.attempt - 1, None)
+        return 0.0
+
+    def _finish(self, claim: Claim, answer: worker.Answer, result: StoredResult | None) -> None:
+        """Store what there is to store, then write the states. Raises AttemptError, Conflict, NotFound."""
+        acquisition = claim.acquisition
+        if result is None:
+            notices = () if answer.status == "ineligible" else self._store(acquisition, answer.files)
+            attach(self._api, [m.id for m in acquisition.candidates], answer)
+            self._verdicts.without_score(claim, answer.status, answer.reason, notices)
+            remove_notices(self._api, acquisition.study, claim.notices - set(notices))
+            return
+        chosen = acquisition.member_of_uid(answer.series_uid or "")
+        if chosen is None or chosen.excluded:
+            raise worker.AttemptError("result_incomplete", "the scored series is not of this acquisition")
+        result = replace(result, outputs=result.outputs or self._store(acquisition, answer.files))
+        attach(self._api, [chosen.id], answer)
+        self._verdicts.scored(claim, chosen, result)
+        # A picture that says NOT SCORED is no longer true, and it held no finding.
+        remove_notices(self._api, acquisition.study, claim.notices)
+
+    def _store(self, acquisition: Acquisition, files: tuple[Path, ...]) -> tuple[str, ...]:
+        outputs = store_outputs(self._api, acquisition.study, files)
+        if not all(self._api.exists(f"/series/{m.id}") for m in acquisition.candidates):
+            remove(self._api, outputs)  # deleted meanwhile: results alone would bring the study back
+            raise NotFound(404, "source")
+        return outputs
+
+    # -- failures -------------------------------------------------------------------------------------
+
+    def _failed_attempt(self, claim: Claim, code: str, detail: str, folder: Path) -> float | None:
+        self._tally.error(code)
+        log.error(
+            "attempt %d of %d failed: %s %s (series %s)",
+            claim.attempt,
+            self._settings.max_attempts,
+            code,
+            detail,
+            _names(claim.acquisition),
+        )
+        if claim.attempt < self._settings.max_attempts:
+            self._claims.give_back(claim, claim.attempt, code)
+            return self._settings.retry_delay_s * claim.attempt
+        return self._give_up(claim, code, folder)
+
+    def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
+        """The verdict ``failed``, with a picture that says so in the study of a head CT."""
+        acquisition = claim.acquisition
+        files = worker.notice(self._settings, folder, self._stop, code, claim.content_datetime)
+        if not self._unchanged(acquisition):
+            return self._drop(claim)
+        try:
+            notices = self._store(acquisition, files)
+        except worker.AttemptError as error:
+            self._tally.error(error.code)
+            notices = ()
+        self._verdicts.without_score(claim, "failed", code, notices)
+        remove_notices(self._api, acquisition.study, claim.notices - set(notices))
+        return None
+
+    def _give_up_anew(self, claim: Claim) -> float | None:
+        self._tally.error(claim.last_reason)
+        with workspace(self._settings.temporary_directory) as folder:
+            try:
+                self._export(claim.acquisition, folder / "in")
+                return self._give_up(claim, claim.last_reason, folder)
+            except worker.Stopped:
+                self._claims.give_back(claim, claim.attempt, claim.last_reason)
+                return None
+
+
+def _names(acquisition: Acquisition) -> str:
+    return " ".join(m.id for m in acquisition.candidates)

@@ -1,0 +1,123 @@
+"""The acquisitions of one study as Orthanc holds them now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from orthanc_plugin.orthanc_api import OrthancApi
+from strokecore.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
+
+# Attributes that the outputs inherit: if one changes while scoring runs, the result is dropped.
+_PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+_STUDY_TAGS = ("StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One CT series of an acquisition.
+
+    Attributes
+    ----------
+    id: Orthanc's identifier of the series.
+    excluded: (code, reason) when its tags alone rule it out (localizer, contrast, map), else None.
+    instances: (Orthanc's identifier, identifier of the stored file), sorted; the second changes when an
+        instance is overwritten and is empty for excluded series.
+    stable: nothing arrived for StableAge.  last_update: when the last instance arrived.
+    """
+
+    id: str
+    summary: SeriesSummary
+    excluded: tuple[str, str] | None
+    instances: tuple[tuple[str, str], ...]
+    stable: bool
+    last_update: datetime | None
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The unit of work. ``fingerprint`` covers patient, study and the instances of the candidates."""
+
+    study: str
+    members: tuple[Member, ...]
+    fingerprint: str
+
+    @property
+    def candidates(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.excluded is None)
+
+    @property
+    def excluded(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.excluded is not None)
+
+    def member_of_uid(self, series_instance_uid: str) -> Member | None:
+        return next((m for m in self.members if m.summary.series_instance_uid == series_instance_uid), None)
+
+
+def read_acquisitions(api: OrthancApi, study: str) -> list[Acquisition]:
+    """CT acquisitions of a study. SEG, SR and captures, our own included, are no CT and never appear.
+
+    Raises NotFound when the study is gone.
+    """
+    description = api.get(f"/studies/{study}")
+    tags = {**_texts(description.get("PatientMainDicomTags")), **_texts(description.get("MainDicomTags"))}
+    members: dict[str, Member] = {}
+    for series in api.get(f"/studies/{study}/series"):
+        if _texts(series.get("MainDicomTags")).get("Modality") == "CT" and series.get("Instances"):
+            member = _member(api, series)
+            members[member.summary.series_instance_uid] = member
+    groups = group_acquisitions(m.summary for m in members.values())
+    return [_acquisition(study, tags, (members[s.series_instance_uid] for s in group)) for group in groups]
+
+
+def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
+    identifiers = sorted(series["Instances"])
+    tags = {
+        **_texts(series["MainDicomTags"]),
+        **_texts(api.get(f"/instances/{identifiers[0]}/simplified-tags")),
+    }
+    summary = summary_from_tags(tags, len(identifiers))
+    excluded = exclusion(summary)
+    if excluded is None:
+        instances = api.get(f"/series/{series['ID']}/instances")
+        numbers = {_texts(i.get("MainDicomTags")).get("AcquisitionNumber") for i in instances}
+        if len(numbers) > 1:  # a scanner that counts slices with it
+            summary = replace(summary, acquisition_number=None)
+        files = tuple(sorted((i["ID"], str(i.get("FileUuid", ""))) for i in instances))
+    else:
+        # A perfusion series has thousands of instances, and its files do not matter here.
+        files = tuple((i, "") for i in identifiers)
+    return Member(
+        series["ID"],
+        summary,
+        excluded,
+        files,
+        series.get("IsStable") is True,
+        parse_orthanc_time(series.get("LastUpdate")),
+    )
+
+
+def _acquisition(study: str, tags: dict[str, str], members: Iterable[Member]) -> Acquisition:
+    ordered = tuple(sorted(members, key=lambda m: m.id))
+    content = [
+        [tags.get(name, "") for name in (*_PATIENT_TAGS, *_STUDY_TAGS)],
+        [(m.id, m.instances) for m in ordered if m.excluded is None],
+    ]
+    return Acquisition(study, ordered, hashlib.sha256(json.dumps(content).encode()).hexdigest())
+
+
+def parse_orthanc_time(text: object) -> datetime | None:
+    """Orthanc's ``20261123T051329`` (UTC); None when it is something else."""
+    try:
+        return datetime.strptime(str(text), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _texts(values: object) -> dict[str, str]:
+    """The text values of a JSON object; sequences and the like are left out."""
+    return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}

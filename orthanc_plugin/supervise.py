@@ -1,0 +1,44 @@
+"""Run a command, and end it and remove its folder when the server that asked for it dies.
+
+Started as ``python -I supervise.py FOLDER COMMAND...`` with a pipe as standard input. The server never
+writes into the pipe: its end is the news that the server is gone, however it died. Without this, a killed
+Orthanc would leave a scorer running and a patient's images in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+DIED_BY_SIGNAL = 128  # plus the signal's number, as shells report it
+
+
+def main(arguments: list[str]) -> int:
+    folder, command = arguments[0], arguments[1:]
+    threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
+    try:
+        status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        sys.stderr.write(f"{type(error).__name__}: the scorer could not be started\n")
+        return DIED_BY_SIGNAL - 1  # 127, as shells report it
+    return status if status >= 0 else DIED_BY_SIGNAL - status
+
+
+def _end_with_server(folder: str) -> None:
+    # os.read and not sys.stdin: a thread that holds a Python stream's lock breaks the exit of the interpreter
+    while os.read(0, 4096):
+        pass
+    # Remove first: afterwards nobody is left to do it. What the scorer writes meanwhile goes with the rest.
+    shutil.rmtree(folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

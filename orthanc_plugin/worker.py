@@ -1,0 +1,243 @@
+"""One scoring process: started, watched, ended, and its answer read.
+
+Every attempt is a process of its own, in its own process group, so that a crash or a hang costs that
+attempt and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from orthanc_plugin.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SUPERVISOR: Final = Path(__file__).with_name("supervise.py")
+NOTICE: Final = Path(__file__).with_name("notice.py")
+POLL_S: Final = 0.05
+PROBE_TIMEOUT_S: Final = 120.0  # the first import after an installation compiles everything
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+# What each exit status of ``strokecore score`` lets result.json say.
+STATUSES: Final[Mapping[int, frozenset[str]]] = {
+    0: frozenset({"scored", "withheld"}),
+    3: frozenset({"refused", "ineligible"}),
+}
+_TRACE_LINE: Final = re.compile(r'^\s*File "(?:[^"]*/)?([^"/]+)", line (\d+)', re.MULTILINE)
+_ERROR_KIND: Final = re.compile(
+    r"^([A-Za-z_][\w.]*(?:Error|Exception|Warning|Interrupt))(?::|$)", re.MULTILINE
+)
+
+
+class AttemptError(Exception):
+    """The attempt gave no result. ``code`` is stable; ``detail`` goes to the log. Neither names a patient."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+class Stopped(Exception):  # noqa: N818  not an error: the server is going down
+    """The server stops; the attempt does not count."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the scorer left. ``result``: result.json; ``files``: DICOM instances in the order of storing."""
+
+    result: Mapping[str, Any]
+    files: tuple[Path, ...]
+    report: Path | None
+
+    @property
+    def status(self) -> str:
+        return str(self.result["status"])
+
+    @property
+    def result_key(self) -> str | None:
+        """Key of the score; None when there is none."""
+        key = self.result.get("result_key")
+        return key if isinstance(key, str) and key and self.status in STATUSES[0] else None
+
+    @property
+    def series_uid(self) -> str | None:
+        """SeriesInstanceUID of the scored series."""
+        series = self.result.get("series")
+        uid = series.get("series_instance_uid") if isinstance(series, dict) else None
+        return uid if isinstance(uid, str) else None
+
+    @property
+    def reason(self) -> str | None:
+        """Code of the refusal, if there is one."""
+        flags = self.result.get("quality")
+        for flag in flags if isinstance(flags, list) else ():
+            if isinstance(flag, dict) and flag.get("severity") == "refusal":
+                return str(flag.get("code"))[:64]
+        return None
+
+
+def score(
+    settings: Settings,
+    folder: Path,
+    stop: threading.Event,
+    content_datetime: str,
+    supersedes: str | None,
+) -> Answer:
+    """Score ``folder/in`` into ``folder/out``. Raises AttemptError, Stopped."""
+    command = [*settings.command, "score", str(folder / "in"), "--out", str(folder / "out")]
+    command += ["--engine", settings.engine, "--content-datetime", content_datetime]
+    if settings.model:
+        command += ["--model", settings.model]
+    if supersedes:
+        command += ["--supersedes", supersedes]
+    status = run(settings, command, folder, stop, settings.timeout_s)
+    if status not in STATUSES:
+        raise AttemptError(_failure(status), _trace(folder))
+    return _answer(folder / "out", status)
+
+
+def probe(settings: Settings, folder: Path, stop: threading.Event) -> None:
+    """Whether the scorer starts at all. Raises AttemptError, Stopped."""
+    status = run(settings, [*settings.command, "info"], folder, stop, PROBE_TIMEOUT_S)
+    if status != 0:
+        raise AttemptError("scorer_unusable", f"exit status {status}; {_trace(folder)}")
+
+
+def notice(
+    settings: Settings, folder: Path, stop: threading.Event, code: str, content_datetime: str
+) -> tuple[Path, ...]:
+    """The NOT SCORED picture of a final failure: the scorer's own, or one made now; () for no head CT.
+
+    Raises Stopped.
+    """
+    left = tuple(f for f in dicom_outputs(folder / "out") if f.parent.name == "sc")
+    if left:
+        return left
+    out = folder / "notice"
+    command = [settings.python, "-I", str(NOTICE), str(folder / "in"), str(out), code, content_datetime]
+    try:
+        status = run(settings, command, folder, stop, settings.timeout_s)
+    except AttemptError as error:
+        log.error("no NOT SCORED picture: %s %s", error.code, error.detail)
+        return ()
+    if status != 0:
+        log.error("no NOT SCORED picture: exit status %d %s", status, _trace(folder))
+    return dicom_outputs(out)
+
+
+def run(
+    settings: Settings, command: Sequence[str], folder: Path, stop: threading.Event, timeout_s: float
+) -> int:
+    """Run under the supervisor; returns the exit status, 128 + signal when a signal ended it.
+
+    Raises AttemptError (timeout), Stopped.
+    """
+    supervised = [settings.python, "-I", str(SUPERVISOR), str(folder), *command]
+    try:
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            process = subprocess.Popen(
+                supervised,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env=_environment(folder),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise AttemptError("worker_not_started", type(error).__name__) from error
+    deadline = time.monotonic() + timeout_s
+    try:
+        while (status := process.poll()) is None:
+            if stop.wait(POLL_S):
+                raise Stopped
+            if time.monotonic() > deadline:
+                raise AttemptError("worker_timeout", f"no answer within {timeout_s:g} s")
+    finally:
+        _end(process)
+    return status if status >= 0 else 128 - status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill whatever is left of the group, also when the supervisor is already dead."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin:
+        process.stdin.close()
+    process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """A small environment: Orthanc's PYTHONPATH is not the virtual environment's, and locales differ."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    return {
+        **environment,
+        "HOME": str(temporary),
+        "TMPDIR": str(temporary),
+        "LC_ALL": "C.UTF-8",
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
+def _answer(out: Path, status: int) -> Answer:
+    try:
+        result = json.loads((out / "result.json").read_text("utf-8"))
+        known = result["schema"] == 1 and result["status"] in STATUSES[status]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AttemptError("result_unreadable", type(error).__name__) from error
+    if not known:
+        raise AttemptError("result_unexpected", f"result.json does not fit exit status {status}")
+    files = dicom_outputs(out)
+    report = out / "report.html"
+    answer = Answer(result, files, report if report.is_file() else None)
+    if status == 0 and (answer.result_key is None or answer.series_uid is None):
+        raise AttemptError("result_incomplete", "result key or scored series missing")
+    if status == 0 and (not any(f.name == "sr.dcm" for f in files) or files[-1].parent.name != "sc"):
+        raise AttemptError("result_incomplete", "SR or Secondary Capture missing")
+    if result["status"] == "refused" and not files:
+        raise AttemptError("result_incomplete", "the NOT SCORED Secondary Capture is missing")
+    return answer
+
+
+def dicom_outputs(out: Path) -> tuple[Path, ...]:
+    """Segmentations first, then the report that refers to them, the pictures last."""
+    order = {"seg.dcm": 0, "regions.dcm": 1, "sr.dcm": 2}
+    files = [f for f in out.rglob("*.dcm") if f.is_file() and not f.is_symlink()] if out.is_dir() else []
+    return tuple(sorted(files, key=lambda f: (order.get(f.name, 3), str(f))))
+
+
+def _failure(status: int) -> str:
+    if status == EXIT_FAILED:
+        return "scorer_failed"
+    if status == EXIT_USAGE:
+        return "scorer_usage"
+    if status == 127:
+        return "worker_not_started"
+    return "worker_died" if status > 128 else "scorer_failed"
+
+
+def _trace(folder: Path) -> str:
+    """Where the scorer failed: file names, lines and the kind of error. Its message could name a patient."""
+    try:
+        text = (folder / "stderr").read_text("utf-8", "replace")[-20_000:]
+    except OSError:
+        return ""
+    places = [f"{name}:{line}" for name, line in _TRACE_LINE.findall(text)][-6:]
+    kinds = _ERROR_KIND.findall(text)[-1:]
+    return " ".join([*places, *kinds])

@@ -1,0 +1,67 @@
+"""Fixtures with a real Orthanc."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.orthanc_server import FAKE_SCORER, OrthancServer
+
+
+@pytest.fixture(autouse=True)
+def _needs_orthanc() -> None:
+    if shutil.which("Orthanc") is None:
+        pytest.skip("Orthanc is not installed: run ./deploy/test, which installs it")
+
+
+class FakeNode(OrthancServer):
+    """An Orthanc whose scorer does what ``plan`` says."""
+
+    def __init__(self, folder: Path, **strokecore: Any) -> None:
+        self.plan_folder = folder / "plan"
+        command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
+        super().__init__(folder, strokecore={"Command": command, **strokecore})
+        self.plan_folder.mkdir()
+
+    def plan(self, *behaviours: str) -> None:
+        (self.plan_folder / "plan").write_text("\n".join(behaviours))
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        path = self.plan_folder / "runs"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
+    """Start an Orthanc with the fake scorer; keywords are options of the StrokeCore section."""
+    nodes: list[FakeNode] = []
+
+    def make(*behaviours: str, start: bool = True, **strokecore: Any) -> FakeNode:
+        node = FakeNode(tmp_path / f"node with space {len(nodes)}", **strokecore)
+        nodes.append(node)
+        node.plan(*behaviours)
+        if start:
+            node.start()
+        return node
+
+    yield make
+    for node in nodes:
+        node.stop()
+
+
+@pytest.fixture(scope="session")
+def real_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancServer]:
+    """One Orthanc with the real scorer for all tests that only add studies to it."""
+    if shutil.which("Orthanc") is None:
+        pytest.skip("Orthanc is not installed: run ./deploy/test, which installs it")
+    server = OrthancServer(tmp_path_factory.mktemp("orthanc") / "node")
+    server.start()
+    yield server
+    server.stop()

@@ -1,0 +1,323 @@
+"""The plugin in a real Orthanc against a scorer that crashes, hangs, lies or is slow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from tests.integration.conftest import FakeNode
+from tests.integration.ct_files import Study
+from tests.integration.orthanc_server import STABLE_AGE_S, OrthancServer
+
+pytestmark = pytest.mark.orthanc
+
+MakeNode = Callable[..., FakeNode]
+
+
+def send(node: OrthancServer, slices: list[bytes]) -> None:
+    for content in slices:
+        status, _ = node.request("POST", "/instances", content)
+        assert status == 200
+
+
+def only_state(node: OrthancServer) -> dict:
+    (state,) = node.states().values()
+    return state
+
+
+def test_a_series_is_scored_once_and_outputs_never_trigger(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    node.wait_idle()
+    assert len(node.runs) == 1
+    assert node.runs[0]["mode"] == "0o700"
+    assert not Path(node.runs[0]["folder"]).exists()
+    assert len(node.instances("SR")) == len(node.instances("OT")) == 1
+    state = only_state(node)
+    assert state["attempts"] == 1
+    assert set(state["result"]["outputs"]) == {*node.instances("SR"), *node.instances("OT")}
+    assert node.status()["reached_since_start"] == {"scored": 1}
+    assert "SECRET" not in node.log
+    series = node.series("CT")[0]
+    assert node.get(f"/strokecore/series/{series}/result")["status"] == "scored"
+    assert b"report" in node.request("GET", f"/strokecore/series/{series}/report")[1]
+
+
+def test_the_same_series_again_runs_nothing_and_stores_nothing(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    slices = Study().series(4)
+    send(node, slices)
+    node.wait_for("scored")
+    before = node.get("/statistics")["CountInstances"]
+    send(node, slices)
+    node.wait_idle()
+    assert len(node.runs) == 1
+    assert node.get("/statistics")["CountInstances"] == before
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [
+        ("crash", "worker_died"),
+        ("hang", "worker_timeout"),
+        ("garbage", "result_unreadable"),
+        ("fail", "scorer_failed"),
+        ("wrong study", "output_wrong_study"),
+    ],
+)
+def test_a_fault_costs_one_attempt(make_fake_node: MakeNode, behaviour: str, code: str) -> None:
+    node = make_fake_node(behaviour, TimeoutSeconds=3)
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    state = only_state(node)
+    assert state["attempts"] == 2
+    assert node.status()["last_error"] == code
+    assert node.runs[0]["content_datetime"] == node.runs[1]["content_datetime"]
+    assert len(node.instances("SR")) == len(node.instances("OT")) == 1
+    assert "JANE" not in node.log
+    assert not list(node.jobs.iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(node.runs[0]["pid"], 0)
+
+
+def test_kill_9_of_the_worker_costs_one_attempt(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("hang")
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 1, "the first run")
+    os.kill(node.runs[0]["pid"], signal.SIGKILL)
+    node.wait_for("scored")
+    assert only_state(node)["attempts"] == 2
+
+
+def test_faults_end_in_failed_and_a_new_order_starts_again(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("crash", "crash", MaxAttempts=2)
+    send(node, Study().series(4))
+    node.wait_for("failed")
+    node.wait_idle()
+    state = only_state(node)
+    assert (state["attempts"], state["reason"], len(node.runs)) == (2, "worker_died", 2)
+    assert node.instances("SR") == []
+    series = node.series("CT")[0]
+    status, _ = node.request("POST", f"/strokecore/series/{series}/score", b"")
+    assert status == 202
+    node.wait_for("scored")
+    assert only_state(node)["attempts"] == 1
+
+
+def test_a_broken_scorer_burns_no_attempts(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(start=False)
+    (node.plan_folder / "broken").touch()
+    node.start(until=None)
+    node.wait(lambda: node.status().get("last_error") == "scorer_unusable", "the probe's answer")
+    send(node, Study().series(4))
+    time.sleep(2 * STABLE_AGE_S)
+    assert node.status()["state"] == "starting"
+    assert node.runs == []
+    assert only_state(node)["status"] == "pending"
+
+
+def test_late_slices_are_scored_again_and_supersede(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    study, uid = Study(), generate_uid()
+    send(node, study.series(4, uid=uid))
+    node.wait_for("scored")
+    first = only_state(node)["result"]
+    send(node, study.series(2, first=4, uid=uid))
+    node.wait(lambda: len(node.runs) == 2, "the second run")
+    node.wait_idle()
+    state = only_state(node)
+    assert state["instances"] == 6
+    assert state["result"]["result_key"] != first["result_key"]
+    assert state["result"]["supersedes"] == first["result_key"] == node.runs[1]["supersedes"]
+    assert [(p["result_key"], p["status"]) for p in state["history"]] == [(first["result_key"], "superseded")]
+    assert len(node.instances("SR")) == 2  # nothing that was read by somebody is taken away
+
+
+def test_a_refusal_is_shown_and_its_picture_goes_when_a_score_comes(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("refused")
+    study, uid = Study(), generate_uid()
+    send(node, study.series(4, uid=uid))
+    node.wait_for("refused")
+    state = only_state(node)
+    assert state["reason"] == "missing_slice"
+    assert state["notices"] == node.instances("OT")
+    assert node.instances("SR") == []
+    refused = node.instances("OT")
+    send(node, study.series(2, first=4, uid=uid))
+    node.wait_for("scored")
+    node.wait_idle()
+    assert len(node.instances("OT")) == 1
+    assert node.instances("OT") != refused
+    assert only_state(node)["notices"] == []
+
+
+def test_ineligible_stores_nothing(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("ineligible")
+    send(node, Study().series(4))
+    node.wait_for("ineligible")
+    node.wait_idle()
+    assert node.series() == node.series("CT")
+
+
+def test_series_of_one_acquisition_get_one_result(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    study = Study()
+    send(node, study.series(8, ConvolutionKernel="BONE"))
+    send(node, study.series(4, ConvolutionKernel="SOFT"))
+    send(node, study.series(1, ImageType="ORIGINAL\\PRIMARY\\LOCALIZER"))
+    node.wait_for("scored")
+    node.wait_idle()
+    states = node.states()
+    chosen = next(s for s in states.values() if s["status"] == "scored")
+    others = [s for s in states.values() if s is not chosen]
+    assert [s["status"] for s in others] == ["not_selected", "not_selected"]
+    assert {s["selected_series"] for s in others} == {chosen["id"]}
+    assert {s["reason"] for s in others} == {None, "localizer_only"}
+    assert len(node.instances("SR")) == 1
+    assert [r["instances"] for r in node.runs] == [13]
+
+
+def test_a_better_series_that_comes_late_supersedes(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    study = Study()
+    send(node, study.series(8, ConvolutionKernel="BONE"))
+    node.wait_for("scored")
+    (bone,) = node.series("CT")
+    send(node, study.series(4, ConvolutionKernel="SOFT"))
+    node.wait_for("superseded")
+    node.wait_for("scored")
+    node.wait_idle()
+    states = node.states()
+    assert states[bone]["status"] == "superseded"
+    assert states[bone]["result"] is None
+    assert states[bone]["history"][0]["result_key"] == node.runs[1]["supersedes"]
+    # a worse one that comes later changes nothing in the PACS
+    before = len(node.instances("SR"))
+    send(node, study.series(2, ConvolutionKernel="BONE"))
+    node.wait_for("not_selected")
+    node.wait_idle()
+    assert len(node.instances("SR")) == before
+    assert node.states()[bone]["status"] == "superseded"
+
+
+def test_a_contrast_phase_alone_is_ineligible_without_a_run(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(4, ContrastBolusAgent="IOHEXOL"))
+    node.wait_for("ineligible")
+    assert only_state(node)["reason"] == "contrast_agent"
+    assert node.runs == []
+
+
+def test_kill_9_of_orthanc_before_stable(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(4))
+    node.kill()
+    node.start()
+    node.wait_for("scored")
+    node.wait_idle()
+    assert len(node.runs) == 1
+    assert len(node.instances("SR")) == 1
+
+
+def test_kill_9_of_orthanc_while_scoring(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("hang")
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 1, "the first run")
+    node.kill()
+    pid, folder = node.runs[0]["pid"], Path(node.runs[0]["folder"])
+    node.wait(lambda: not folder.exists(), "the images to be gone", 5)
+    node.wait(lambda: not Path(f"/proc/{pid}").exists(), "the orphan to be ended", 5)
+    node.start()
+    node.wait_for("scored")
+    node.wait_idle()
+    assert only_state(node)["attempts"] == 2
+    assert node.runs[0]["content_datetime"] == node.runs[1]["content_datetime"]
+    assert len(node.instances("SR")) == 1
+
+
+def test_an_orderly_stop_while_scoring_costs_no_attempt(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("hang")
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 1, "the first run")
+    node.stop()
+    node.start()
+    node.wait_for("scored")
+    assert only_state(node)["attempts"] == 1
+
+
+def test_a_series_that_changes_while_it_is_scored_is_scored_again(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("slow 2")
+    study, uid = Study(), generate_uid()
+    send(node, study.series(4, uid=uid))
+    node.wait(lambda: len(node.runs) == 1, "the first run")
+    send(node, study.series(1, first=4, uid=uid))
+    node.wait_for("scored")
+    node.wait_idle()
+    assert [r["instances"] for r in node.runs] == [4, 5]
+    assert len(node.instances("SR")) == 1
+    assert only_state(node)["attempts"] == 1
+
+
+def test_a_study_deleted_while_it_is_scored_stays_deleted(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("slow 2")
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 1, "the run")
+    (study,) = node.get("/studies")
+    node.request("DELETE", f"/studies/{study}")
+    node.wait(lambda: node.status()["busy"] == 0, "the end of the run")
+    node.wait_idle()
+    assert node.get("/studies") == []
+
+
+def test_deleted_outputs_are_made_again_as_they_were(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    (report,) = node.instances("SR")
+    before = node.request("GET", f"/instances/{report}/file")[1]
+    node.request("DELETE", f"/instances/{report}")
+    time.sleep(1.1)  # another second, so that a new content date would show
+    node.request("POST", f"/strokecore/series/{node.series('CT')[0]}/score", b"")
+    node.wait(lambda: node.instances("SR") == [report], "the report")
+    assert node.request("GET", f"/instances/{report}/file")[1] == before
+
+
+def test_two_workers_score_two_studies_at_once(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("slow 3", "slow 3", Workers=2)
+    send(node, Study().series(4))
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 2 and node.status()["busy"] == 2, "two runs at once")
+    node.wait_for("scored", 2)
+
+
+def test_a_wrong_configuration_is_said_and_orthanc_lives(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(start=False, Workers=0, Enigne="auto")
+    node.start(until="misconfigured")
+    problems = node.status()["problems"]
+    assert [p["code"] for p in problems] == ["option_invalid", "option_unknown"]
+    assert "StrokeCore: option_invalid: StrokeCore.Workers must be a whole number from 1 to 64." in node.log
+    send(node, Study().series(1))
+    status, body = node.request("POST", f"/strokecore/series/{node.series('CT')[0]}/score", b"")
+    assert status == 503
+    assert b'"option_invalid"' in body
+
+
+def test_rest_errors_are_coded(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    unknown = "0" * 8 + "-00000000" * 4
+    for method, path, expected, code in (
+        ("GET", f"/strokecore/series/{unknown}", 404, b"unknown_series"),
+        ("POST", f"/strokecore/series/{unknown}/score", 404, b"unknown_series"),
+        ("GET", f"/strokecore/series/{unknown}/score", 405, b"method_not_allowed"),
+        ("GET", f"/strokecore/series/{unknown}/result", 404, b"unknown_series"),
+    ):
+        status, body = node.request(method, path, b"" if method == "POST" else None)
+        assert (status, code in body) == (expected, True), path
+    assert node.request("GET", "/strokecore/status", authorized=False)[0] == 401
