@@ -104,7 +104,7 @@ def regions_in_head(
     matrix, offset = _template_index_from_grid_index(registration.head_from_template, grid, atlas)
     share = _shares(atlas.regions == 0, _whole(grid.shape), matrix, offset)
     labels = np.zeros(grid.shape, np.uint8)
-    boxes: list[Box] = ndimage.find_objects(atlas.regions)
+    boxes = [(z, y, x) for z, y, x in ndimage.find_objects(atlas.regions)]
     for region in ALL_REGIONS:
         here = _reached(boxes[region.label - 1], matrix, offset, grid.shape)
         mine = _shares(atlas.regions == region.label, here, matrix, offset)
@@ -210,8 +210,8 @@ def _check(registration: Registration) -> None:
         raise Refusal(
             "registration_failed",
             f"The atlas does not fit this head: overlap {registration.dice:.2f}, stretch {stretches[-1]:.2f} "
-            f"to {stretches[0]:.2f}, turn {turn_deg:.0f} degrees, residual {registration.residual_hu:.0f} HU; "
-            f"expected at least {_LEAST_DICE}, {_SCALES[0]} to {_SCALES[1]}, at most {_MOST_TURN_DEG:.0f} "
+            f"to {stretches[0]:.2f}, turn {turn_deg:.0f} degrees, left {registration.residual_hu:.0f} HU. "
+            f"Expected: at least {_LEAST_DICE}, {_SCALES[0]} to {_SCALES[1]}, at most {_MOST_TURN_DEG:.0f} "
             f"degrees and {_MOST_RESIDUAL_HU:.0f} HU.",
             "Score this scan by eye; large defects of skull or brain, or motion, can be the reason.",
         )
