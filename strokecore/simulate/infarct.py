@@ -10,12 +10,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
-from strokecore.simulate.anatomy import AverageHead, head_axes
+from strokecore.simulate.anatomy import AverageHead
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
+from strokecore.simulate.solids import Floats, head_axes
 from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
 from strokecore.simulate.tissue import BLOOD_HU, OLD_CAVITY_HU, Person
-
-Floats = npt.NDArray[np.float32]
 
 # White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
 # that grey-white contrast is lost as well.
@@ -85,9 +84,9 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
 
 
 def _mean_depth(shape: Floats, grey_inside: npt.NDArray[np.bool_]) -> float:
-    """Mean of ``shape`` in the affected grey matter; less than 1 by soft edges and fluid.
+    """Mean of ``shape`` in affected grey matter; less than 1 by soft edges and fluid.
 
-    Dividing by it makes ``delta_hu`` the mean that is drawn. Where there is (almost) no grey matter, as in the
+    Dividing by it makes ``delta_hu`` the mean that is drawn. Where there is almost no grey matter, as in the
     internal capsule, nothing is scaled.
     """
     if np.count_nonzero(grey_inside) < _FEWEST_GREY_VOXELS:

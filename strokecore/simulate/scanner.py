@@ -10,7 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import fft, ndimage
 
-from strokecore.simulate.anatomy import AIR
+from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid
 from strokecore.simulate.spec import STREAM_NOISE, SampleSpec
 

@@ -10,9 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from strokecore.simulate.anatomy import HEAD_SPACING_MM, Point
-
-Floats = npt.NDArray[np.float32]
+from strokecore.simulate.solids import HEAD_SPACING_MM, Floats, Point
 
 # Grid of the individual head: finer than the atlas, and about the width of a soft kernel's point spread.
 FINE_MM: Final = 1.2

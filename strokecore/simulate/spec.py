@@ -106,7 +106,7 @@ class SampleSpec:
         for name in ("atrophy", "leukoaraiosis"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         _require(0 <= self.noise_hu <= 30, "noise_hu", self.noise_hu, "0 to 30 HU")
-        _require(0.2 <= self.pixel_mm <= 2, "pixel_mm", self.pixel_mm, "0.2 to 2 mm")
+        _require(0.2 <= self.pixel_mm <= 4, "pixel_mm", self.pixel_mm, "0.2 to 4 mm")
         _require(64 <= self.matrix <= 1024, "matrix", self.matrix, "64 to 1024")
         _require(0 <= self.blood_ml <= 150, "blood_ml", self.blood_ml, "0 to 150 ml")
         _require(

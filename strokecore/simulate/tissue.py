@@ -8,11 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.simulate import anatomy
+from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
+from strokecore.simulate.solids import Floats
 from strokecore.simulate.spec import STREAM_TISSUE, SampleSpec
-
-Floats = npt.NDArray[np.float32]
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
 # between people; the contrast of grey to white lies between 6 and 8 HU.
@@ -32,7 +31,7 @@ SCALP_FAT_HU: Final = -75.0
 
 _LEUKOARAIOSIS_HU: Final = 10.0  # darkening of the most severe, at the ventricle's wall
 _LEUKOARAIOSIS_REACH_MM: Final = 9.0
-# Own sulci: distance between folds, how deep under the vault they reach, half width in field units (about 1 mm).
+# Own sulci: distance between folds, reach under the vault, half width in field units (about 1 mm).
 _FOLD_LENGTH_MM: Final = 6.5
 _FOLD_DEPTH_MM: Final = 24.0
 _FOLD_WIDTH: Final = 0.16
@@ -224,7 +223,7 @@ def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Floats:
     vault = _soft(depth - thickness) * _soft(-depth)
     hu += vault * (bone - hu)
     outside = 1 - _soft(skin_mm)
-    hu += outside * (anatomy.AIR - hu)
+    hu += outside * (AIR - hu)
     return np.asarray(hu, np.float32)
 
 
@@ -243,4 +242,4 @@ def _with_frontal_sinus(
         * np.clip((table_mm - 1.8) / 0.8, 0, 1)
         * (np.abs(x) > 0.8)[None, None, :]
     )
-    return np.asarray(bone + np.clip(air * 1.6, 0, 1) * (anatomy.AIR - bone), np.float32)
+    return np.asarray(bone + np.clip(air * 1.6, 0, 1) * (AIR - bone), np.float32)

@@ -1,0 +1,148 @@
+"""From a specification to a scanned head: the simulator's steps in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.regions import SIDES
+from strokecore.simulate.anatomy import AverageHead, average_head
+from strokecore.simulate.face import AIR, FAT
+from strokecore.simulate.infarct import LesionTruth, add_lesions
+from strokecore.simulate.scanner import (
+    SliceGeometry,
+    acquire,
+    patient_from_head,
+    sample_labels,
+    sample_slices,
+    slice_geometry,
+)
+from strokecore.simulate.shape import Warp, bend, brain_part, face_part, fine_grid, individual_warp
+from strokecore.simulate.solids import Floats
+from strokecore.simulate.spec import SIMULATOR_VERSION, STREAM_SHAPE, SampleSpec, simulator_sha256
+from strokecore.simulate.tissue import BentBrain, BentSkull, Person, build_person
+from strokecore.simulate.write import write_dicom, write_truth
+
+FAR_MM: Final = 99.0  # distance fields outside the average head's box
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedHead:
+    """One simulated scan and its truth; arrays are [k, j, i] on the series' voxels.
+
+    Attributes
+    ----------
+    spec: what was asked for.
+    hu: int16, Hounsfield units.
+    geometry: where the voxels lie (LPS).
+    infarct: bool, acute infarct (at least half of the voxel).
+    regions: uint8, RegionId.label of the person's own anatomy, before the infarct's boundary error.
+    patient_from_head: float64 [4, 4], rigid, from the atlas-like head axes to the patient's.
+    truth: JSON-ready content of truth.json.
+    """
+
+    spec: SampleSpec
+    hu: npt.NDArray[np.int16]
+    geometry: SliceGeometry
+    infarct: npt.NDArray[np.bool_]
+    regions: npt.NDArray[np.uint8]
+    patient_from_head: npt.NDArray[np.float64]
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltHead:
+    """A person with lesions, not yet scanned: several acquisitions of one head share it."""
+
+    person: Person
+    lesions: LesionTruth
+
+
+def build_head(spec: SampleSpec) -> BuiltHead:
+    """Build the person of ``spec`` with its lesions; fields of the acquisition are ignored."""
+    head = average_head()
+    person, warp = _person(spec, head)
+    return BuiltHead(person, add_lesions(spec, head, person, warp))
+
+
+def scan(spec: SampleSpec, built: BuiltHead) -> SimulatedHead:
+    """Scan a built head as ``spec`` says; ``spec`` and the one it was built from must agree on the person."""
+    person, lesions = built.person, built.lesions
+    geometry = slice_geometry(spec)
+    from_head = patient_from_head(spec)
+    to_head = np.linalg.inv(from_head).astype(np.float64)
+    if lesions.infarct.any():
+        share = sample_slices(lesions.infarct, person.brain_grid, to_head, geometry, outside=0.0, subslices=2)
+        infarct = share > 0.5
+    else:
+        infarct = np.zeros((len(geometry.positions_mm), spec.matrix, spec.matrix), np.bool_)
+    regions = sample_labels(lesions.own_regions, person.brain_grid, to_head, geometry)
+    hu = acquire(spec, person.hu, person.grid, geometry)
+    return SimulatedHead(spec, hu, geometry, infarct, regions, from_head, _truth(spec, lesions.numbers))
+
+
+def simulate(spec: SampleSpec) -> SimulatedHead:
+    """Simulate one head CT; the same specification gives the same arrays."""
+    return scan(spec, build_head(spec))
+
+
+def _person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
+    """Bend the average head into the seed's person and give it tissue densities."""
+    grid = fine_grid()
+    brain_grid, brain_place = brain_part(grid)
+    face_grid, face_place = face_part(grid)
+    warp = individual_warp(spec.rng(STREAM_SHAPE))
+
+    def brain(field: Floats, outside: float, *, smooth: bool = False) -> Floats:
+        return np.asarray(
+            bend(field, head.origin_mm, warp.brain, brain_grid, outside, smooth=smooth), np.float32
+        )
+
+    def skull(field: Floats, outside: float) -> Floats:
+        return np.asarray(bend(field, head.origin_mm, warp.skull, grid, outside, smooth=True), np.float32)
+
+    inner_hu = np.full(grid.shape, FAT, np.float32)
+    inner_hu[face_place] = bend(head.inner_hu, head.origin_mm, warp.skull, face_grid, AIR)
+    bent_skull = BentSkull(
+        grid,
+        intracranial_mm=skull(head.intracranial_mm, FAR_MM),
+        skin_mm=skull(head.skin_mm, FAR_MM),
+        calvarium_mm=skull(head.calvarium_mm, 6.0),
+        inner_hu=inner_hu,
+    )
+    bent_brain = BentBrain(
+        brain_grid,
+        gm=brain(head.gm, 0.0),
+        wm=brain(head.wm, 0.0),
+        ventricle_mm=brain(head.ventricle_mm, FAR_MM, smooth=True),
+        deep_grey=brain(head.deep_grey, 0.0, smooth=True),
+        intracranial_mm=bent_skull.intracranial_mm[brain_place],
+    )
+    return build_person(spec, bent_brain, brain_place, bent_skull), warp
+
+
+def _truth(spec: SampleSpec, numbers: dict[str, Any]) -> dict[str, Any]:
+    sides = {r.side for r in spec.affected}
+    side = None if not sides else "bilateral" if len(sides) == 2 else sides.pop()
+    return {
+        "schema": 1,
+        "affected_side": side,
+        "aspects": {s: 10 - sum(r.side == s for r in spec.affected) for s in SIDES},
+        **numbers,
+        "spec": spec.to_dict(),
+        "simulator": {"version": SIMULATOR_VERSION, "sha256": simulator_sha256()},
+        "atlas_sha256": load_atlas().sha256,
+    }
+
+
+def write_sample(out: Path, spec: SampleSpec) -> Path:
+    """Write the series to ``out``/*.dcm and the truth to ``out``/truth; returns ``out``."""
+    head = simulate(spec)
+    write_dicom(out, spec, head.hu, head.geometry)
+    write_truth(out, head.truth, head.infarct, head.geometry)
+    return out
