@@ -216,7 +216,13 @@ def _most_telling(refusals: Sequence[Refusal]) -> Refusal:
 
 
 def _quietly(read: Callable[[], _T]) -> _T:
-    """pydicom warns of every odd value, quoting it: patient data does not belong on stderr."""
+    """pydicom warns and logs of every odd value, quoting it: patient data belongs on neither."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return read()
+        logger.setLevel(logging.CRITICAL)
+        try:
+            return read()
+        finally:
+            logger.setLevel(level)
