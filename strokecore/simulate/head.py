@@ -66,7 +66,7 @@ class BuiltHead:
 def build_head(spec: SampleSpec) -> BuiltHead:
     """Build the person of ``spec`` with its lesions; fields of the acquisition are ignored."""
     head = average_head()
-    person, warp = _person(spec, head)
+    person, warp = bend_person(spec, head)
     return BuiltHead(person, add_lesions(spec, head, person, warp))
 
 
@@ -91,7 +91,7 @@ def simulate(spec: SampleSpec) -> SimulatedHead:
     return scan(spec, build_head(spec))
 
 
-def _person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
+def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
     """Bend the average head into the seed's person and give it tissue densities."""
     grid = fine_grid()
     brain_grid, brain_place = brain_part(grid)
