@@ -48,7 +48,9 @@ def _secondary_capture(
     # no text in the image identifies the patient
     dataset.BurnedInAnnotation = "NO"
     dataset.DerivationDescription = "ASPECTS regions and early ischemic change drawn on CT slices"
-    dataset.SourceImageSequence = _references(sources)
+    references = _references(sources)
+    if references:
+        dataset.SourceImageSequence = references
     dataset.LossyImageCompression = "00"
     dataset.SamplesPerPixel = 3
     dataset.PhotometricInterpretation = "RGB"
@@ -59,6 +61,9 @@ def _secondary_capture(
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
     finish(dataset, source, stamp, "sc", index)
+    if "BodyPartExamined" not in dataset:
+        # Type 2C: without a body part nobody can say that it is not a paired one
+        dataset.Laterality = None
     dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
     dataset["PixelData"].VR = "OB"
     return dataset
