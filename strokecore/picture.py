@@ -30,8 +30,8 @@ WINDOW_CENTRE_HU: Final = 36.0
 WINDOW_WIDTH_HU: Final = 44.0
 # Between air and skin: where the head begins in a picture
 SKIN_HU: Final = -300.0
-# The head is sought on every fourth pixel: 2 mm are enough, and it is sixteen times quicker
-HEAD_STEP: Final = 4
+# The head is sought on a grid of about 2 mm: near enough for a frame, and many times quicker
+HEAD_STEP_MM: Final = 2.0
 # Empty rim around the head, as a fraction of its larger extent
 MARGIN: Final = 0.04
 # Overlays are drawn this much larger and shrunk, which smooths their edges
@@ -111,13 +111,14 @@ def head_views(series: Series, slices: Iterable[int]) -> dict[int, View]:
     axes = display_axes(series)
     row_mm, column_mm = series.pixel_spacing_mm
     spacing = (column_mm, row_mm) if axes.transpose else (row_mm, column_mm)
-    parts, count = ndimage.label(series.hu[:, ::HEAD_STEP, ::HEAD_STEP] > SKIN_HU)
+    step = max(1, int(HEAD_STEP_MM / max(spacing)))
+    parts, count = ndimage.label(series.hu[:, ::step, ::step] > SKIN_HU)
     head = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax()) if count else parts == 0
     boxes = []
     for k in wanted:
         shown = oriented(head[k] if head[k].any() else head.any(axis=0), axes)
         rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
-        boxes.append([HEAD_STEP * edge for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)])
+        boxes.append([step * edge for edge in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)])
     extent_mm = max(
         max((bottom - top) * spacing[0], (right - left) * spacing[1]) for top, bottom, left, right in boxes
     )
