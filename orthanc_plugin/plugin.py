@@ -112,9 +112,15 @@ def _register_routes(node: rest.Node) -> None:
     def answer(output: Any, reply: rest.Reply) -> None:
         if reply.status == 200:
             output.AnswerBuffer(reply.body, reply.content_type)
+        elif reply.allow:
+            output.SendMethodNotAllowed(reply.allow)
         else:
             output.SetHttpHeader("Content-Type", reply.content_type)
-            output.SendHttpStatus(reply.status, reply.body)
+            text = reply.body.decode("ascii")  # JSON, escaped
+            try:
+                output.SendHttpStatus(reply.status, text, len(text))
+            except TypeError:  # plugins newer than 4.0 may count themselves
+                output.SendHttpStatus(reply.status, text)
 
     def status(output: Any, uri: str, **request: Any) -> None:
         del uri

@@ -18,9 +18,12 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Reply:
+    """An answer. ``allow``: the method to use, for status 405, whose body Orthanc writes itself."""
+
     status: int
     body: bytes
     content_type: str = JSON
+    allow: str = ""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Node:
 def status(node: Node, method: str) -> Reply:
     """GET /strokecore/status. No patient data."""
     if method != "GET":
-        return _error(405, "method_not_allowed", "Use GET.")
+        return Reply(405, b"", allow="GET")
     reached, last_error = node.tally.snapshot()
     waiting, busy = node.dispatcher.lengths() if node.dispatcher else (0, 0)
     state = "misconfigured" if node.problems else "starting"
@@ -62,14 +65,14 @@ def status(node: Node, method: str) -> Reply:
 def series(node: Node, method: str, identifier: str) -> Reply:
     """GET /strokecore/series/{id}: the state of one series."""
     if method != "GET":
-        return _error(405, "method_not_allowed", "Use GET.")
+        return Reply(405, b"", allow="GET")
     return _answered(node, lambda api: _state_reply(api, identifier))
 
 
 def attachment(node: Node, method: str, identifier: str, kind: str) -> Reply:
     """GET /strokecore/series/{id}/result or /report, of the series that was scored for this one."""
     if method != "GET":
-        return _error(405, "method_not_allowed", "Use GET.")
+        return Reply(405, b"", allow="GET")
     name, content_type = {"result": (RESULT_ATTACHMENT, JSON), "report": (REPORT_ATTACHMENT, "text/html")}[
         kind
     ]
@@ -89,7 +92,7 @@ def attachment(node: Node, method: str, identifier: str, kind: str) -> Reply:
 def score(node: Node, method: str, identifier: str) -> Reply:
     """POST /strokecore/series/{id}/score: score its acquisition again, whatever its state is."""
     if method != "POST":
-        return _error(405, "method_not_allowed", "Use POST.")
+        return Reply(405, b"", allow="POST")
     dispatcher = node.dispatcher
     if dispatcher is None:
         return _misconfigured(node)

@@ -19,22 +19,27 @@ DIED_BY_SIGNAL = 128  # plus the signal's number, as shells report it
 
 def main(arguments: list[str]) -> int:
     folder, command = arguments[0], arguments[1:]
-    threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
+    # A handler of its own, so that the group can be ended without ending this process first; unlike
+    # "ignore" it is not inherited by the command.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    server_gone = threading.Event()
+    watcher = threading.Thread(target=_end_with_server, args=(folder, server_gone), daemon=True)
+    watcher.start()
     try:
         status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     except OSError as error:
         sys.stderr.write(f"{type(error).__name__}: the scorer could not be started\n")
         return DIED_BY_SIGNAL - 1  # 127, as shells report it
+    if server_gone.is_set():
+        watcher.join()
     return status if status >= 0 else DIED_BY_SIGNAL - status
 
 
-def _end_with_server(folder: str) -> None:
+def _end_with_server(folder: str, server_gone: threading.Event) -> None:
     # os.read and not sys.stdin: a thread that holds a Python stream's lock breaks the exit of the interpreter
     while os.read(0, 4096):
         pass
-    # Remove first: afterwards nobody is left to do it. What the scorer writes meanwhile goes with the rest.
-    shutil.rmtree(folder, ignore_errors=True)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server_gone.set()
     os.killpg(0, signal.SIGTERM)
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)

@@ -32,6 +32,13 @@ class FakeNode(OrthancServer):
     def plan(self, *behaviours: str) -> None:
         (self.plan_folder / "plan").write_text("\n".join(behaviours))
 
+    def clear(self) -> None:
+        for study in self.get("/studies"):
+            self.request("DELETE", f"/studies/{study}")
+        self.wait_idle()
+        self.plan()
+        (self.plan_folder / "runs").unlink(missing_ok=True)
+
     @property
     def runs(self) -> list[dict[str, Any]]:
         path = self.plan_folder / "runs"
@@ -54,6 +61,22 @@ def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
     yield make
     for node in nodes:
         node.stop()
+
+
+@pytest.fixture(scope="session")
+def _shared_fake_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeNode]:
+    node = FakeNode(tmp_path_factory.mktemp("fake") / "node with space", MaxAttempts=2, TimeoutSeconds=4)
+    node.plan()
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def fake_node(_shared_fake_node: FakeNode) -> FakeNode:
+    """A running Orthanc with the fake scorer, emptied before each test: starting one costs seconds."""
+    _shared_fake_node.clear()
+    return _shared_fake_node
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from configure import write_configuration
 
 FAKE_SCORER = Path(__file__).with_name("fake_scorer.py")
 STABLE_AGE_S = 1
+SETTLE_S = 2 * STABLE_AGE_S + 0.5  # an output that triggered again would do it within this time
 
 
 class OrthancServer:
@@ -131,8 +132,8 @@ class OrthancServer:
             seconds,
         )
 
-    def wait_idle(self, seconds: float = 60) -> None:
-        """Until nothing is queued and every CT series is in a terminal state and stays there."""
+    def wait_idle(self, settle_s: float = 0, seconds: float = 60) -> None:
+        """Until nothing is queued and every CT series is in a terminal state; again after ``settle_s``."""
 
         def idle() -> bool:
             status = self.status()
@@ -143,5 +144,6 @@ class OrthancServer:
             )
 
         self.wait(idle, "an empty queue", seconds)
-        time.sleep(2 * STABLE_AGE_S + 0.5)  # an output that triggered again would do it within this time
-        self.wait(idle, "an empty queue", seconds)
+        if settle_s:
+            time.sleep(settle_s)
+            self.wait(idle, "an empty queue", seconds)
