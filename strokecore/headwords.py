@@ -16,7 +16,8 @@ _HEAD: Final = re.compile(
 # Body parts (PS3.16 Annex L) that hold no brain; "HEADNECK" and the like are matched by _HEAD first.
 _NOT_HEAD: Final = re.compile(
     r"CHEST|THORAX|LUNG|HEART|CARDIAC|CORONARY|ABDOM|PELVIS|LIVER|KIDNEY|SPINE|NECK|SHOULDER|CLAVICLE|ARM\b|ELBOW"
-    r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON|WHOLEBODY"
+    r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON|WHOLE ?BODY"
+    r"|CERVICAL|LUMBAR|\bHWS\b|\bBWS\b|\bLWS\b"
 )
 
 # Some scanners fill the mandatory-if-used attribute with a word for "none".
@@ -36,14 +37,19 @@ _NATIVE_SERIES: Final = re.compile(
 def head_by_tags(body_part: str, *descriptions: str) -> bool | None:
     """True: a head; False: clearly another body part; None: the header does not say.
 
-    Only ``body_part`` can say False: descriptions of a whole visit name several parts.
+    ``descriptions`` go from the series to the visit. Only ``body_part`` can say False. It often is the
+    protocol's, though: a series described as a cervical spine under body part HEAD is left to the pixels.
     """
     part = body_part.upper()
-    if _HEAD.search(part):
-        return True
-    if _NOT_HEAD.search(part):
+    if not _HEAD.search(part) and _NOT_HEAD.search(part):
         return False
-    return True if any(_HEAD.search(text.upper()) for text in descriptions) else None
+    for text in (*descriptions[:1], body_part, *descriptions[1:]):
+        text = text.upper()
+        if _HEAD.search(text):
+            return True
+        if _NOT_HEAD.search(text):
+            return None
+    return None
 
 
 def contrast_declared(agent: str) -> bool:

@@ -207,6 +207,9 @@ def test_head_by_tags_is_evidence_only() -> None:
     assert head_by_tags("", "Routine", "Head^Stroke") is True
     assert head_by_tags("", "Abdomen") is None  # only BodyPartExamined can say no
     assert head_by_tags("XYZ") is None
+    assert head_by_tags("HEAD", "C-Spine 2mm") is None  # the protocol's body part; the pixels decide
+    assert head_by_tags("", "HWS", "Trauma", "CT head and cervical spine") is None
+    assert head_by_tags("HEAD", "Head and neck") is True
 
 
 def test_summary_from_tags_as_orthanc_gives_them() -> None:

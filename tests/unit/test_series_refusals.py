@@ -163,6 +163,26 @@ def test_partial_arrival_of_a_head_is_too_few_not_no_brain(tmp_path: Path) -> No
     assert (found.code, found.ineligible) == ("too_few_slices", False)
 
 
+def test_cervical_spine_of_a_head_protocol_is_no_refused_head(tmp_path: Path) -> None:
+    """It shows a little brain at its top; the head of the same visit is scored, this must stay silent."""
+
+    def neck(points: np.ndarray) -> np.ndarray:
+        return np.where(points[..., 2] > 55, head_hu(points), body_hu(points))
+
+    write_series(tmp_path, hu_at=neck, tags={"SeriesDescription": "C-Spine 2.0"})
+    found = refusal(tmp_path)
+    assert (found.code, found.ineligible) == ("not_head", True)
+
+
+def test_skull_base_alone_is_incomplete(tmp_path: Path) -> None:
+    def base(points: np.ndarray) -> np.ndarray:
+        return np.where(points[..., 2] > 50, head_hu(points), body_hu(points))
+
+    write_series(tmp_path, hu_at=base)
+    found = refusal(tmp_path)
+    assert (found.code, found.ineligible) == ("incomplete_coverage", False)
+
+
 def test_missing_slice(tmp_path: Path) -> None:
     paths = write_series(tmp_path)
     paths[12].unlink()
