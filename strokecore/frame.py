@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from strokecore.alignment import Alignment, Image, align, sample
-from strokecore.cranium import dilate, find_cranium
+from strokecore.cranium import dilate, erode, find_cranium
 from strokecore.errors import Refusal
 from strokecore.headimage import brain_image, template_image
 from strokecore.series import Series
@@ -83,12 +83,17 @@ _SCALES: Final = (0.7, 1.25)
 _MOST_TURN_DEG: Final = 60.0
 _MOST_RESIDUAL_HU: Final = 13.0
 
-# The mirror plane is fitted to brain and inner table above the skull base, where heads are symmetric.
+# The mirror plane is fitted above the skull base, where heads are symmetric, and mostly to the brain: many
+# vaults lean by some degrees, while falx and ventricles lie between the two hemispheres to be compared.
+# (Six simulated heads, tuning seeds: midpoints of paired regions lay 1.95 mm off the plane with equal
+# weights, 1.3 mm with these.)
 _SYMMETRY_GRID: Final = Grid(shape=(38, 70, 60), spacing_mm=(3.0, 3.0, 3.0), origin_mm=(-88.5, -103.5, -26.0))
 _SYMMETRY_FLOOR_MM: Final = -25.0
-_SYMMETRY_SMOOTHING_MM: Final = 3.0
-_SYMMETRY_HU: Final = (0.0, 80.0)
+_SYMMETRY_SMOOTHING_MM: Final = 2.0
+_SYMMETRY_HU: Final = (0.0, 50.0)
 _INNER_TABLE_MM: Final = 5.0
+_RIM_MM: Final = 6.0
+_RIM_WEIGHT: Final = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,9 +301,11 @@ def _centred(series: Series, frame: HeadFrame, cranium: npt.NDArray[np.bool_], s
     inside = sample(whole.values, whole.indices(in_patient)).reshape(rough.grid.shape) > 0.5
     mask = dilate(inside, _INNER_TABLE_MM, rough.grid.spacing_mm) & (z > _SYMMETRY_FLOOR_MM)
     mask &= covered & covered[:, :, ::-1]
+    inner = erode(inside, _RIM_MM, rough.grid.spacing_mm)
+    importance = (mask * np.where(inner, 1.0, _RIM_WEIGHT)).astype(np.float32)
     sigma = [_SYMMETRY_SMOOTHING_MM / step for step in rough.grid.spacing_mm]
     smooth = ndimage.gaussian_filter(np.clip(hu, *_SYMMETRY_HU), sigma)
-    plane = fit_midplane(Image(smooth, rough.grid.spacing_mm, rough.grid.origin_mm), mask)
+    plane = fit_midplane(Image(smooth, rough.grid.spacing_mm, rough.grid.origin_mm), importance)
     axis = np.cross([1.0, 0.0, 0.0], plane.normal)  # its length is the sine of the angle between them
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_rotvec(axis * _angle_per_sine(float(np.linalg.norm(axis)))).as_matrix()

@@ -18,7 +18,7 @@ _CONVERGED_RAD: Final = 2e-4
 _CONVERGED_MM: Final = 0.01
 # Differences above this (HU, after smoothing) pull linearly only: a large infarct or bleeding on one side, or
 # an asymmetric bone, must not turn the plane.
-_HUBER_HU: Final = 8.0
+_HUBER_HU: Final = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,17 @@ class Midplane:
         return np.asarray(points - 2 * (points @ self.normal - self.offset_mm)[:, None] * self.normal)
 
 
-def fit_midplane(image: Image, mask: npt.NDArray[np.bool_]) -> Midplane:
+def fit_midplane(image: Image, importance: npt.NDArray[np.float32]) -> Midplane:
     """Fit the mirror plane of ``image`` from a start at x = 0, by Gauss-Newton on robust mirror differences.
 
     Parameters
     ----------
     image: smoothed HU with bone and air clipped, roughly aligned (a few degrees, a centimetre).
-    mask: bool [z, y, x], the voxels compared with their mirror image.
+    importance: float32 [z, y, x], weight of each voxel's comparison with its mirror image; 0 leaves it out.
     """
+    mask = importance > 0
     points = image.points(mask)
-    values = image.values[mask]
+    values, trust = image.values[mask], importance[mask].astype(np.float64)
     gradient = image.gradient()
     normal, offset = np.array([1.0, 0.0, 0.0]), 0.0
     residual = float("nan")
@@ -60,8 +61,9 @@ def fit_midplane(image: Image, mask: npt.NDArray[np.bool_]) -> Midplane:
         within = np.all((indices >= 0) & (indices <= np.array(image.values.shape)[:, None] - 1), axis=0)
         difference = sample(image.values, indices) - values
         weight, cost = huber(difference, _HUBER_HU)
-        weight = weight * within
-        residual = float(np.sqrt((cost * within).sum() / max(int(within.sum()), 1)))
+        support = within * trust
+        weight = weight * support
+        residual = float(np.sqrt((cost * support).sum() / max(float(support.sum()), 1.0)))
         slope = np.stack([sample(g, indices) for g in gradient], axis=1).astype(np.float64)
         # d(mirror image)/d(normal_a) = -2 (p_a normal + height e_a); d/d(offset) = 2 normal
         along = slope @ normal
