@@ -16,8 +16,8 @@ _HEAD: Final = re.compile(
 # Body parts (PS3.16 Annex L) that hold no brain; "HEADNECK" and the like are matched by _HEAD first.
 _NOT_HEAD: Final = re.compile(
     r"CHEST|THORAX|LUNG|HEART|CARDIAC|CORONARY|ABDOM|PELVIS|LIVER|KIDNEY|SPINE|NECK|SHOULDER|CLAVICLE|ARM\b|ELBOW"
-    r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON|WHOLE ?BODY"
-    r"|CERVICAL|LUMBAR|\bHWS\b|\bBWS\b|\bLWS\b"
+    r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON"
+    r"|WHOLE ?BODY|CERVICAL|LUMBAR|\bHWS\b|\bBWS\b|\bLWS\b"
 )
 
 # Some scanners fill the mandatory-if-used attribute with a word for "none".
