@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from strokecore.anatomy.head_model import HeadClass
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
@@ -117,14 +117,16 @@ def _description(folder: Path) -> tuple[str, str]:
 def _read_image(path: Path) -> sitk.Image:
     if not path.is_file():
         raise ModelPackageError(
-            f"Atlas folder {path.parent}: {path.name} is missing; expected {', '.join(ATLAS_FILES.values())}. "
+            f"Atlas folder {path.parent}: {path.name} is missing; expected "
+            f"{', '.join(ATLAS_FILES.values())}. "
             "Copy the shipped atlas folder and replace the volumes, keeping all files."
         )
     try:
         return sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     except RuntimeError as error:
         raise ModelPackageError(
-            f"Atlas volume {path} could not be read as a 3D NIfTI file. Export it again from the segmentation tool."
+            f"Atlas volume {path} could not be read as a 3D NIfTI file. "
+            "Export it again from the segmentation tool."
         ) from error
 
 
@@ -140,7 +142,8 @@ def _common_grid(
         )
         if not same:
             raise ModelPackageError(
-                f"Atlas folder {folder}: {ATLAS_FILES[key]} and {ATLAS_FILES['template']} lie on different grids. "
+                f"Atlas folder {folder}: {ATLAS_FILES[key]} and {ATLAS_FILES['template']} lie on different "
+                "grids. "
                 "Resample all volumes onto the template's grid (labels with nearest neighbour)."
             )
     if not np.allclose(reference.GetDirection(), np.eye(3).ravel(), atol=GRID_TOLERANCE_MM):
@@ -164,7 +167,8 @@ def _check_labels(folder: Path, regions: npt.NDArray[np.generic], x0_mm: float, 
     for region in ALL_REGIONS:
         if _centroid_x_mm(regions, region, x0_mm, dx_mm) * (1 if region.side == "left" else -1) <= 0:
             raise ModelPackageError(
-                f"Atlas folder {folder}: label {region.label} ({region.side} {region.name}) lies on the other side. "
+                f"Atlas folder {folder}: label {region.label} ({region.side} {region.name}) lies on "
+                "the other side. "
                 "Left and right are the patient's; check the file's orientation and the label numbers."
             )
 

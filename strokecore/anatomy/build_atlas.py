@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from strokecore.anatomy import definitions as d
@@ -46,15 +46,15 @@ def build(folder: Path) -> None:
     labels = label_hemisphere(hemisphere)
     grey, white = _as_ct_sees(hemisphere)
 
-    half_grey, half_white, half_brain = (_to_half_grid(v, hemisphere) for v in (grey, white, brain))
-    half_labels = _labels_to_half_grid(labels, hemisphere)
+    half_grey, half_white, half_brain = (_to_half_grid(v) for v in (grey, white, brain))
+    half_labels = _labels_to_half_grid(labels)
     grey_percent, white_percent = (_percent(_mirrored(v)) for v in (half_grey, half_white))
     classes = head_classes(_mirrored(half_brain) >= 0.5, (SPACING_MM,) * 3)
     for share in (grey_percent, white_percent):
         share[classes != HeadClass.INTRACRANIAL] = 0
 
     folder.mkdir(parents=True, exist_ok=True)
-    volumes = {
+    volumes: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int16]] = {
         "template": hounsfield(grey_percent / 100, white_percent / 100, classes),
         "regions": _mirrored_labels(half_labels),
         "grey": grey_percent,
@@ -89,7 +89,7 @@ def _left_half(image: sitk.Image) -> npt.NDArray[np.float64]:
     """Voxels with LPS x >= 0 (the patient's left); float64 [z, y, x]."""
     if image.GetOrigin() != (-98.0, -98.0, -72.0) or image.GetSpacing() != (1.0, 1.0, 1.0):
         raise ValueError("the ICBM152 2009a volumes have an unexpected grid")
-    volume = sitk.GetArrayFromImage(image).astype(float)
+    volume: npt.NDArray[np.float64] = sitk.GetArrayFromImage(image).astype(float)
     if not np.array_equal(volume, volume[:, :, ::-1]):
         raise ValueError("the ICBM152 2009a volumes are not the symmetric ones")
     return volume[:, :, 98:]
@@ -115,7 +115,7 @@ def _half_axes() -> tuple[npt.NDArray[np.float64], ...]:
     return z, y, np.arange(0.0, HALF_WIDTH_MM + SPACING_MM / 2, SPACING_MM)
 
 
-def _to_half_grid(volume: npt.NDArray[np.float64], hemisphere: Hemisphere) -> npt.NDArray[np.float64]:
+def _to_half_grid(volume: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Smoothed against aliasing and sampled on the half grid."""
     z, y, x = _half_axes()
     # reflect at the midline: the other hemisphere continues as the mirror image
@@ -125,13 +125,10 @@ def _to_half_grid(volume: npt.NDArray[np.float64], hemisphere: Hemisphere) -> np
     return sampled
 
 
-def _labels_to_half_grid(labels: npt.NDArray[np.uint8], hemisphere: Hemisphere) -> npt.NDArray[np.uint8]:
+def _labels_to_half_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The label that fills the voxel most, 0 included."""
     shares = np.stack(
-        [
-            _to_half_grid((labels == value).astype(float), hemisphere)
-            for value in range(RIGHT_LABEL_OFFSET + 1)
-        ]
+        [_to_half_grid((labels == value).astype(float)) for value in range(RIGHT_LABEL_OFFSET + 1)]
     )
     shares[0] = 1.0 - shares[1:].sum(axis=0)  # outside the source's box there is nothing either
     best: npt.NDArray[np.uint8] = shares.argmax(axis=0).astype(np.uint8)
@@ -154,7 +151,7 @@ def _percent(share: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     return percent
 
 
-def _write_nifti(path: Path, volume: npt.NDArray[np.generic]) -> None:
+def _write_nifti(path: Path, volume: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> None:
     """A NIfTI-1 file with fixed bytes: own header, gzip without time or name.
 
     NIfTI is RAS: the affine negates our LPS x and y.

@@ -23,12 +23,12 @@ Point = tuple[float, float]
 GANGLIONIC_BOTTOM_MM: Final = -12.0
 """Floor of M1-M3: the lowest plane that still shows insula and the opening of the Sylvian fissure;
 below it a slice shows temporal pole and orbital cortex, which ASPECTS does not read."""
-LEVEL_BORDER_MM: Final = 20.0
-"""Between M1-M3 and M4-M6: just above the top of the lentiform nucleus (z 15), of the insula (z 18) and of the
-caudate head; "above the head of the caudate" is the supraganglionic level of Pexman et al."""
+LEVEL_BORDER_MM: Final = 20.5
+"""Between M1-M3 and M4-M6: just above the lentiform nucleus (top z 16), the insula (z 18) and the
+head of the caudate; "above the caudate head" is the supraganglionic level of Pexman et al."""
 SUPRAGANGLIONIC_TOP_MM: Final = 54.0
-"""Roof of M4-M6: about 25 mm above the roof of the lateral ventricles (z 30); higher slices show the convexity,
-where the MCA-ACA watershed approaches the lateral surface."""
+"""Roof of M4-M6: about 25 mm above the roof of the lateral ventricles (z 30); higher slices show the
+convexity, where the MCA-ACA watershed approaches the lateral surface."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ CAUDATE: Final = Outline(
         16.0: ((8, 18), (14, 25), (22, 20), (22, 10), (20, 0), (16, -6), (12, -5), (8, 6)),
         20.0: ((9, 15), (14, 20), (22, 16), (22, 5), (22, -10), (20, -18), (14, -14), (9, 0)),
         26.0: ((9, 8), (14, 12), (22, 8), (22, -2), (23, -14), (22, -22), (15, -18), (10, -4)),
+        30.0: ((10, 4), (14, 8), (21, 5), (22, -3), (23, -14), (22, -20), (15, -16), (11, -6)),
     }
 )
 
@@ -77,32 +78,36 @@ CAUDATE: Final = Outline(
 # tip, then along the internal capsule to its genu and back.
 LENTIFORM: Final = Outline(
     {
+        -10.0: (
+            *((17, 17), (21, 18), (24, 15), (26, 11), (26.5, 8), (26, 5)),
+            *((24, 4), (22, 3.5), (20, 3.5), (18, 4), (16.5, 7), (16.5, 12)),
+        ),
         -8.0: (
-            *((18, 19), (23, 21), (26, 16), (28, 11), (28, 7), (27, 4)),
-            *((25, 3.5), (23, 3.5), (21, 3.5), (19, 4), (17.5, 7), (17, 13)),
+            *((17, 18), (23, 21), (26, 16), (28, 11), (29, 6), (29, 2)),
+            *((26, 1.5), (23, 1.5), (20, 1.5), (17, 2.5), (16, 7), (16, 13)),
         ),
         -4.0: (
-            *((20, 20), (24, 20), (28, 13), (30.5, 4), (31.5, -6), (31, -13)),
-            *((28.5, -11), (25, -6), (21, -2), (17, 1), (16, 5), (16.5, 13)),
+            *((20, 20), (24, 20), (28, 13), (30.5, 4), (32, -6), (32, -14)),
+            *((29.5, -13), (25, -10), (19, -7), (14, -2), (14, 4), (16.5, 13)),
         ),
         0.0: (
             *((22, 20), (27, 17), (30.5, 10), (32.5, 1), (33, -9), (32, -19)),
-            *((29.5, -16), (24, -11), (18, -7), (13, -2), (14, 4), (18, 11.5)),
+            *((29.5, -16.5), (24.5, -12), (18.5, -8), (13, -2), (13, 4), (18, 11.5)),
         ),
         4.0: (
             *((23.5, 19), (28, 15), (31, 8), (33, 0), (33, -10), (31, -20)),
-            *((29, -17.5), (25.5, -10.5), (21, -5), (16, 0), (16.5, 4.5), (20, 10.5)),
+            *((29, -18), (25.5, -12), (20.5, -7), (15, -0.5), (16, 4.5), (20, 10.5)),
         ),
         8.0: (
-            *((22, 15.5), (26, 13), (29.5, 6), (31.5, -2), (32, -12), (30.5, -20)),
-            *((28.5, -18), (26.5, -12), (23.5, -5), (21.5, 0), (21, 5), (21, 11)),
+            *((22, 16.5), (26, 14), (29.5, 7), (31.5, -2), (32, -12), (30.5, -20)),
+            *((28.5, -18), (26, -12), (23, -5), (20.5, 0), (20.5, 5), (21, 11)),
         ),
         12.0: (
-            *((23, 12), (26, 11), (29, 5), (30, -2), (30.5, -8), (29.5, -14)),
-            *((28.5, -13.5), (27, -9), (25.5, -5), (24, 0), (23, 4), (22.5, 8)),
+            *((22.5, 13), (26, 12), (29, 6), (30.5, -2), (31, -8), (30, -16)),
+            *((28.5, -15), (26.5, -9), (24.5, -5), (23.5, 0), (22.5, 4), (22, 8)),
         ),
-        15.0: (
-            *((24.5, 8), (27, 7), (28.5, 3), (29, -1), (29, -5), (28.5, -8)),
+        16.0: (
+            *((24.5, 8), (27, 7), (28.5, 3), (29.5, -1), (29.5, -5), (29, -8)),
             *((28, -8), (27, -5), (26, -2), (25, 1), (24.5, 3), (24, 6)),
         ),
     }
@@ -130,7 +135,7 @@ INTERNAL_CAPSULE: Final = Outline(
         4.0: ((17, 23), (24, 20), (28, -5), (31, -21), (23, -25), (14, -14), (9, 3), (12, 15)),
         8.0: ((18, 23), (24, 17), (28, -8), (30.5, -21), (23, -26), (14, -14), (9, 3), (14, 15)),
         12.0: ((19, 21), (25, 14), (28, -5), (29.5, -20), (22, -26), (14, -14), (11, 1), (15, 12)),
-        18.0: ((20, 14), (26, 10), (28, -4), (28, -16), (20, -22), (15, -14), (14, 0), (18, 8)),
+        16.0: ((20, 16), (26, 12), (28, -5), (28.5, -18), (21, -24), (15, -14), (13, 0), (17, 10)),
     }
 )
 
@@ -178,16 +183,23 @@ INSULA: Final = Outline(
 )
 
 # Ganglionic sectors.
-GANGLIONIC_ACA: Final = Border((20, 30), (27, 75))  # frontal horn to the frontal pole
+GANGLIONIC_ACA: Final = Border((19, 30), (33, 66))  # frontal horn to the frontal pole
 GANGLIONIC_ANTERIOR: Final = Border((33, 23), (75, 11))  # front of the insula, M1 | M2
 GANGLIONIC_POSTERIOR: Final = Border((38, -23), (80, -33))  # back of the insula, M2 | M3
-GANGLIONIC_PCA: Final = Border((30, -40), (46, -88))  # trigone to the lateral occipital surface
+GANGLIONIC_PCA: Final = Border((34, -24), (50, -86))  # past hippocampus and trigone to the occipital surface
 M2_MEDIAL_MM: Final = 38.0
 """Temporal M2 begins lateral to this where there is no insula; medial to it lie temporal stem, amygdala and
 hippocampus (anterior choroidal and posterior cerebral arteries)."""
 
-# Supraganglionic sectors: medial to the superior frontal sulcus is ACA territory.
-SUPRAGANGLIONIC_ACA: Final = Border((24, -52), (24, 80))
+# Supraganglionic sectors.
+SUPRAGANGLIONIC_MEDIAL_MM: Final = 23.0
+"""Lateral to the body of the ventricle and to the superior frontal sulcus; medial to it lie the territories of
+the anterior cerebral artery and, behind, of the posterior."""
+SUPRAGANGLIONIC_ACA: Final = Border(
+    (23, 15), (28, 60)
+)  # along the superior frontal sulcus to the frontal pole
 SUPRAGANGLIONIC_ANTERIOR: Final = Border((24, 20), (75, 10))  # M4 | M5
 SUPRAGANGLIONIC_POSTERIOR: Final = Border((24, -24), (80, -36))  # M5 | M6
-SUPRAGANGLIONIC_PCA: Final = Border((24, -52), (40, -92))  # parieto-occipital
+SUPRAGANGLIONIC_PCA: Final = Border(
+    (24, -52), (40, -92)
+)  # behind the ventricle to the parieto-occipital surface

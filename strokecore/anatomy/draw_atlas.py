@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ WINDOW_HU: Final = (0.0, 60.0)
 SCALE: Final = 4
 TINT: Final = 0.28
 
-Plane = npt.NDArray[np.generic]
+Plane = npt.NDArray[Any]
 
 
 def draw_plane(
@@ -67,15 +67,13 @@ def draw_plane(
     return image
 
 
-def _enlarged(plane: Plane, stretch: tuple[float, float], order: int) -> npt.NDArray[np.float64]:
-    zoomed: npt.NDArray[np.float64] = ndimage.zoom(
-        plane.astype(float),
-        (SCALE * stretch[0], SCALE * stretch[1]),
-        order=order,
-        mode="nearest",
-        grid_mode=True,
+def _enlarged(plane: Plane, stretch: tuple[float, float], order: Literal[0, 1]) -> npt.NDArray[np.float64]:
+    """SCALE times larger (times ``stretch``): labels by nearest neighbour (order 0), densities linear."""
+    rows, columns = (round(n * SCALE * f) for n, f in zip(plane.shape, stretch, strict=True))
+    method = Image.Resampling.NEAREST if order == 0 else Image.Resampling.BILINEAR
+    return np.asarray(
+        Image.fromarray(plane.astype(np.float32)).resize((columns, rows), method), dtype=np.float64
     )
-    return zoomed
 
 
 def _write_name(draw: ImageDraw.ImageDraw, region: RegionId, mask: npt.NDArray[np.bool_]) -> None:

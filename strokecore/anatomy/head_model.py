@@ -30,6 +30,8 @@ AIR_HU = -1000.0
 
 # Thicknesses in mm, adult head.
 SUBARACHNOID_MM = 1.5
+CISTERN_RADIUS_MM = 15.0
+"""Clefts and cisterns narrower than twice this belong to the inside of the skull."""
 TABLE_MM = 2.0
 DIPLOE_MM = 3.0
 SKULL_MM = 2 * TABLE_MM + DIPLOE_MM
@@ -43,7 +45,7 @@ def head_classes(
 
     ``brain`` covers the brain with its ventricles and sulci.
     """
-    filled = ndimage.binary_fill_holes(_closed(brain, 8.0, spacing_mm))
+    filled = ndimage.binary_fill_holes(_closed(brain, CISTERN_RADIUS_MM, spacing_mm))
     outside = ndimage.distance_transform_edt(~filled, sampling=spacing_mm)
     classes = np.full(brain.shape, HeadClass.AIR, dtype=np.uint8)
     inner = SUBARACHNOID_MM

@@ -29,8 +29,9 @@ class Hemisphere:
 
     Attributes
     ----------
-    grey, white: float64 [z, y, x], shares 0-1; x is the distance from the midline in mm from 0.
-    height: float64 [z, 1, 1], MNI z in mm. anterior: float64 [1, y, 1], MNI y in mm. lateral: float64 [1, 1, x].
+    grey, white: float64 [z, y, x], shares 0-1; x counts from the midline.
+    height, anterior, lateral: MNI z, MNI y and distance from the midline in mm;
+        float64 [z, 1, 1], [1, y, 1], [1, 1, x].
     """
 
     grey: Floats
@@ -109,7 +110,7 @@ def _opened(mask: Mask) -> Mask:
 
 
 def _medial_of_operculum(hemisphere: Hemisphere, insula_space: Mask) -> Mask:
-    """Voxels medial to the insula's outer side on rows that cross the insula, and all medial temporal tissue."""
+    """Voxels medial to the insula's outer side on rows that cross it, and all medial temporal tissue."""
     outer = np.where(insula_space, hemisphere.lateral, 0.0).max(axis=2, keepdims=True)
     medial: Mask = hemisphere.lateral <= np.maximum(outer, d.M2_MEDIAL_MM)
     return medial
@@ -130,7 +131,7 @@ def _ganglionic_sectors(hemisphere: Hemisphere, brain: Mask, medial: Mask) -> di
 def _supraganglionic_sectors(hemisphere: Hemisphere, brain: Mask) -> dict[str, Mask]:
     h = hemisphere
     level = brain & (h.height >= d.LEVEL_BORDER_MM) & (h.height < d.SUPRAGANGLIONIC_TOP_MM)
-    level &= lateral_of(h, d.SUPRAGANGLIONIC_ACA)
+    level &= (h.lateral >= d.SUPRAGANGLIONIC_MEDIAL_MM) & lateral_of(h, d.SUPRAGANGLIONIC_ACA)
     front = anterior_of(h, d.SUPRAGANGLIONIC_ANTERIOR)
     back = ~anterior_of(h, d.SUPRAGANGLIONIC_POSTERIOR)
     return {
