@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
-from strokecore.simulate.anatomy import AverageHead
+from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
-from strokecore.simulate.solids import Floats, head_axes
+from strokecore.simulate.solids import HEAD_SPACING_MM, Floats, head_axes
 from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
 from strokecore.simulate.tissue import BLOOD_HU, OLD_CAVITY_HU, Person
 
@@ -24,6 +25,9 @@ _FEWEST_GREY_VOXELS: Final = 300  # about half a millilitre
 _LEAST_MEAN_DEPTH: Final = 0.6  # thin regions such as the insula are mostly edge: their core stays plausible
 _INHOMOGENEITY: Final = 0.12
 _INHOMOGENEITY_LENGTH_MM: Final = 7.0
+# Labels are continued where the skull is nearer than the first and another region nearer than the second.
+_PIA_DEPTH_MM: Final = 3.5
+_PIA_REACH_MM: Final = 9.0
 # Labels above the 20 regions, inside this module only: acute infarct in another artery's territory.
 _OTHER_LABEL: Final = {
     ("ACA", "left"): 101,
@@ -61,7 +65,7 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     rng = spec.rng(STREAM_INFARCT)
     grid = person.brain_grid
     hu = person.hu[person.brain]
-    drawn_average = perturbed(rng, _with_other_territories(head.labels))
+    drawn_average = perturbed(rng, _drawable_labels())
     own, drawn = (
         np.asarray(bend(labels, head.origin_mm, warp.brain, grid, 0.0), np.uint8)
         for labels in (head.labels, drawn_average)
@@ -99,6 +103,22 @@ def _soft_union(labels: npt.NDArray[np.uint8], wanted: list[int]) -> Floats:
         return np.zeros(labels.shape, np.float32)
     member = np.isin(labels, wanted).astype(np.float32)
     return np.asarray(ndimage.gaussian_filter(member, EDGE_SIGMA_MM / FINE_MM), np.float32)
+
+
+@cache
+def _drawable_labels() -> npt.NDArray[np.uint8]:
+    """The average head's regions and other territories, continued outwards to the skull.
+
+    An infarct reaches the pia: a border moved inwards must not leave a rim of healthy cortex, so labels go on
+    beyond the brain, where only fluid and bone are.
+    """
+    head = average_head()
+    labels = _with_other_territories(head.labels)
+    far, nearest = ndimage.distance_transform_edt(labels == 0, sampling=HEAD_SPACING_MM, return_indices=True)
+    surface = (head.intracranial_mm > -_PIA_DEPTH_MM) & (far < _PIA_REACH_MM)
+    out = np.where(surface, labels[tuple(nearest)], labels).astype(np.uint8)
+    out.flags.writeable = False
+    return out
 
 
 def _with_other_territories(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -25,7 +25,7 @@ _WARP_MM: Final = 4.0  # spacing of the displacement field; its finest scale is 
 _COARSE_SCALE_MM: Final = ((36.0, 2.0),)
 _FINE_SCALES_MM: Final = ((14.0, 1.5), (7.0, 0.9))
 # The infarct's own copy of the atlas is bent again: its borders lie 2-4 mm from the engine's best guess.
-_BOUNDARY_SCALES_MM: Final = ((14.0, 1.5), (8.0, 1.2))
+_BOUNDARY_SCALES_MM: Final = ((16.0, 2.4), (8.0, 1.7))
 _AFFINE_SCALE_SD: Final = 0.03
 _AFFINE_SHEAR_SD: Final = 0.015
 # Petalia: the right frontal and left occipital poles reach further in most people.

@@ -108,15 +108,15 @@ def test_the_infarct_has_the_depth_asked_for_and_the_right_place(
 
 
 def test_the_infarct_does_not_follow_the_persons_own_borders(built: BuiltHead) -> None:
-    """Mean distance between the two copies' borders is 1-4 mm, so perfect borders are of no use."""
+    """Mean distance between the two copies' borders is 1.5-4 mm, so perfect borders are of no use."""
     from scipy import ndimage
 
     own, drawn = (np.isin(v, [3, 5, 6, 7]) for v in (built.lesions.own_regions, built.lesions.drawn_regions))
     border = own ^ ndimage.binary_erosion(own)
     other = drawn ^ ndimage.binary_erosion(drawn)
     away = ndimage.distance_transform_edt(~other, sampling=built.person.brain_grid.spacing_mm)[border]
-    assert 1.0 < away.mean() < 4.0
-    assert np.percentile(away, 90) > 2.0
+    assert 1.5 < away.mean() < 4.0
+    assert np.percentile(away, 90) > 3.0
 
 
 def test_the_same_seed_is_the_same_head_whatever_the_infarct(built: BuiltHead, healthy: BuiltHead) -> None:
