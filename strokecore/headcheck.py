@@ -19,25 +19,70 @@ SOFT_HU: Final = (-10.0, 100.0)  # CSF to fresh blood
 MIN_BRAIN_AREA_CM2: Final = 30.0  # orbits, sinuses, vertebral canal and limbs enclose less
 MIN_SOFT_FRACTION: Final = 0.6  # real head 0.8-0.98 (bone rims are the rest), plastic phantom 0.1
 
+# A skull opened by surgery: 12 cm of its 50-55 cm are missing, the rest still goes round.
+SECTORS: Final = 72
+MIN_SECTORS_WITH_BONE: Final = 0.65
+OPEN_SKULL_AREA_CM2: Final = (100.0, 330.0)  # jaw and spine enclose less, ribs and pelvis more
 
-def shows_brain(hu: npt.NDArray[np.float32], pixel_spacing_mm: tuple[float, float]) -> bool:
-    """Whether one slice [j, i] shows soft tissue of brain's density and size inside a ring of bone."""
+
+def shows_brain(
+    hu: npt.NDArray[np.float32], pixel_spacing_mm: tuple[float, float], *, open_skull: bool = False
+) -> bool:
+    """Whether one slice [j, i] shows soft tissue of brain's density and size inside a ring of bone.
+
+    ``open_skull`` accepts a ring with a wide gap, as after decompressive craniectomy. Jaw and spine can
+    look like that, so it is meant for series that are declared as a head.
+    """
     coarse, area_cm2 = _coarsen(hu, pixel_spacing_mm)
-    bone = np.pad(coarse > BONE_HU, CLOSING_STEPS + 1)
-    enclosed = ndimage.binary_fill_holes(ndimage.binary_closing(bone, iterations=CLOSING_STEPS))
-    inside = (enclosed & ~bone)[
-        CLOSING_STEPS + 1 : -CLOSING_STEPS - 1, CLOSING_STEPS + 1 : -CLOSING_STEPS - 1
-    ]
-    labels, count = ndimage.label(inside)
-    if not count:
+    bone = coarse > BONE_HU
+    if not bone.any():
         return False
+    inside = _largest_part(_enclosed(bone) & ~bone)
+    if inside.sum() * area_cm2 >= MIN_BRAIN_AREA_CM2 and _is_soft(coarse[inside]):
+        return True
+    if not open_skull:
+        return False
+    inside = _within_open_ring(bone) & ~bone
+    low, high = OPEN_SKULL_AREA_CM2
+    return bool(low <= inside.sum() * area_cm2 <= high) and _is_soft(coarse[inside])
+
+
+def _is_soft(values: npt.NDArray[np.float32]) -> bool:
+    return float(((values > SOFT_HU[0]) & (values < SOFT_HU[1])).mean()) >= MIN_SOFT_FRACTION
+
+
+def _enclosed(bone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    margin = CLOSING_STEPS + 1
+    closed = ndimage.binary_closing(np.pad(bone, margin), iterations=CLOSING_STEPS)
+    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(closed)
+    return filled[margin:-margin, margin:-margin]
+
+
+def _largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    labels, count = ndimage.label(mask)
+    if not count:
+        return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    largest = labels == sizes.argmax()
-    if sizes.max() * area_cm2 < MIN_BRAIN_AREA_CM2:
-        return False
-    values = coarse[largest]
-    return float(((values > SOFT_HU[0]) & (values < SOFT_HU[1])).mean()) >= MIN_SOFT_FRACTION
+    largest: npt.NDArray[np.bool_] = labels == sizes.argmax()
+    return largest
+
+
+def _within_open_ring(bone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pixels nearer to the bone's centre than the outermost bone in their direction; gaps are bridged."""
+    rows, columns = np.nonzero(bone)
+    dj = np.arange(bone.shape[0])[:, None] - rows.mean()
+    di = np.arange(bone.shape[1])[None, :] - columns.mean()
+    radius = np.hypot(dj, di)
+    sector = ((np.arctan2(dj, di) / (2 * np.pi) * SECTORS) % SECTORS).astype(int) % SECTORS
+    outermost = np.zeros(SECTORS)
+    np.maximum.at(outermost, sector[bone], radius[bone])
+    present = np.flatnonzero(outermost)
+    if present.size < MIN_SECTORS_WITH_BONE * SECTORS:
+        return np.zeros_like(bone)
+    bridged = np.interp(np.arange(SECTORS), present, outermost[present], period=SECTORS)
+    within: npt.NDArray[np.bool_] = radius < bridged[sector]
+    return within
 
 
 def _coarsen(

@@ -106,11 +106,12 @@ def _decode(file: DicomFile) -> SlicePixels | None:
 def _brain_extent_mm(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> float | None:
     """Length of the stack that shows a brain; None when it cannot be told."""
     seen = []
+    declared = bool(candidate.summary.tags_say_head)
     step = max(1, len(pixels) // HEAD_CHECK_SLICES)
     for file, decoded in list(zip(candidate.files, pixels, strict=True))[::step]:
         spacing = tags.numbers(file.header, "PixelSpacing", 2)
         if decoded is not None and spacing is not None and min(spacing) > 0:
-            seen.append(shows_brain(decoded.hu, (spacing[0], spacing[1])))
+            seen.append(shows_brain(decoded.hu, (spacing[0], spacing[1]), open_skull=declared))
     if not seen:
         return None
     extent = candidate.summary.extent_mm or len(pixels) * (candidate.summary.slice_thickness_mm or 1.0)
