@@ -36,6 +36,8 @@ HEAD_STEP_MM: Final = 2.0
 MARGIN: Final = 0.04
 # Overlays are drawn this much larger and shrunk, which smooths their edges
 OVERSAMPLING: Final = 2
+# Blur that rounds the stairs of a mask's voxels, in enlarged pixels; thin regions still survive it
+SMOOTHING: Final = 2.2
 
 BACKGROUND: Final[Rgb] = (0, 0, 0)
 TEXT: Final[Rgb] = (236, 239, 244)
@@ -57,7 +59,7 @@ REGION_COLOURS: Final[Mapping[str, Rgb]] = {
     "M5": (116, 143, 252),
     "M6": (177, 151, 252),
 }
-LESION_OPACITY: Final = 0.30
+LESION_OPACITY: Final = 0.24
 LINE_OPACITY: Final = 0.85
 
 
@@ -257,10 +259,9 @@ def _enlarged(mask: npt.NDArray[np.bool_], view: View, size: int) -> _Mask | Non
     box = scaled.getbbox()
     if box is None:
         return None
-    # blurring the mask rounds the stairs of its voxels
-    margin = 4
+    margin = 3 * int(np.ceil(SMOOTHING))
     box = (max(0, box[0] - margin), max(0, box[1] - margin), box[2] + margin, box[3] + margin)
-    smooth = scaled.crop(box).filter(ImageFilter.GaussianBlur(1.5))
+    smooth = scaled.crop(box).filter(ImageFilter.GaussianBlur(SMOOTHING))
     values = np.asarray(smooth) > 127
     return _Mask(values, (box[0], box[1])) if values.any() else None
 

@@ -196,8 +196,11 @@ def probability(result: Result, finding: RegionFinding) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """``value`` written by ``form``, "-" for a value that is not there."""
-    return "-" if value is None else form.format(value)
+    """``value`` written by ``form``, "-" for a value that is not there; never "-0.0"."""
+    if value is None:
+        return "-"
+    words = form.format(value)
+    return form.format(0.0) if float(words) == 0.0 else words
 
 
 def _hemisphere(result: Result, side: Side) -> str:

@@ -147,10 +147,9 @@ def recoded(series: Series, **values: object) -> Series:
     for original in series.datasets:
         ds = deepcopy(original)
         for keyword, value in values.items():
-            if value is None:
-                if keyword in ds:
-                    del ds[keyword]
-            else:
+            if keyword in ds:
+                del ds[keyword]
+            if value is not None:
                 setattr(ds, keyword, value)
         headers.append(ds)
     return replace(series, datasets=tuple(headers))

@@ -192,6 +192,16 @@ def test_refusal_of_the_barest_header(tmp_path):
     assert errors(path) == []
 
 
+def test_values_outside_their_vr_are_written_as_they_came(plain, masks, result, tmp_path):
+    with pydicom.config.disable_value_validation():
+        series = cases.recoded(plain, PatientBirthDate="1950.01.02", PatientAge="75", PatientSex="U")
+    written = dicom.write_outputs(series, result, masks, tmp_path)
+    for path in written:
+        with pydicom.config.disable_value_validation():
+            output = pydicom.dcmread(path)
+            assert (output.PatientBirthDate, output.PatientAge) == ("1950.01.02", "75")
+
+
 def test_refusals_for_another_reason_are_another_object(plain, tmp_path):
     header = plain.datasets[0]
     other = QualityFlag("too_few_slices", "refusal", "3 slices found.", "Send the series again.")

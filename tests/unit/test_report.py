@@ -173,6 +173,12 @@ def test_reasons_are_never_empty():
     assert report.reasons(cases.refused(cases.SOFT, GAP)) == [GAP]
 
 
+def test_numbers():
+    assert report.number(None, "{:.2f}") == "-"
+    assert report.number(-0.02, "{:+.1f}") == "+0.0"
+    assert report.number(-2.14, "{:+.1f}") == "-2.1"
+
+
 # --- terminal
 
 
