@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from strokecore.alignment import Image, align
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
+from strokecore.anatomy.warp import Warp, fit_warp
 from strokecore.brain import Brain
 from strokecore.errors import Refusal
 from strokecore.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE, Grid
@@ -23,13 +24,16 @@ from strokecore.headimage import brain_image, template_image, thinned
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
 
 log = logging.getLogger(__name__)
+
+# For images of which only the place matters.
+_NOTHING: Final = np.zeros((0, 0, 0), np.float32)
 
 # Both images are compared on grids of about this spacing, after this smoothing.
 _GRID_MM: Final = 3.0
 _SMOOTHING_MM: Final = 2.5
+_FINE_SMOOTHING_MM: Final = 1.5
 _HUBER_HU: Final = 8.0
 
 # The template's brain stem ends with the MNI volume, a head's with the scan: overlap is judged above this.
@@ -53,18 +57,26 @@ class Registration:
     residual_hu: root of the mean robust squared difference between template and head.
     dice: overlap of the intracranial spaces, of what was scanned.
     region_coverage: share of each atlas region that lies inside the scan, 0-1.
+    warp: the person-specific refinement, applied to head points before the inverse of the affine map.
     """
 
     head_from_template: npt.NDArray[np.float64]
     residual_hu: float
     dice: float
     region_coverage: Mapping[RegionId, float]
+    warp: Warp | None = None
+
+    def template_points(self, points: Floats) -> Floats:
+        """Template coordinates of head points [n, 3], refinement included."""
+        template_from_head = np.linalg.inv(self.head_from_template)
+        moved = points if self.warp is None else self.warp.moved(points)
+        return np.asarray(moved @ template_from_head[:3, :3].T + template_from_head[:3, 3])
 
 
 def register_atlas(
     hu: npt.NDArray[np.float32], brain: Brain, frame_grid: Grid, covered: Bools, atlas: Atlas
 ) -> Registration:
-    """Fit an affine map from the template to this head.
+    """Fit an affine map from the template to this head, then a smooth refinement.
 
     Parameters
     ----------
@@ -82,11 +94,16 @@ def register_atlas(
     start[:3, 3] = -start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM
     similar = align(template, template_mask, moving, scanned, start, "similarity", _HUBER_HU)
     fitted = align(template, template_mask, moving, scanned, similar.moving_from_fixed, "affine", _HUBER_HU)
+    fine_head = thinned(
+        brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _FINE_SMOOTHING_MM), _GRID_MM
+    )
+    fine_template, _ = template_image(atlas, atlas.spacing_mm[0], _FINE_SMOOTHING_MM)
     registration = Registration(
         head_from_template=fitted.moving_from_fixed,
         residual_hu=fitted.residual,
         dice=_dice(fitted.moving_from_fixed, brain, frame_grid, covered, atlas),
         region_coverage=_region_coverage(fitted.moving_from_fixed, frame_grid, covered, atlas),
+        warp=fit_warp(fine_head, scanned, fine_template, fitted.moving_from_fixed),
     )
     _check(registration)
     _check_coverage(registration)
@@ -101,60 +118,49 @@ def regions_in_head(
     Each voxel takes the label with the largest linearly interpolated share, so that borders do not show the
     atlas's own voxels. A label never crosses x = 0 to the other side.
     """
-    matrix, offset = _template_index_from_grid_index(registration.head_from_template, grid, atlas)
-    share = _shares(atlas.regions == 0, _whole(grid.shape), matrix, offset)
+    indices = _template_indices(atlas, registration, grid, brain.intracranial)
+    share = _share(atlas.regions == 0, indices)
+    found = np.zeros(indices.shape[1], np.uint8)
+    for region, box in zip(ALL_REGIONS, ndimage.find_objects(atlas.regions), strict=True):
+        low, high = (np.array([getattr(s, end) for s in box])[:, None] for end in ("start", "stop"))
+        near = np.flatnonzero(np.all((indices > low - 1) & (indices < high), axis=0))
+        mine = _share(atlas.regions == region.label, indices[:, near])
+        wins = mine > share[near]
+        share[near[wins]] = mine[wins]
+        found[near[wins]] = region.label
     labels = np.zeros(grid.shape, np.uint8)
-    boxes = [(z, y, x) for z, y, x in ndimage.find_objects(atlas.regions)]
-    for region in ALL_REGIONS:
-        here = _reached(boxes[region.label - 1], matrix, offset, grid.shape)
-        mine = _shares(atlas.regions == region.label, here, matrix, offset)
-        wins = mine > share[here]
-        share[here][wins] = mine[wins]
-        labels[here][wins] = region.label
+    labels[brain.intracranial] = found
     left = grid.axes_mm[2] > 0
     labels[(labels > 0) & ((labels <= len(ALL_REGIONS) // 2) != left)] = 0
-    labels[~brain.intracranial] = 0
     return labels
 
 
-def _template_index_from_grid_index(
-    head_from_template: Floats, grid: Grid, atlas: Atlas
-) -> tuple[Floats, Floats]:
-    """Matrix [3, 3] and offset [3], both in array order z, y, x."""
-    template_from_head = np.linalg.inv(head_from_template)
-    backwards = np.ix_([2, 1, 0], [2, 1, 0])
-    matrix = template_from_head[:3, :3][backwards] * np.array(grid.spacing_mm)
-    first = template_from_head @ [*grid.origin_mm, 1.0]
-    step = np.array(atlas.spacing_mm)
-    return matrix / step[:, None], (first[2::-1] - np.array(atlas.origin_mm)[::-1]) / step
+def template_in_head(
+    atlas: Atlas,
+    volume: npt.NDArray[np.float32],
+    registration: Registration,
+    grid: Grid,
+    where: Bools,
+) -> npt.NDArray[np.float32]:
+    """A volume of the atlas on ``grid`` inside the mask ``where``, linear; float32 [z, y, x], 0 elsewhere."""
+    out = np.zeros(grid.shape, np.float32)
+    indices = _template_indices(atlas, registration, grid, where)
+    out[where] = ndimage.map_coordinates(volume, indices, output=np.float32, order=1, mode="constant")
+    return out
 
 
-def _shares(mask: Bools, here: Box, matrix: Floats, offset: Floats) -> npt.NDArray[np.float32]:
-    """Linearly interpolated share of ``mask`` (template) in a box of the grid; 0 outside the template."""
+def _template_indices(atlas: Atlas, registration: Registration, grid: Grid, where: Bools) -> Floats:
+    """Fractional indices [3, n] into the atlas's volumes of the grid's voxels in ``where``."""
+    in_head = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).points(where)
+    template = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm)
+    return template.indices(registration.template_points(in_head))
+
+
+def _share(mask: Bools, indices: Floats) -> npt.NDArray[np.float32]:
+    """Linearly interpolated share of ``mask``; 0 outside the template."""
     return np.asarray(
-        ndimage.affine_transform(
-            mask.astype(np.float32),
-            matrix,
-            offset=offset + matrix @ [s.start for s in here],
-            output_shape=tuple(s.stop - s.start for s in here),
-            order=1,
-            output=np.float32,
-        )
+        ndimage.map_coordinates(mask.astype(np.float32), indices, output=np.float32, order=1, mode="constant")
     )
-
-
-def _whole(shape: tuple[int, int, int]) -> Box:
-    return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
-
-
-def _reached(box: Box, matrix: Floats, offset: Floats, shape: tuple[int, int, int]) -> Box:
-    """The box of the grid that a box of the template can reach, one voxel more on each side."""
-    corners = np.array(np.meshgrid(*[(s.start - 1, s.stop) for s in box], indexing="ij")).reshape(3, -1)
-    there = np.linalg.solve(matrix, corners - offset[:, None])
-    low = np.clip(np.floor(there.min(axis=1)).astype(int), 0, shape)
-    high = np.clip(np.ceil(there.max(axis=1)).astype(int) + 1, 0, shape)
-    z, y, x = (slice(int(a), int(max(a, b))) for a, b in zip(low, high, strict=True))
-    return z, y, x
 
 
 def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, atlas: Atlas) -> float:
@@ -174,11 +180,10 @@ def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, 
 def _region_coverage(
     head_from_template: Floats, grid: Grid, covered: Bools, atlas: Atlas
 ) -> dict[RegionId, float]:
-    template = Image(atlas.template_hu.astype(np.float32), atlas.spacing_mm, atlas.origin_mm)
-    points = template.points(atlas.regions > 0)
+    points = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm).points(atlas.regions > 0)
     labels = atlas.regions[atlas.regions > 0]
     in_head = points @ head_from_template[:3, :3].T + head_from_template[:3, 3]
-    indices = Image(template.values, grid.spacing_mm, grid.origin_mm).indices(in_head)
+    indices = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).indices(in_head)
     seen = ndimage.map_coordinates(covered, indices, output=np.uint8, order=0, mode="constant", cval=0)
     inside = np.bincount(labels, weights=seen, minlength=len(ALL_REGIONS) + 1)
     total = np.bincount(labels, minlength=len(ALL_REGIONS) + 1)
