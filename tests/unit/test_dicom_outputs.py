@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -16,6 +17,7 @@ from strokecore import dicom
 from strokecore.quality import QualityFlag
 from tests.unit import output_cases as cases
 
+ROOT = Path(__file__).resolve().parents[2]
 GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
 needs_dciodvfy = pytest.mark.skipif(
     shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed"
@@ -137,7 +139,7 @@ def test_same_result_is_the_same_bytes_in_another_process(written, tmp_path):
         "dicom.write_outputs(series, cases.made_up_result(series, masks), masks, Path(sys.argv[1]))\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "17", "TZ": "Asia/Tokyo"}
-    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, env=environment, cwd=ROOT)
     for path in written:
         other = tmp_path / path.relative_to(written[0].parent)
         assert path.read_bytes() == other.read_bytes(), path.name
