@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import orthanc
+import orthanc  # type: ignore[import-not-found]
 
 _HERE = Path(__file__).resolve().parent
 # Orthanc puts this folder itself on the path, where "state" or "rest" would become top-level modules.
