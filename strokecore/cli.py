@@ -57,7 +57,7 @@ def _score(options: argparse.Namespace) -> int:
     given = {"content_datetime": options.content_datetime, "supersedes": options.supersedes}
     try:
         scored = score_folder(options.folder, config, series_uid=options.series, **given)
-        scored = write_all(scored, options.folder, options.out)
+        scored = write_all(scored, options.folder, options.out, options.series)
     except (UsageError, ModelPackageError):
         raise
     except OSError as error:
@@ -65,7 +65,7 @@ def _score(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     except Exception as error:  # a defect of ours: said in every output, never silent
         log.exception("scoring failed")
-        scored = write_all(failed_run(config, error, **given), options.folder, options.out)
+        scored = write_all(failed_run(config, error, **given), options.folder, options.out, options.series)
     report.print_table(scored.result, Console(soft_wrap=True))
     status = scored.result.status
     if status == "failed":

@@ -16,12 +16,13 @@ from strokecore.series import read_candidate_header
 _OURS: Final = ("seg.dcm", "regions.dcm", "sr.dcm", "report.html", "result.json")
 
 
-def write_all(scored: Scored, folder: Path, out: Path) -> Scored:
+def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = None) -> Scored:
     """Write everything ``scored`` calls for into ``out``; returns it as written.
 
     An earlier run's files in ``out`` are removed first, so that no stale picture stands beside a new
     result. A repeated run of the same inputs keeps the earlier run's content date and so its bytes.
-    result.json is written last: where it stands, the rest is complete.
+    result.json is written last: where it stands, the rest is complete. ``series_uid`` is the series that was
+    asked for, if one was.
     """
     out.mkdir(parents=True, exist_ok=True)
     scored = _same_date_for_same_key(scored, out)
@@ -32,7 +33,7 @@ def write_all(scored: Scored, folder: Path, out: Path) -> Scored:
     if scored.series is not None and scored.masks is not None:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out)
     elif scored.result.status in ("refused", "failed"):
-        header = read_candidate_header(folder)
+        header = read_candidate_header(folder, series_uid)
         if header is not None:
             dicom.write_refusal(header, scored.result, out)
     report.write_html(scored.result, out / "report.html", series=scored.series, masks=scored.masks)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -267,4 +267,5 @@ def _rounded(watch: Stopwatch) -> dict[str, float]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    # local time with its offset: readers compare the outputs' time with the scanner's
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
+from strokecore.brain import Brain
 from strokecore.engines.base import Head, Lesion, RegionEvidence
+from strokecore.frame import Grid
 
 Float3D = npt.NDArray[np.float32]
 Bool3D = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -35,42 +38,58 @@ class AsymmetryConfig:
 
     Attributes
     ----------
-    region_hu: darker than the mirror region by this much is even odds (Mokin 2017: 2.0 HU).
+    cortical_hu: darker than the mirror region by this much is even odds (Mokin 2017: 2.0 HU).
+    deep_hu: the same for C, L, IC and I. They are small and border on CSF or on tissue of another density,
+        so that partial volume alone makes twice the natural asymmetry there.
     region_scale_hu: natural asymmetry of a region's residual; the width of the logistic.
     dark_hu: the absolute criterion that stands beside the mirror's: even odds at this much below the
-        person's own tissue curve.
+        person's own tissue curve. Grey nuclei lie above the curve, hence 0 and not more.
     dark_scale_hu: its width.
-    alone_hu: the absolute criterion when it stands alone (both sides affected, or no usable mirror).
-    voxel_hu: like region_hu for one smoothed voxel, where no region supports it.
+    alone_hu: the absolute criterion when it overrules a mirror that is just as dark (both sides affected).
+        High, because atrophy and leukoaraiosis darken both sides of many old heads by 4-5 HU.
+    unmirrored_hu: the absolute criterion where the mirror region cannot be measured at all.
+    voxel_hu: like the region's threshold for one smoothed voxel of a region.
+    outside_hu: the same outside the regions, where no region's mean supports it.
     voxel_scale_hu: width of the voxel's logistic.
     region_weight: how many units of the region's log-odds its voxels inherit.
     smoothing_mm: standard deviation of the in-plane and through-plane Gaussian.
     min_voxels: fewer measurable voxels than this leave a region unjudged.
-    min_component_ml: smaller lesions are not segmented.
-    old_residual_hu: tissue this far below the curve is CSF-like, an old cavity rather than early change.
+    min_component_ml, min_outside_ml: smaller lesions are not segmented, in and outside the regions.
+    old_residual_hu: tissue this far below the curve is CSF-like: neither normal nor early change.
     """
 
-    region_hu: float = 2.0
+    cortical_hu: float = 2.0
+    deep_hu: float = 2.5
     region_scale_hu: float = 0.6
-    dark_hu: float = 0.7
+    dark_hu: float = 0.0
     dark_scale_hu: float = 0.6
-    alone_hu: float = 5.0
-    voxel_hu: float = 3.0
+    alone_hu: float = 7.0
+    unmirrored_hu: float = 4.0
+    voxel_hu: float = 3.5
+    outside_hu: float = 5.0
     voxel_scale_hu: float = 0.8
-    region_weight: float = 0.7
+    region_weight: float = 1.0
     smoothing_mm: float = 3.5
     min_voxels: int = 150
     min_component_ml: float = 0.7
-    old_residual_hu: float = 14.0
+    min_outside_ml: float = 4.0
+    old_residual_hu: float = 21.0
 
 
 # Support of the normalised smoothing below which a voxel's neighbourhood holds too little brain to be judged.
 MIN_SUPPORT: Final = 0.25
-# Trimmed on either end of a region's residuals: sulci, vessels and calcium the masks missed.
-TRIM: Final = 0.10
+# Outside the regions only well supported tissue is judged: the convexity is partial volume.
+MIN_OUTSIDE_SUPPORT: Final = 0.6
+# How far below the lowest region a lesion is looked for; the skull base below hardens the beam.
+BELOW_REGIONS_MM: Final = 8.0
+# Dropped from a region's residuals before the mean. More at the dark end: sulci and ventricles that the
+# masks missed darken a part of the region, an infarct nearly all of it.
+TRIM_DARK: Final = 0.25
+TRIM_BRIGHT: Final = 0.05
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 NOISE_CORRELATION_MM: Final = 2.0
 GREY_BINS: Final = 8
+MIN_BIN_VOXELS: Final = 50
 LOGIT_LIMIT: Final = 8.0
 # Old cavities: expected to be tissue by the atlas, CSF-like on the scan, not so on the other side.
 OLD_MIN_TISSUE: Final = 0.8
@@ -93,41 +112,59 @@ class AsymmetryEngine:
 
     def segment(self, head: Head) -> Lesion:
         """Hypodensity map, lesion and evidence per region; see the module's docstring."""
-        config = self.config
+        box = _box(head.brain.intracranial)
+        cropped = crop(head, box)
+        lesion = self._segment(cropped)
+        return Lesion(
+            probability=_uncrop(lesion.probability, box, head.grid.shape),
+            acute=_uncrop(lesion.acute, box, head.grid.shape),
+            old=_uncrop(lesion.old, box, head.grid.shape),
+            evidence=lesion.evidence,
+        )
+
+    def _segment(self, head: Head) -> Lesion:
         old = find_old_infarct(head)
         usable = head.brain.parenchyma & head.covered & ~old
         residual = head.hu - tissue_curve(head, usable)
-        usable &= residual > -config.old_residual_hu * 1.5
-        evidence = {region: self._region_evidence(head, residual, usable, region) for region in ALL_REGIONS}
+        usable &= residual > -self.config.old_residual_hu
+        evidence = self._evidence(head, residual, usable)
         probability = self._voxel_probability(head, residual, usable, evidence)
-        acute = _keep_components((probability >= 0.5) & usable, config.min_component_ml, head.grid.spacing_mm)
+        found = probability >= 0.5
+        acute = _keep_components(found, self.config.min_component_ml, head.grid)
+        # what lies wholly outside the regions must be larger to be believed
+        acute &= (head.regions > 0) | _keep_components(
+            found & (head.regions == 0), self.config.min_outside_ml, head.grid
+        )
         return Lesion(probability=probability, acute=acute, old=old, evidence=evidence)
 
-    def _region_evidence(
-        self, head: Head, residual: Float3D, usable: Bool3D, region: RegionId
-    ) -> RegionEvidence:
+    def _evidence(self, head: Head, residual: Float3D, usable: Bool3D) -> dict[RegionId, RegionEvidence]:
         config = self.config
-        here = (head.regions == region.label) & usable
-        there = (head.regions == region.mirror.label) & usable
-        if int(here.sum()) < config.min_voxels:
-            return RegionEvidence(None, None, None)
-        dark = -_trimmed_mean(residual[here])
-        mean_hu = _trimmed_mean(head.hu[here])
-        error = _standard_error(head, int(here.sum()))
-        alone = _logistic(dark - config.alone_hu, float(np.hypot(config.dark_scale_hu, error)))
-        if int(there.sum()) < config.min_voxels:
-            return RegionEvidence(alone, mean_hu, None)
-        other_dark = -_trimmed_mean(residual[there])
-        error = float(np.hypot(error, _standard_error(head, int(there.sum()))))
-        mirrored = _logistic(
-            dark - other_dark - config.region_hu, float(np.hypot(config.region_scale_hu, error))
-        )
-        absolute = _logistic(dark - config.dark_hu, float(np.hypot(config.dark_scale_hu, error)))
-        return RegionEvidence(
-            probability=max(min(mirrored, absolute), alone),
-            mean_hu=mean_hu,
-            contralateral_difference_hu=mean_hu - _trimmed_mean(head.hu[there]),
-        )
+        measured = {region: _Measured.of(head, residual, usable, region) for region in ALL_REGIONS}
+        evidence = {}
+        for region, mine in measured.items():
+            other = measured[region.mirror]
+            if mine.voxels < config.min_voxels:
+                evidence[region] = RegionEvidence(None, None, None)
+                continue
+            if other.voxels < config.min_voxels:
+                unmirrored = _logistic(
+                    mine.dark_hu - config.unmirrored_hu, config.dark_scale_hu, mine.error_hu
+                )
+                evidence[region] = RegionEvidence(unmirrored, mine.mean_hu, None)
+                continue
+            alone = _logistic(mine.dark_hu - config.alone_hu, config.dark_scale_hu, mine.error_hu)
+            threshold = config.deep_hu if region.name in DEEP else config.cortical_hu
+            mirrored = _logistic(
+                mine.dark_hu - other.dark_hu - threshold,
+                config.region_scale_hu,
+                mine.error_hu,
+                other.error_hu,
+            )
+            absolute = _logistic(mine.dark_hu - config.dark_hu, config.dark_scale_hu, mine.error_hu)
+            evidence[region] = RegionEvidence(
+                max(min(mirrored, absolute), alone), mine.mean_hu, mine.mean_hu - other.mean_hu
+            )
+        return evidence
 
     def _voxel_probability(
         self,
@@ -138,64 +175,141 @@ class AsymmetryEngine:
     ) -> Float3D:
         config = self.config
         smooth, support = _smooth_within(residual, usable, config.smoothing_mm, head.grid.spacing_mm)
-        judged = usable & (support > MIN_SUPPORT)
-        mirror = smooth[:, :, ::-1]
-        has_mirror = judged[:, :, ::-1]
-        darker = np.where(has_mirror, mirror - smooth, 0.0) - config.voxel_hu
-        absolute = -smooth - max(config.dark_hu, config.voxel_hu / 2)
-        alone = -smooth - config.alone_hu
-        local = np.where(has_mirror, np.maximum(np.minimum(darker, absolute), alone), alone)
+        inside = head.regions > 0
+        judged = usable & np.where(inside, support > MIN_SUPPORT, _outside(head, support))
+        mirror, has_mirror = smooth[:, :, ::-1], usable[:, :, ::-1] & (support[:, :, ::-1] > MIN_SUPPORT)
+        darker = mirror - smooth - np.where(inside, config.voxel_hu, config.outside_hu)
+        absolute = -smooth - np.where(inside, config.voxel_hu, config.outside_hu) / 2
+        mirrored = np.minimum(darker, absolute)
+        with_mirror = np.where(inside, np.maximum(mirrored, -smooth - config.alone_hu), mirrored)
+        without = -smooth - np.where(inside, config.unmirrored_hu, config.alone_hu)
+        local = np.where(has_mirror, with_mirror, without)
         logit = (local / config.voxel_scale_hu).astype(np.float32)
+        log_odds = np.zeros(256, np.float32)  # by region label
         for region, found in evidence.items():
             if found.probability is not None:
                 p = np.clip(found.probability, 1e-4, 1 - 1e-4)
-                logit[head.regions == region.label] += config.region_weight * np.float32(np.log(p / (1 - p)))
+                log_odds[region.label] = config.region_weight * np.log(p / (1 - p))
+        logit += log_odds[head.regions]
         probability = 1.0 / (1.0 + np.exp(-np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT)))
         return np.where(judged, probability, 0.0).astype(np.float32)
 
 
-def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
-    """Expected HU of this person's normal tissue at every voxel; float32 [z, y, x].
+@dataclass(frozen=True)
+class _Measured:
+    """One region's measurable tissue: how dark it is below the person's curve, and how sure that is."""
 
-    Median HU in bins of the expected grey share, taken in each hemisphere and the brighter hemisphere
-    kept: an infarct can then not pull its own reference down, and both hemispheres share one curve.
+    voxels: int
+    mean_hu: float
+    dark_hu: float
+    error_hu: float
+
+    @classmethod
+    def of(cls, head: Head, residual: Float3D, usable: Bool3D, region: RegionId) -> _Measured:
+        mask = (head.regions == region.label) & usable
+        voxels = int(mask.sum())
+        if voxels == 0:
+            return cls(0, 0.0, 0.0, 0.0)
+        return cls(
+            voxels,
+            mean_hu=_trimmed_mean(head.hu[mask]),
+            dark_hu=-_trimmed_mean(residual[mask]),
+            error_hu=_standard_error(head, voxels),
+        )
+
+
+def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
+    """Expected HU of this person's normal tissue at every voxel; float32 [z, y, x], NaN when unknown.
+
+    A straight line through the median HU in bins of the expected grey share, fitted in each hemisphere; the
+    brighter hemisphere's is kept: an infarct can then not pull its own reference down, and both
+    hemispheres share one curve.
     """
     half = head.grid.shape[2] // 2
-    edges = np.linspace(0.0, 1.0, GREY_BINS + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
     hemispheres = (slice(0, half), slice(head.grid.shape[2] - half, None))
-    curves = []
-    for columns in hemispheres:
-        mask = usable[:, :, columns] & (head.regions[:, :, columns] > 0)
-        grey, hu = head.grey[:, :, columns][mask], head.hu[:, :, columns][mask]
-        if hu.size < GREY_BINS * 50:
-            continue
-        bins = np.clip(np.digitize(grey, edges) - 1, 0, GREY_BINS - 1)
-        medians = np.array(
-            [np.median(hu[bins == b]) if (bins == b).sum() > 50 else np.nan for b in range(GREY_BINS)]
-        )
-        known = ~np.isnan(medians)
-        weight = np.bincount(bins, minlength=GREY_BINS)[known]
-        slope, level = (
-            np.polyfit(centres[known], medians[known], 1, w=np.sqrt(weight))
-            if known.sum() > 1
-            else (0.0, medians[known][0])
-        )
-        curves.append((float(level + 0.5 * slope), float(slope), float(level)))
-    if not curves:
+    lines = [_fit_line(head, usable, columns) for columns in hemispheres]
+    known = [line for line in lines if line is not None]
+    if not known:
         return np.full(head.hu.shape, np.nan, dtype=np.float32)
-    _, slope, level = max(curves)
+    slope, level = max(known, key=lambda line: line[1] + 0.5 * line[0])
     return (level + slope * head.grey).astype(np.float32)
+
+
+def _fit_line(head: Head, usable: Bool3D, columns: slice) -> tuple[float, float] | None:
+    """(slope, level) of HU over the grey share inside one hemisphere's regions."""
+    mask = usable[:, :, columns] & (head.regions[:, :, columns] > 0)
+    grey, hu = head.grey[:, :, columns][mask], head.hu[:, :, columns][mask]
+    bins = np.clip((grey * GREY_BINS).astype(int), 0, GREY_BINS - 1)
+    counts = np.bincount(bins, minlength=GREY_BINS)
+    filled = np.flatnonzero(counts >= MIN_BIN_VOXELS)
+    if filled.size == 0:
+        return None
+    medians = np.array([np.median(hu[bins == b]) for b in filled])
+    if filled.size == 1:
+        return 0.0, float(medians[0])
+    slope, level = np.polyfit((filled + 0.5) / GREY_BINS, medians, 1, w=np.sqrt(counts[filled]))
+    return float(slope), float(level)
 
 
 def find_old_infarct(head: Head) -> Bool3D:
     """Old cavities: CSF-like where the atlas expects tissue and the other side has tissue; bool [z, y, x]."""
     csf = head.brain.csf & ~head.brain.ventricles
-    radius = [OLD_MIRROR_MARGIN_MM / mm for mm in head.grid.spacing_mm]
-    mirrored = _dilate(csf | head.brain.ventricles, radius)[:, :, ::-1]
-    cavity = csf & ~mirrored & (head.tissue > OLD_MIN_TISSUE) & head.covered
+    reach = [max(1, round(OLD_MIRROR_MARGIN_MM / mm)) for mm in head.grid.spacing_mm]
+    fluid = (csf | head.brain.ventricles).astype(np.uint8)
+    near_fluid = ndimage.maximum_filter(fluid, size=[2 * r + 1 for r in reach]) > 0
+    cavity = csf & ~near_fluid[:, :, ::-1] & (head.tissue > OLD_MIN_TISSUE) & head.covered
     cavity = ndimage.binary_opening(cavity, structure=np.ones((1, 3, 3), bool))
-    return _keep_components(cavity, OLD_MIN_ML, head.grid.spacing_mm)
+    return _keep_components(cavity, OLD_MIN_ML, head.grid)
+
+
+def crop(head: Head, box: Box) -> Head:
+    """The part of a head inside ``box``, which must be symmetric about the mid-sagittal plane."""
+    z0, y0, x0 = (s.start for s in box)
+    dz, dy, dx = head.grid.spacing_mm
+    x, y, z = head.grid.origin_mm
+    shape = tuple(s.stop - s.start for s in box)
+    brain: dict[str, Any] = {
+        f.name: value[box] if isinstance(value := getattr(head.brain, f.name), np.ndarray) else value
+        for f in fields(head.brain)
+    }
+    return Head(
+        hu=head.hu[box],
+        grid=Grid(
+            (shape[0], shape[1], shape[2]), head.grid.spacing_mm, (x + x0 * dx, y + y0 * dy, z + z0 * dz)
+        ),
+        brain=Brain(**brain),
+        regions=head.regions[box],
+        grey=head.grey[box],
+        tissue=head.tissue[box],
+        covered=head.covered[box],
+        slice_thickness_mm=head.slice_thickness_mm,
+    )
+
+
+def _box(mask: Bool3D) -> Box:
+    """Bounding box of a mask, widened to be symmetric about the middle column."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return tuple(slice(0, n) for n in mask.shape)  # type: ignore[return-value]
+    z, y, x = found[0]
+    margin = min(x.start, mask.shape[2] - x.stop)
+    return z, y, slice(margin, mask.shape[2] - margin)
+
+
+def _uncrop(values: npt.NDArray[Any], box: Box, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    whole = np.zeros(shape, values.dtype)
+    whole[box] = values
+    return whole
+
+
+def _outside(head: Head, support: Float3D) -> Bool3D:
+    """Where a lesion outside the regions may be called: well supported tissue at or above their level."""
+    planes = np.flatnonzero((head.regions > 0).any(axis=(1, 2)))
+    may = (support > MIN_OUTSIDE_SUPPORT) & (head.tissue > OLD_MIN_TISSUE)
+    if planes.size:
+        may[: max(0, planes[0] - round(BELOW_REGIONS_MM / head.grid.spacing_mm[0]))] = False
+        may[planes[-1] + 1 :] = False
+    return may
 
 
 def _smooth_within(
@@ -208,32 +322,29 @@ def _smooth_within(
     return np.where(support > 1e-3, total / np.maximum(support, 1e-3), 0.0).astype(np.float32), support
 
 
-def _keep_components(mask: Bool3D, min_ml: float, spacing_mm: tuple[float, float, float]) -> Bool3D:
+def _keep_components(mask: Bool3D, min_ml: float, grid: Grid) -> Bool3D:
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask
-    large = np.bincount(labels.ravel()) * float(np.prod(spacing_mm)) / 1000.0 >= min_ml
+    large = np.bincount(labels.ravel()) * grid.voxel_ml >= min_ml
     large[0] = False
     return np.asarray(large[labels], dtype=np.bool_)
 
 
-def _dilate(mask: Bool3D, radius: list[float]) -> Bool3D:
-    distance = ndimage.distance_transform_edt(~mask, sampling=[1.0 / r for r in radius])
-    return np.asarray(distance <= 1.0, dtype=np.bool_)
-
-
 def _trimmed_mean(values: npt.NDArray[np.float32]) -> float:
-    cut = int(TRIM * values.size)
     ordered = np.sort(values)
-    return float(ordered[cut : values.size - cut].mean(dtype=np.float64))
+    kept = ordered[int(TRIM_DARK * values.size) : values.size - int(TRIM_BRIGHT * values.size)]
+    return float(kept.mean(dtype=np.float64))
 
 
 def _standard_error(head: Head, voxels: int) -> float:
-    voxel_mm3 = float(np.prod(head.grid.spacing_mm))
+    voxel_mm3 = head.grid.voxel_ml * 1000.0
     shared_mm3 = NOISE_CORRELATION_MM**2 * max(head.slice_thickness_mm, NOISE_CORRELATION_MM)
     independent = max(1.0, voxels * voxel_mm3 / max(shared_mm3, voxel_mm3))
     return head.brain.noise_hu / float(np.sqrt(independent))
 
 
-def _logistic(x: float, scale: float) -> float:
+def _logistic(x: float, *scales: float) -> float:
+    """Logistic of ``x`` over the root of the sum of squared scales."""
+    scale = float(np.sqrt(np.sum(np.square(scales))))
     return float(1.0 / (1.0 + np.exp(-np.clip(x / scale, -LOGIT_LIMIT, LOGIT_LIMIT))))

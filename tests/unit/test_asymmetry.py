@@ -62,7 +62,7 @@ def test_an_old_lesion_does_not_hide_a_finding_on_the_other_side(engine: Asymmet
 
 
 def test_equal_infarcts_on_both_sides_are_found_by_the_absolute_criterion(engine: AsymmetryEngine) -> None:
-    lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 8.0), LEFT_L, 8.0))
+    lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 9.0), LEFT_L, 9.0))
     assert probability(lesion, RIGHT_L) > 0.5
     assert probability(lesion, LEFT_L) > 0.5
 
@@ -108,6 +108,6 @@ def test_the_tissue_curve_follows_grey_and_white_and_ignores_one_dark_hemisphere
 
 def test_the_configuration_is_part_of_the_hash() -> None:
     engine = AsymmetryEngine()
-    other = AsymmetryEngine(replace(engine.config, region_hu=2.5))
+    other = AsymmetryEngine(replace(engine.config, cortical_hu=2.5))
     assert engine.sha256 != other.sha256
     assert engine.sha256 == AsymmetryEngine().sha256
