@@ -17,6 +17,7 @@ from strokecore.simulate.spec import (
     random_spec,
     simulator_sha256,
 )
+from strokecore.simulate.study import write_study
 
 __all__ = [
     "SIMULATOR_VERSION",
@@ -31,4 +32,5 @@ __all__ = [
     "simulate",
     "simulator_sha256",
     "write_sample",
+    "write_study",
 ]

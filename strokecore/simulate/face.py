@@ -79,7 +79,7 @@ def inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: Axes) -> Floats
     nuchal = ellipsoid_mm(axes, (0, 80, -74), (74, 52, 52))
     deep = ellipsoid_mm(side, (38, -4, -74), (36, 44, 40))
     muscle_mm = np.minimum(np.minimum(temporal, nuchal), deep) + 3 * coarse
-    planes = np.abs(coarse + 0.3 * fine) < 0.16
+    planes = np.abs(_texture(axes, 13, 4.5) + 0.25 * fine) < 0.13
     hu = np.where((muscle_mm < 0) & ~planes & (skin_mm < -4.5), MUSCLE + 5 * fine, FAT + 12 * fine).astype(
         np.float32
     )
@@ -132,7 +132,7 @@ def inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: Axes) -> Floats
     paint(capsule_mm(axes, (52, 0, -62), (50, -8, -97), 4.0, 5), bone_texture)
 
     # Nose, ethmoid and maxillary sinuses.
-    septa = np.minimum(np.abs((y + 3.0) % 9.0 - 4.5) - 0.7, ax - 0.8)
+    septa = np.minimum(np.abs((y + 3.0 + 1.8 * coarse) % 9.0 - 4.5) - 0.7, ax + 0.9 * coarse - 0.8)
     ethmoid = np.maximum(np.maximum(ax - 12.0, np.abs(y + 47) - 24), np.abs(z + 42) - 11)
     paint(ethmoid - 1.5, (SPONGY + 150 * fine).astype(np.float32))
     paint(np.maximum(ethmoid, -septa), AIR + 60)

@@ -119,7 +119,7 @@ def _brain_fractions(
     csf = np.maximum(csf, np.exp(-((fold / _FOLD_WIDTH) ** 2)) * rim * (0.3 + 0.7 * spec.atrophy))
     x, _, _ = bent.grid.axes_mm
     # Ventricles differ in size between people and, a little, between sides.
-    widening = -0.8 + 3.8 * spec.atrophy + rng.normal(0, 0.5)
+    widening = -0.2 + 3.6 * spec.atrophy + rng.normal(0, 0.5)
     lean = rng.normal(0, 0.35)
     reach = (widening + lean * np.tanh(x / 6.0)).astype(np.float32)
     csf = np.maximum(

@@ -115,10 +115,10 @@ def _slice_dataset(
     ds = common_header(spec, CTImageStorage, uid("instance", key, str(k)), uid("series", key))
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.SeriesDescription = f"Simulated head {spec.thickness_mm:g} mm {spec.kernel.lower()}"
-    ds.SliceThickness = _ds(spec.thickness_mm)
+    ds.SliceThickness = decimal(spec.thickness_mm)
     ds.DataCollectionDiameter = 500
-    ds.ReconstructionDiameter = _ds(spec.pixel_mm * spec.matrix)
-    ds.GantryDetectorTilt = _ds(spec.tilt_deg)
+    ds.ReconstructionDiameter = decimal(spec.pixel_mm * spec.matrix)
+    ds.GantryDetectorTilt = decimal(spec.tilt_deg)
     ds.TableHeight = 150
     ds.RotationDirection = "CW"
     ds.ExposureTime = 1000
@@ -129,26 +129,31 @@ def _slice_dataset(
     ds.ConvolutionKernel = _KERNEL_NAME[spec.kernel]
     ds.SeriesNumber = spec.series_number
     ds.InstanceNumber = k + 1
-    ds.ImagePositionPatient = [_ds(v) for v in geometry.positions_mm[k]]
-    ds.ImageOrientationPatient = [_ds(v) for v in (*geometry.row_direction, *geometry.column_direction)]
-    ds.SliceLocation = _ds(float(geometry.positions_mm[k] @ geometry.normal))
+    ds.ImagePositionPatient = [decimal(v) for v in geometry.positions_mm[k]]
+    ds.ImageOrientationPatient = [decimal(v) for v in (*geometry.row_direction, *geometry.column_direction)]
+    ds.SliceLocation = decimal(float(geometry.positions_mm[k] @ geometry.normal))
+    ds.PixelSpacing = [decimal(geometry.pixel_mm)] * 2
+    ds.WindowCenter, ds.WindowWidth = _WINDOW[spec.kernel]
+    set_pixels(ds, hu)
+    return ds
+
+
+def set_pixels(ds: FileDataset, hu: npt.NDArray[np.int16]) -> None:
+    """Store HU [j, i] as 12-bit unsigned pixels, as most scanners do."""
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = hu.shape
-    ds.PixelSpacing = [_ds(geometry.pixel_mm)] * 2
     ds.BitsAllocated = 16
     ds.BitsStored = 12
     ds.HighBit = 11
     ds.PixelRepresentation = 0
-    ds.WindowCenter, ds.WindowWidth = _WINDOW[spec.kernel]
     ds.RescaleIntercept = RESCALE_INTERCEPT
     ds.RescaleSlope = 1
     ds.RescaleType = "HU"
     ds.PixelData = (hu.astype(np.int32) - RESCALE_INTERCEPT).clip(0, 4095).astype("<u2").tobytes()
-    return ds
 
 
-def _ds(value: float) -> str:
+def decimal(value: float) -> str:
     """A decimal string of at most 16 characters."""
     text = f"{float(value):.9g}"
     return text if len(text) <= 16 else f"{float(value):.8f}"[:16]
