@@ -193,11 +193,9 @@ hippocampus (anterior choroidal and posterior cerebral arteries)."""
 
 # Supraganglionic sectors.
 SUPRAGANGLIONIC_MEDIAL_MM: Final = 23.0
-"""Lateral to the body of the ventricle and to the superior frontal sulcus; medial to it lie the territories of
+"""Lateral to the ventricle and to the superior frontal sulcus; medial to it lie the territories of
 the anterior cerebral artery and, behind, of the posterior."""
-SUPRAGANGLIONIC_ACA: Final = Border(
-    (23, 15), (28, 60)
-)  # along the superior frontal sulcus to the frontal pole
+SUPRAGANGLIONIC_ACA: Final = Border((23, 15), (28, 60))  # superior frontal sulcus to the frontal pole
 SUPRAGANGLIONIC_ANTERIOR: Final = Border((24, 20), (75, 10))  # M4 | M5
 SUPRAGANGLIONIC_POSTERIOR: Final = Border((24, -24), (80, -36))  # M5 | M6
 SUPRAGANGLIONIC_PCA: Final = Border(

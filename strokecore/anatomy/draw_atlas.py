@@ -1,8 +1,8 @@
-"""Draw the atlas on its template: ``python -m strokecore.anatomy.draw_atlas [FOLDER]`` (docs/atlas)."""
+"""Draw the atlas: ``python -m strokecore.anatomy.draw_atlas [FOLDER] [--ct DICOM_DIR]`` (docs/atlas)."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,6 +13,10 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.anatomy.registration import regions_in_head, register_atlas
+from strokecore.brain import segment_brain
+from strokecore.frame import coverage, fit_head_frame, to_canonical
+from strokecore.series import read_series
 
 # Ten hues that stay apart for most colour-blind readers, neighbours far from each other.
 COLOURS: Final = {
@@ -33,7 +37,9 @@ CORONAL_PLANES_MM: Final = (-24.0, 0.0, 12.0)  # LPS y: frontal horn, commissure
 SAGITTAL_PLANES_MM: Final = (28.5, 39.0)  # LPS x: lentiform, insula
 WINDOW_HU: Final = (0.0, 60.0)
 SCALE: Final = 4
-TINT: Final = 0.28
+TINT: Final = 0.22
+REAL_SLICES: Final = 12
+HEAD_MARGIN: Final = 12  # voxels around the brain on a real head
 
 Plane = npt.NDArray[Any]
 
@@ -121,6 +127,37 @@ def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
     }
 
 
+def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:
+    """The registered atlas on axial slices of a real head CT, in the canonical frame."""
+    series = read_series(dicom_folder)
+    frame = fit_head_frame(series, atlas)
+    hu, covered = to_canonical(series, frame), coverage(series, frame)
+    brain = segment_brain(hu, frame.grid, covered)
+    registration = register_atlas(hu, brain, frame.grid, covered, atlas)
+    labels = regions_in_head(atlas, registration, frame.grid, brain)
+    rows, columns = (
+        slice(max(0, low - HEAD_MARGIN), high + HEAD_MARGIN)
+        for low, high in (_extent(brain.intracranial, axis) for axis in (1, 2))
+    )
+    stretch = (frame.grid.spacing_mm[1] / atlas.spacing_mm[1], frame.grid.spacing_mm[2] / atlas.spacing_mm[2])
+    z = np.arange(hu.shape[0]) * frame.grid.spacing_mm[0] + frame.grid.origin_mm[2]
+    named = np.nonzero((labels > 0).any(axis=(1, 2)))[0]
+    chosen = np.linspace(named[0], named[-1], REAL_SLICES + 2).round().astype(int)[1:-1]
+    pictures = [
+        draw_plane(
+            hu[k, rows, columns], labels[k, rows, columns], f"z {z[k]:+.0f} mm", ("R", "L"), stretch=stretch
+        )
+        for k in chosen
+    ]
+    return sheet(pictures, columns=4)
+
+
+def _extent(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    others = tuple(a for a in range(3) if a != axis)
+    places = np.nonzero(mask.any(axis=others))[0]
+    return int(places[0]), int(places[-1])
+
+
 def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
     """Pictures in rows on black."""
     width = max(picture.width for picture in pictures)
@@ -132,12 +169,21 @@ def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
     return result
 
 
-def write_atlas_pictures(folder: Path) -> None:
+def write_atlas_pictures(folder: Path, dicom_folder: Path | None = None) -> None:
     """Write the sheets of the shipped atlas as PNG, with few colours to keep them small."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in draw_atlas(load_atlas()).items():
-        picture.quantize(128, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+    atlas = load_atlas()
+    sheets = draw_atlas(atlas)
+    if dicom_folder is not None:
+        sheets["real_ct"] = draw_on_head(dicom_folder, atlas)
+    for name, picture in sheets.items():
+        few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
-    write_atlas_pictures(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/atlas"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/atlas"))
+    parser.add_argument("--ct", type=Path, help="DICOM folder of a head CT to draw the atlas on as well")
+    arguments = parser.parse_args()
+    write_atlas_pictures(arguments.folder, arguments.ct)

@@ -30,9 +30,9 @@ VOLUME_ML = {
     **dict.fromkeys(("M1", "M2", "M3", "M4", "M5", "M6"), (15, 70)),
 }
 
-# The yardstick's nuclei lie 2 mm more medial and 3 mm lower than the same nuclei on the ICBM152 T1, and are smaller:
-# its labels say least about the T1 as they stand (mutual information 0.17 nat) and more (0.28 nat) after this
-# similarity transform. It was fitted to the T1; no outline of ours took part (docs/atlas.md).
+# The yardstick's nuclei lie 2 mm more medial and 3 mm lower than the same nuclei on the ICBM152 T1, and are
+# smaller. This similarity transform was fitted to the T1 by mutual information; no outline of ours took
+# part (docs/atlas.md). test_yardstick_fits_the_t1_better_when_moved proves that it is needed.
 YARDSTICK_CENTRE_MM = (17.0, 5.0, 4.0)
 YARDSTICK_SHIFT_MM = (2.04, -0.76, 1.56)
 YARDSTICK_SCALE = 1.09
@@ -175,23 +175,61 @@ def test_shipped_files_stay_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED_FOLDER.iterdir()) < 1_100_000
 
 
+def yardstick_transform() -> sitk.Similarity3DTransform:
+    """Yardstick to ICBM152 coordinates."""
+    transform = sitk.Similarity3DTransform()
+    transform.SetCenter(YARDSTICK_CENTRE_MM)
+    transform.SetScale(YARDSTICK_SCALE)
+    transform.SetTranslation(YARDSTICK_SHIFT_MM)
+    return transform
+
+
+def read_yardstick(shared_data: Path) -> sitk.Image:
+    """Labels 1 caudate, 2 lentiform, 3 thalamus."""
+    return sitk.ReadImage(str(shared_data / "deep_nuclei" / "cit168_left_majority.nii.gz"))
+
+
 def test_deep_nuclei_agree_with_the_yardstick(atlas: Atlas, shared_data: Path) -> None:
-    yardstick = sitk.ReadImage(str(shared_data / "deep_nuclei" / "cit168_left_majority.nii.gz"))
     regions = sitk.GetImageFromArray(atlas.regions)
     regions.SetSpacing(atlas.spacing_mm[::-1])
     regions.SetOrigin(atlas.origin_mm)
-    to_yardstick = sitk.Similarity3DTransform()
-    to_yardstick.SetCenter(YARDSTICK_CENTRE_MM)
-    to_yardstick.SetScale(YARDSTICK_SCALE)
-    to_yardstick.SetTranslation(YARDSTICK_SHIFT_MM)
-    aligned, unaligned = (
-        sitk.GetArrayFromImage(sitk.Resample(yardstick, regions, transform, sitk.sitkNearestNeighbor))
-        for transform in (to_yardstick.GetInverse(), sitk.Transform())
+    moved, unmoved = (
+        sitk.GetArrayFromImage(
+            sitk.Resample(read_yardstick(shared_data), regions, transform, sitk.sitkNearestNeighbor)
+        )
+        for transform in (yardstick_transform().GetInverse(), sitk.Transform())
     )
     for name, value in (("C", 1), ("L", 2)):
-        assert dice(mask(atlas, name), aligned == value) >= 0.75
-        assert dice(mask(atlas, name), unaligned == value) >= 0.55  # what the shift alone leaves
-    assert (mask(atlas, "IC") & (aligned == 3)).sum() < 0.1 * mask(atlas, "IC").sum()
+        assert dice(mask(atlas, name), moved == value) >= 0.75
+        assert (
+            dice(mask(atlas, name), unmoved == value) >= 0.60
+        )  # as much as the yardstick, moved, has with itself
+    assert (mask(atlas, "IC") & (moved == 3)).sum() < 0.1 * mask(atlas, "IC").sum()
+
+
+def test_yardstick_fits_the_t1_better_when_moved(shared_data: Path) -> None:
+    data = pytest.importorskip("nilearn.datasets", reason="the ICBM152 T1 comes with nilearn (dev extra)")
+    name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    t1 = sitk.ReadImage(str(Path(data.__file__).parent / "data" / name), sitk.sitkFloat32)
+    yardstick = read_yardstick(shared_data)
+    labels = sitk.GetArrayFromImage(yardstick)
+    around = ndimage.binary_dilation(labels > 0, iterations=5)
+    unmoved, moved = (
+        mutual_information(
+            labels[around], sitk.GetArrayFromImage(sitk.Resample(t1, yardstick, transform))[around]
+        )
+        for transform in (sitk.Transform(), yardstick_transform())
+    )
+    assert moved > 1.4 * unmoved
+
+
+def mutual_information(labels: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> float:
+    """Of labels 0-3 and T1 intensities, in nat."""
+    joint, _, _ = np.histogram2d(labels, values, bins=[np.arange(5) - 0.5, np.linspace(60, 240, 31)])
+    joint /= joint.sum()
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
