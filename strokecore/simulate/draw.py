@@ -17,25 +17,25 @@ from strokecore.simulate.spec import SampleSpec, parse_affected, random_spec
 _BRAIN_WINDOW: Final = (40.0, 80.0)  # centre, width
 _STROKE_WINDOW: Final = (35.0, 50.0)
 _BONE_WINDOW: Final = (500.0, 2500.0)
-_TILE: Final = 256
+_TILE: Final = 200
+_CAPTION_HEIGHT: Final = 16
 _COLUMNS: Final = 7
 _LEVELS: Final = (0.13, 0.22, 0.36, 0.44, 0.52, 0.62, 0.76)  # of the stack, for the picture of variants
 
 _PATIENT: Final = random_spec(5, affected=parse_affected("right:I,M1,M2"), thickness_mm=5.0)
+_LESION: Final = parse_affected("left:I,L,M2,M5")
+_OLD: Final = (RegionId("M3", "left"), RegionId("M6", "left"))
+_ACUTE: Final = parse_affected("right:M1,M4,I")
 _VARIANTS: Final[tuple[tuple[str, SampleSpec, tuple[float, float]], ...]] = (
-    ("young, no infarct", random_spec(26, atrophy=0.0, leukoaraiosis=0.0, age_years=35), _BRAIN_WINDOW),
-    ("old, white-matter disease", random_spec(25, atrophy=1.0, leukoaraiosis=1.0, age_years=88), _BRAIN_WINDOW),
-    ("left I L M2 M5, 8 HU, 1.25 mm", random_spec(21, parse_affected("left:I,L,M2,M5"), 8.0, thickness_mm=1.25), _STROKE_WINDOW),
-    ("left I L M2 M5, 8 HU, 5 mm", random_spec(21, parse_affected("left:I,L,M2,M5"), 8.0, thickness_mm=5.0), _STROKE_WINDOW),
-    ("right I M2, 5 HU", random_spec(33, parse_affected("right:I,M2"), 5.0, thickness_mm=5.0), _STROKE_WINDOW),
-    (
-        "old infarct left M3 M6, acute right M1 M4 I",
-        random_spec(23, parse_affected("right:M1,M4,I"), old_infarct=(RegionId("M3", "left"), RegionId("M6", "left"))),
-        _BRAIN_WINDOW,
-    ),
+    ("young", random_spec(26, atrophy=0.0, leukoaraiosis=0.0, age_years=35), _BRAIN_WINDOW),
+    ("old, white-matter disease", random_spec(25, atrophy=1.0, leukoaraiosis=1.0), _BRAIN_WINDOW),
+    ("left I L M2 M5, 8 HU, 1.25 mm", random_spec(21, _LESION, 8.0, thickness_mm=1.25), _STROKE_WINDOW),
+    ("left I L M2 M5, 8 HU, 5 mm", random_spec(21, _LESION, 8.0, thickness_mm=5.0), _STROKE_WINDOW),
+    ("right I M2, 5 HU", random_spec(33, parse_affected("right:I,M2"), 5.0), _STROKE_WINDOW),
+    ("old left M3 M6, acute right M1 M4 I", random_spec(23, _ACUTE, old_infarct=_OLD), _BRAIN_WINDOW),
     ("haemorrhage 30 ml right", random_spec(22, blood_ml=30.0, blood_side="right"), _BRAIN_WINDOW),
     ("bone kernel 1.25 mm", random_spec(21, thickness_mm=1.25, kernel="BONE"), _BONE_WINDOW),
-)  # fmt: skip
+)
 
 
 def main(folder: Path) -> None:
@@ -49,9 +49,10 @@ def main(folder: Path) -> None:
     strips = []
     for caption, spec, window in _VARIANTS:
         head = simulate(spec)
-        strip = Image.fromarray(np.hstack([_tile(head, int(f * len(head.hu)), window) for f in _LEVELS]))
-        ImageDraw.Draw(strip).text((6, 4), caption, fill=255)
-        strips.append(np.asarray(strip))
+        tiles = [_tile(head, int(f * len(head.hu)), window) for f in _LEVELS]
+        bar = Image.new("L", (_TILE * len(_LEVELS), _CAPTION_HEIGHT), 40)
+        ImageDraw.Draw(bar).text((6, 2), caption, fill=255)
+        strips += [np.asarray(bar), np.hstack(tiles)]
     Image.fromarray(np.vstack(strips)).save(folder / "variants.png", optimize=True)
 
 
