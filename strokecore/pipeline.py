@@ -184,7 +184,7 @@ def _head(
     registration: Registration,
     atlas: Atlas,
 ) -> Head:
-    grey, tissue = tissue_in_head(atlas, registration, frame.grid)
+    grey, tissue = tissue_in_head(atlas, registration, frame.grid, brain.intracranial)
     return Head(
         hu=hu,
         grid=frame.grid,
