@@ -24,7 +24,7 @@ _SMOOTHING_MM: Final = 8.0
 # or a craniectomy opens one.
 _DIRECTIONS_ENCLOSED: Final = 4
 # Intracranial volume of adults is 1000-1900 ml; less is scanned when the scan is incomplete.
-_BRAIN_ML: Final = (300.0, 2500.0)
+_BRAIN_ML: Final = (150.0, 2500.0)
 # Median density of what fills an adult's skull; plastic and water phantoms are outside.
 _BRAIN_MEDIAN_HU: Final = (15.0, 60.0)
 
