@@ -71,6 +71,9 @@ def read_acquisitions(api: OrthancApi, study: str) -> list[Acquisition]:
             member = _member(api, series)
             members[member.summary.series_instance_uid] = member
     groups = group_acquisitions(m.summary for m in members.values())
+    grouped = {s.series_instance_uid for group in groups for s in group}
+    # Secondary captures that call themselves CT belong to no acquisition, yet each gets its state.
+    groups += [(m.summary,) for uid, m in members.items() if uid not in grouped]
     return [_acquisition(study, tags, (members[s.series_instance_uid] for s in group)) for group in groups]
 
 
