@@ -169,7 +169,7 @@ def _intracranial(hu: Floats, cranium: Bools, covered: Bools, spacing_mm: Spacin
     # calcium and dense clot are inside; the skull's own component is not
     skull = largest_component(hu > BONE_HU)
     deep = _doubled(erode(coarse, _REFINE_MM, half_mm), hu.shape) & cranium & ~skull
-    return np.asarray(ndimage.binary_fill_holes(body | deep))
+    return np.asarray(ndimage.binary_fill_holes(largest_component(body | deep)))
 
 
 def _halved(mask: Bools) -> Bools:

@@ -92,8 +92,7 @@ def register_atlas(
     template, template_mask = template_image(atlas, _GRID_MM, _SMOOTHING_MM)
     start = np.diag([TYPICAL_SCALE, TYPICAL_SCALE, TYPICAL_SCALE, 1.0])
     start[:3, 3] = -start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM
-    similar = align(template, template_mask, moving, scanned, start, "similarity", _HUBER_HU)
-    fitted = align(template, template_mask, moving, scanned, similar.moving_from_fixed, "affine", _HUBER_HU)
+    fitted = align(template, template_mask, moving, scanned, start, "affine", _HUBER_HU)
     fine_head = thinned(
         brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _FINE_SMOOTHING_MM), _GRID_MM
     )
