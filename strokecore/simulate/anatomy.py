@@ -16,11 +16,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.regions import SIDES, RegionId
 from strokecore.simulate.face import calvarium_thickness, inner_tissue, petrous_mm, skin_distance
 from strokecore.simulate.solids import HEAD_SPACING_MM, Axes, Floats, Point, ellipsoid_mm, head_axes
 
 # Distance from the brain to the inner table: subarachnoid space, dura and venous sinuses.
 _SUBARACHNOID_MM: Final = 1.5
+
+_NUCLEI_GREY: Final = 0.85  # share of the maps' white matter in the nuclei that CT shows as grey
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,7 @@ def average_head() -> AverageHead:
     intracranial_mm = _signed_distance(intracranial)
     ventricle_mm = _signed_distance(_ventricles(gm + wm, intracranial_mm, axes))
     gm, wm = _without_false_grey_rim(gm, wm, ventricle_mm)
+    gm, wm = _with_grey_nuclei(gm, wm, labels)
     calvarium_mm = calvarium_thickness(axes)
     skin_mm = skin_distance(intracranial_mm, calvarium_mm, axes)
     return AverageHead(
@@ -175,6 +179,13 @@ def _without_false_grey_rim(gm: Floats, wm: Floats, ventricle_mm: Floats) -> tup
     near = np.clip((4.5 - ventricle_mm) / 1.5, 0, 1) * (ventricle_mm > -3)
     excess = np.clip(gm - thick, 0, 1) * near
     return (gm - excess).astype(np.float32), (wm + excess * (ventricle_mm > 0)).astype(np.float32)
+
+
+def _with_grey_nuclei(gm: Floats, wm: Floats, labels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """MRI maps call the iron-rich pallidum white; on CT the whole lentiform nucleus is grey, as the caudate."""
+    nuclei = np.isin(labels, [RegionId(name, side).label for name in ("C", "L") for side in SIDES])
+    share = _NUCLEI_GREY * ndimage.gaussian_filter(nuclei.astype(np.float32), 0.7)
+    return (gm + share * wm).astype(np.float32), (wm * (1 - share)).astype(np.float32)
 
 
 def _deep_grey(gm: Floats, wm: Floats, axes: Axes) -> Floats:
