@@ -182,7 +182,7 @@ def _without_false_grey_rim(gm: Floats, wm: Floats, ventricle_mm: Floats) -> tup
 
 
 def _with_grey_nuclei(gm: Floats, wm: Floats, labels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """MRI maps call the iron-rich pallidum white; on CT the whole lentiform nucleus is grey, as the caudate."""
+    """MRI maps call the iron-rich pallidum white; on CT the lentiform nucleus is as grey as the caudate."""
     nuclei = np.isin(labels, [RegionId(name, side).label for name in ("C", "L") for side in SIDES])
     share = _NUCLEI_GREY * ndimage.gaussian_filter(nuclei.astype(np.float32), 0.7)
     return (gm + share * wm).astype(np.float32), (wm * (1 - share)).astype(np.float32)
