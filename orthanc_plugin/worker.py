@@ -210,8 +210,6 @@ def _answer(out: Path, status: int) -> Answer:
         raise AttemptError("result_incomplete", "result key or scored series missing")
     if status == 0 and (not any(f.name == "sr.dcm" for f in files) or files[-1].parent.name != "sc"):
         raise AttemptError("result_incomplete", "SR or Secondary Capture missing")
-    if result["status"] == "refused" and not files:
-        raise AttemptError("result_incomplete", "the NOT SCORED Secondary Capture is missing")
     return answer
 
 

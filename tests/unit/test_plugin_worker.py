@@ -78,10 +78,6 @@ def test_outputs_come_in_the_order_of_storing(tmp_path: Path) -> None:
             WRITE.format(files=["sr.dcm", "sc/1.dcm"], result=repr({**SCORED, "result_key": None}), status=0),
             "result_incomplete",
         ),
-        (
-            WRITE.format(files=[], result=repr({"schema": 1, "status": "refused"}), status=3),
-            "result_incomplete",
-        ),
     ],
 )
 def test_faults_have_codes(tmp_path: Path, code: str, expected: str) -> None:
