@@ -55,7 +55,9 @@ def test_positive_tilt_lifts_the_front() -> None:
 @pytest.mark.parametrize("flip_rows", [False, True])
 @pytest.mark.parametrize("flip_columns", [False, True])
 @pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
-def test_a_point_keeps_its_place_in_every_orientation(position: str, flip_rows: bool, flip_columns: bool) -> None:
+def test_a_point_keeps_its_place_in_every_orientation(
+    position: str, flip_rows: bool, flip_columns: bool
+) -> None:
     """A bright ball on the patient's right, in front and above is found there through geometry only."""
     spec = dataclasses.replace(
         SMALL, patient_position=position, flip_rows=flip_rows, flip_columns=flip_columns, tilt_deg=14.0
@@ -64,7 +66,9 @@ def test_a_point_keeps_its_place_in_every_orientation(position: str, flip_rows: 
     x, y, z = grid.axes_mm
     centre = np.array([-40.0, -30.0, 35.0])
     ball = (
-        (x[None, None] - centre[0]) ** 2 + (y[None, :, None] - centre[1]) ** 2 + (z[:, None, None] - centre[2]) ** 2
+        (x[None, None] - centre[0]) ** 2
+        + (y[None, :, None] - centre[1]) ** 2
+        + (z[:, None, None] - centre[2]) ** 2
         < 100
     ).astype(np.float32)
     geometry = slice_geometry(spec)
