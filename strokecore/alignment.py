@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Motion = Literal["similarity", "affine"]
 
 # Steps of damped Gauss-Newton: more than any start within the capture range needs (7-27 seen).
-_MOST_STEPS: Final = 60
+_MOST_STEPS: Final = 40
 _FIRST_DAMPING: Final = 1e-3
 _LEAST_DAMPING: Final = 1e-5
 _MOST_DAMPING: Final = 1e3

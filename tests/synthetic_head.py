@@ -38,7 +38,7 @@ def head_series(
 
     paint: gets template points [n, 3] and HU [n] and returns the HU to use (lesions, markers).
     """
-    size, pixel = 170, 1.4
+    size, pixel = 140, 1.6
     angle = np.radians(tilt_deg)
     row = np.array([flip[0], 0.0, 0.0])
     column = flip[1] * np.array([0.0, np.cos(angle), -np.sin(angle)])
@@ -56,13 +56,13 @@ def head_series(
     slices = []
     for position in positions:
         total = np.zeros(size * size)
-        for part in (-1 / 3, 0.0, 1 / 3):  # a slice is the mean over its thickness
+        for part in (-0.25, 0.25):  # a slice is the mean over its thickness
             points = (position + plane + part * step_mm * normal) @ back[:3, :3].T + back[:3, 3]
             hu = ndimage.map_coordinates(
                 template.values, template.indices(points), order=1, mode="constant", cval=-1000.0
             )
             total += hu if paint is None else paint(points, hu)
-        slices.append((total / 3).reshape(size, size))
+        slices.append((total / 2).reshape(size, size))
     hu = np.stack(slices) + rng.normal(0, noise_hu, (len(positions), size, size))
     return Series(
         hu=np.maximum(hu, -1024).astype(np.float32),
