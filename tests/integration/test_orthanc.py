@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import io
 import itertools
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +206,30 @@ def test_a_wrong_called_or_calling_title_is_rejected(node: OrthancServer, sample
         with pytest.raises(SendError):
             send_folder(sample_ct, "127.0.0.1", node.node.dicom_port, called, calling)
     assert node.series() == []
+
+
+def test_from_another_address_nothing_is_answered(node: OrthancServer, sample_ct: Path) -> None:
+    """The ports are open on every interface; this machine's own outer address stands for a stranger's."""
+    address = outer_address()
+    if address.startswith("127."):
+        pytest.skip("this machine has no address but the loopback")
+    connection = http.client.HTTPConnection(address, node.node.http_port, timeout=10)
+    credentials = base64.b64encode(f"{node.node.user}:{node.node.password}".encode()).decode()
+    connection.request("GET", "/system", headers={"Authorization": f"Basic {credentials}"})
+    assert connection.getresponse().status in (401, 403)
+    connection.close()
+    with pytest.raises(SendError):
+        send_folder(sample_ct, address, node.node.dicom_port, node.node.aet)
+    assert node.series() == []
+
+
+def outer_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address; a datagram socket sends nothing here
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def test_without_password_nothing_is_answered(node: OrthancServer) -> None:
