@@ -74,10 +74,10 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from strokecore.simulate import SampleSpec, parse_affected, write_sample
+    from strokecore.simulate import parse_affected, random_spec, write_sample
 
-    spec = SampleSpec(
-        seed=options.seed,
+    spec = random_spec(
+        options.seed,
         affected=parse_affected(options.affected),
         delta_hu=options.delta_hu,
         thickness_mm=options.thickness,

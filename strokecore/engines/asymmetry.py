@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, DEEP, SIDES, RegionId
 from strokecore.brain import Brain
 from strokecore.engines.base import Head, Lesion, RegionEvidence
 from strokecore.frame import Grid
@@ -88,6 +88,7 @@ TRIM_DARK: Final = 0.25
 TRIM_BRIGHT: Final = 0.05
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 NOISE_CORRELATION_MM: Final = 2.0
+GREY_NUCLEI: Final = ("C", "L")
 GREY_BINS: Final = 8
 MIN_BIN_VOXELS: Final = 50
 LOGIT_LIMIT: Final = 8.0
@@ -232,12 +233,28 @@ def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
     if not known:
         return np.full(head.hu.shape, np.nan, dtype=np.float32)
     slope, level = max(known, key=lambda line: line[1] + 0.5 * line[0])
-    return (level + slope * head.grey).astype(np.float32)
+    return (level + slope * expected_grey(head)).astype(np.float32)
+
+
+def expected_grey(head: Head) -> Float3D:
+    """Expected grey share as CT sees it: C and L are grey throughout; float32 [z, y, x].
+
+    The atlas's maps come from MRI, where the myelin-rich pallidum looks like white matter. On CT it is as
+    dense as the putamen; a curve that expects white matter there would call an infarct of it normal.
+    """
+    return np.where(_nuclei(head), np.float32(1.0), head.grey)
+
+
+def _nuclei(head: Head) -> Bool3D:
+    return np.isin(head.regions, [RegionId(name, side).label for name in GREY_NUCLEI for side in SIDES])
 
 
 def _fit_line(head: Head, usable: Bool3D, columns: slice) -> tuple[float, float] | None:
-    """(slope, level) of HU over the grey share inside one hemisphere's regions."""
-    mask = usable[:, :, columns] & (head.regions[:, :, columns] > 0)
+    """(slope, level) of HU over the grey share inside one hemisphere's regions.
+
+    Without the nuclei: they would fill the greyest bin alone and become their own reference.
+    """
+    mask = (usable & (head.regions > 0) & ~_nuclei(head))[:, :, columns]
     grey, hu = head.grey[:, :, columns][mask], head.hu[:, :, columns][mask]
     bins = np.clip((grey * GREY_BINS).astype(int), 0, GREY_BINS - 1)
     counts = np.bincount(bins, minlength=GREY_BINS)
