@@ -3,7 +3,7 @@
 An affine map cannot follow wide ventricles or a sheared brain. Mean Dice of the atlas regions with the
 person's own over simulated heads (tuning seeds 1-6), affine -> refined: C 0.53 -> 0.75, L 0.66 -> 0.81,
 IC 0.53 -> 0.73, I 0.65 -> 0.77, M1-M6 0.78 -> 0.84. Demons forces (Thirion 1998; SimpleITK's fast symmetric
-variant) smoothed over about a centimetre: fine enough for ventricles, too coarse to chase an infarct. The same
+variant) smoothed over about a centimetre: fine enough for ventricles, too coarse to chase an infarct. Same
 bytes on any number of threads: every voxel's update is its own.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 (its documentation's own abbreviation)
+import SimpleITK as sitk
 
 from strokecore.alignment import Image, sample
 
