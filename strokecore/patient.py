@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
+from strokecore import tags
 from strokecore.config import ScoringConfig
 from strokecore.errors import Refusal
 from strokecore.quality import QualityFlag
@@ -18,10 +19,11 @@ _UNIT_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 def age_years(header: Dataset) -> float | None:
     """Age in years from PatientAge, else from PatientBirthDate and StudyDate; None when neither says it."""
-    match = re.fullmatch(r"(\d{3})([DWMY])", str(header.get("PatientAge", "") or "").strip())
+    # three digits by the standard; "9Y" and "09y" are met too, and a child must not pass for their sake
+    match = re.fullmatch(r"(\d{1,3}) ?([DWMY])", tags.text(header, "PatientAge").upper())
     if match:
         return int(match[1]) * _UNIT_YEARS[match[2]]
-    born, seen = _date(header.get("PatientBirthDate")), _date(header.get("StudyDate"))
+    born, seen = (_date(tags.text(header, name)) for name in ("PatientBirthDate", "StudyDate"))
     if born is None or seen is None or seen < born:
         return None
     return (seen - born).days / 365.25
@@ -56,8 +58,10 @@ def check_patient(header: Dataset, config: ScoringConfig) -> tuple[QualityFlag, 
     return ()
 
 
-def _date(value: object) -> date | None:
+def _date(text: str) -> date | None:
+    """A DICOM date, also in the form 2015.01.02 of the standard's predecessor."""
+    match = re.fullmatch(r"(\d{4})([.-]?)(\d{2})\2(\d{2})", text)
     try:
-        return datetime.strptime(str(value or ""), "%Y%m%d").date()
+        return date(int(match[1]), int(match[3]), int(match[4])) if match else None
     except ValueError:
         return None

@@ -23,6 +23,10 @@ def header(**values: str) -> Dataset:
     [
         ({"PatientAge": "065Y"}, 65.0),
         ({"PatientAge": "006M"}, 0.5),
+        ({"PatientAge": "9Y"}, 9.0),
+        ({"PatientAge": "09y"}, 9.0),
+        ({"PatientAge": "9"}, None),
+        ({"PatientBirthDate": "2000.01.01", "StudyDate": "2009.01.01"}, 9.0),
         ({"PatientBirthDate": "20000101", "StudyDate": "20200101"}, 20.0),
         ({"PatientBirthDate": "20200101", "StudyDate": "20000101"}, None),
         ({"PatientBirthDate": "19000000", "StudyDate": "20000101"}, None),
