@@ -39,11 +39,12 @@ class AsymmetryConfig:
     Attributes
     ----------
     cortical_hu: darker than the mirror region by this much is even odds (Mokin 2017: 2.0 HU).
-    deep_hu: the same for C, L, IC and I. They are small and border on CSF or on tissue of another density,
-        so that partial volume alone makes twice the natural asymmetry there.
+    deep_hu: the same for C, L, IC and I, which are small and border on CSF or on tissue of another density.
     region_scale_hu: natural asymmetry of a region's residual; the width of the logistic.
     dark_hu: the absolute criterion that stands beside the mirror's: even odds at this much below the
-        person's own tissue curve. Grey nuclei lie above the curve, hence 0 and not more.
+        person's own tissue curve. Negative, because normal regions lie up to 4 HU above the curve.
+    bright_hu, bright_slope: a mirror region brighter than the curve by more than ``bright_hu`` is itself
+        suspect (calcium, blood, contrast); per HU beyond, the absolute criterion rises by ``bright_slope``.
     dark_scale_hu: its width.
     alone_hu: the absolute criterion when it overrules a mirror that is just as dark (both sides affected).
         High, because atrophy and leukoaraiosis darken both sides of many old heads by 4-5 HU.
@@ -59,9 +60,11 @@ class AsymmetryConfig:
     """
 
     cortical_hu: float = 2.0
-    deep_hu: float = 2.5
+    deep_hu: float = 2.2
     region_scale_hu: float = 0.6
-    dark_hu: float = 0.0
+    dark_hu: float = -1.5
+    bright_hu: float = 4.5
+    bright_slope: float = 0.5
     dark_scale_hu: float = 0.6
     alone_hu: float = 7.0
     unmirrored_hu: float = 4.0
@@ -161,7 +164,9 @@ class AsymmetryEngine:
                 mine.error_hu,
                 other.error_hu,
             )
-            absolute = _logistic(mine.dark_hu - config.dark_hu, config.dark_scale_hu, mine.error_hu)
+            too_bright = max(0.0, -other.dark_hu - config.bright_hu)
+            needed = config.dark_hu + config.bright_slope * too_bright
+            absolute = _logistic(mine.dark_hu - needed, config.dark_scale_hu, mine.error_hu)
             evidence[region] = RegionEvidence(
                 max(min(mirrored, absolute), alone), mine.mean_hu, mine.mean_hu - other.mean_hu
             )
@@ -180,7 +185,8 @@ class AsymmetryEngine:
         judged = usable & np.where(inside, support > MIN_SUPPORT, _outside(head, support))
         mirror, has_mirror = smooth[:, :, ::-1], usable[:, :, ::-1] & (support[:, :, ::-1] > MIN_SUPPORT)
         darker = mirror - smooth - np.where(inside, config.voxel_hu, config.outside_hu)
-        absolute = -smooth - np.where(inside, config.voxel_hu, config.outside_hu) / 2
+        # inside the regions a bright mirror has already lowered the region's own odds
+        absolute = -smooth - np.where(inside, config.dark_hu, config.outside_hu / 2)
         mirrored = np.minimum(darker, absolute)
         with_mirror = np.where(inside, np.maximum(mirrored, -smooth - config.alone_hu), mirrored)
         without = -smooth - np.where(inside, config.unmirrored_hu, config.alone_hu)
