@@ -62,7 +62,7 @@ def test_an_old_lesion_does_not_hide_a_finding_on_the_other_side(engine: Asymmet
 
 
 def test_equal_infarcts_on_both_sides_are_found_by_the_absolute_criterion(engine: AsymmetryEngine) -> None:
-    lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 9.0), LEFT_L, 9.0))
+    lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 12.0), LEFT_L, 12.0))
     assert probability(lesion, RIGHT_L) > 0.5
     assert probability(lesion, LEFT_L) > 0.5
 
