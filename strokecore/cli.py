@@ -6,10 +6,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strokecore._version import __version__
 from strokecore.errors import ModelPackageError, StrokeCoreError, UsageError
+
+if TYPE_CHECKING:
+    from strokecore.pipeline import Scored
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
@@ -42,7 +47,7 @@ def _score(options: argparse.Namespace) -> int:
 
     from strokecore import report
     from strokecore.config import ScoringConfig
-    from strokecore.outputs import write_all
+    from strokecore.outputs import prepare, write_all
     from strokecore.pipeline import failed_run, score_folder
 
     if not options.folder.is_dir():
@@ -55,17 +60,29 @@ def _score(options: argparse.Namespace) -> int:
         minimum_age_years=options.minimum_age,
     )
     given = {"content_datetime": options.content_datetime, "supersedes": options.supersedes}
+
+    def failed(error: Exception) -> Scored:  # a defect of ours: said in every output, never silent
+        log.error("scoring failed", exc_info=error)
+        return failed_run(config, error, **given)
+
     try:
-        scored = score_folder(options.folder, config, series_uid=options.series, **given)
-        scored = write_all(scored, options.folder, options.out, options.series)
-    except (UsageError, ModelPackageError):
-        raise
+        prepare(options.folder, options.out)
+        try:
+            scored = score_folder(options.folder, config, series_uid=options.series, **given)
+        except StrokeCoreError:
+            raise
+        except Exception as error:
+            scored = failed(error)
+        try:
+            scored = write_all(scored, options.folder, options.out, options.series)
+        except (StrokeCoreError, OSError):
+            raise
+        except Exception as error:
+            scored = write_all(failed(error), options.folder, options.out, options.series)
     except OSError as error:
-        print(f"strokecore: cannot write to the output folder: {error.strerror}", file=sys.stderr)
+        reason = error.strerror or type(error).__name__
+        print(f"strokecore: cannot write to the output folder: {reason}", file=sys.stderr)
         return EXIT_FAILED
-    except Exception as error:  # a defect of ours: said in every output, never silent
-        log.exception("scoring failed")
-        scored = write_all(failed_run(config, error, **given), options.folder, options.out, options.series)
     report.print_table(scored.result, Console(soft_wrap=True))
     status = scored.result.status
     if status == "failed":
@@ -107,6 +124,12 @@ def _info(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _moment(text: str) -> str:
+    """An ISO 8601 date and time as it was given. Raises ValueError, which argparse reports."""
+    datetime.fromisoformat(text)
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="strokecore", description="ASPECTS on non-contrast head CT. Research use only."
@@ -116,15 +139,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     score = commands.add_parser("score", help="score the head CT in a folder of DICOM files")
-    score.add_argument("folder", type=Path, metavar="DICOM_DIR")
-    score.add_argument("--out", type=Path, required=True, help="folder for the results")
+    score.add_argument("folder", type=Path, metavar="DICOM_DIR", help="DICOM files of one study")
+    score.add_argument(
+        "--out", type=Path, required=True, help="folder for the results; earlier ones are replaced"
+    )
     score.add_argument("--model", type=Path, help="folder of a model package")
-    score.add_argument("--engine", choices=ENGINES, default="auto")
+    score.add_argument("--engine", choices=ENGINES, default="auto", help="what segments; auto")
     score.add_argument("--atlas", type=Path, help="folder of the site's own atlas")
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
     score.add_argument("--minimum-age", type=int, default=18, metavar="YEARS", help="refuse younger patients")
     score.add_argument("--score-despite-blood", action="store_true", help="do not withhold the score")
-    score.add_argument("--content-datetime", metavar="ISO8601", help="content date of the outputs; now")
+    score.add_argument(
+        "--content-datetime", type=_moment, metavar="ISO8601", help="content date of the outputs; now"
+    )
     score.add_argument("--supersedes", metavar="KEY", help="key of the result that this one replaces")
     score.set_defaults(run=_score)
 

@@ -65,7 +65,7 @@ def find_dicom(folder: Path) -> Folder:
     files = []
     for path in paths:
         try:
-            header = _header(path)
+            header = read_header(path)
         except Exception as error:  # pydicom raises many kinds on damaged input; none may stop the others
             _log.debug("skipped a file: %s", type(error).__name__)
             damaged += 1
@@ -91,7 +91,12 @@ def _regular_files(folder: Path) -> tuple[list[Path], int]:
     seen: set[tuple[int, int]] = set()
     unreadable: list[OSError] = []
     for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
-        here = os.stat(root)
+        try:
+            here = os.stat(root)
+        except OSError as error:  # gone or locked since it was listed
+            unreadable.append(error)
+            folders.clear()
+            continue
         if (here.st_dev, here.st_ino) in seen:  # a link that leads back
             folders.clear()
             continue
@@ -107,8 +112,11 @@ def _regular_files(folder: Path) -> tuple[list[Path], int]:
     return found, len(unreadable)
 
 
-def _header(path: Path) -> Dataset | None:
-    """Header of a DICOM instance; None for a file that is none or is a DICOMDIR."""
+def read_header(path: Path) -> Dataset | None:
+    """Header of a DICOM instance; None for a file that is none or is a DICOMDIR.
+
+    Raises whatever pydicom raises on damaged input.
+    """
     with path.open("rb") as stream:
         start = stream.read(_PREAMBLE_BYTES + 4)
     has_preamble = start[_PREAMBLE_BYTES:] == b"DICM"

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from strokecore import dicom, report
+from strokecore import dicom, report, tags
+from strokecore.dicom.instance import MANUFACTURER
+from strokecore.dicom_files import read_header
+from strokecore.errors import UsageError
 from strokecore.pipeline import Scored
+from strokecore.quality import QualityFlag
+from strokecore.result import AspectsScore
 from strokecore.series import read_candidate_header
 
-_OURS: Final = ("seg.dcm", "regions.dcm", "sr.dcm", "report.html", "result.json")
+# result.json goes first and comes last: it never stands beside half a result
+_OURS: Final = ("result.json", "seg.dcm", "regions.dcm", "sr.dcm", "report.html")
+_PICTURES: Final = "sc"
+
+
+def prepare(folder: Path, out: Path) -> None:
+    """Make ``out`` and see that results may be written there, before minutes are spent on scoring.
+
+    Raises
+    ------
+    UsageError: ``out`` is a file, the input folder itself, or holds images that are not ours under names
+        that a run replaces.
+    OSError: it cannot be written to.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError("The output is a file; name a folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    if out.samefile(folder):
+        raise UsageError("The output folder is the input folder; results beside the images mix with them.")
+    if foreign := sum(not _replaceable(path) for path in _replaced(out)):
+        raise UsageError(
+            f"The output folder holds {foreign} files under the names of results that are none of ours; "
+            "they would be replaced. Name another folder."
+        )
+    probe = out / "result.json.part"
+    probe.write_bytes(b"")
+    probe.unlink()
 
 
 def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = None) -> Scored:
@@ -21,14 +56,29 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
 
     An earlier run's files in ``out`` are removed first, so that no stale picture stands beside a new
     result. A repeated run of the same inputs keeps the earlier run's content date and so its bytes.
-    result.json is written last: where it stands, the rest is complete. ``series_uid`` is the series that was
-    asked for, if one was.
+    result.json is removed first and written last: where it stands, the rest is complete. Of two runs into one
+    folder the second waits and replaces the first. ``series_uid`` is the series that was asked for, if any.
+
+    Raises
+    ------
+    UsageError: see prepare().
+    OSError: the folder is full or lost. What was written is removed; result.json says "failed" where it can.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    scored = _same_date_for_same_key(scored, out)
-    for name in _OURS:
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "sc", ignore_errors=True)
+    prepare(folder, out)
+    with _alone_in(out):
+        scored = _same_date_for_same_key(scored, out)
+        _clear(out)
+        try:
+            return _write(scored, folder, out, series_uid)
+        except BaseException as error:
+            _clear(out)
+            if isinstance(error, OSError):
+                with suppress(OSError):
+                    report.write_json(_not_written(scored, error).result, out / "result.json")
+            raise
+
+
+def _write(scored: Scored, folder: Path, out: Path, series_uid: str | None) -> Scored:
     start = time.perf_counter()
     if scored.series is not None and scored.masks is not None:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out)
@@ -40,6 +90,66 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
     scored = _timed(scored, time.perf_counter() - start)
     report.write_json(scored.result, out / "result.json")
     return scored
+
+
+def _replaced(out: Path) -> list[Path]:
+    """Files of ``out`` that a run removes, half-written ones included."""
+    found = [path for name in _OURS for path in (out / name, out / f"{name}.part") if path.exists()]
+    return found + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether a file may be removed: one that is not ours may be someone's only copy."""
+    if path.suffix in (".json", ".html", ".part"):
+        return True
+    if path.suffix != ".dcm":
+        return False
+    try:
+        header = read_header(path)
+    except Exception:  # damaged: half of an output of ours
+        return True
+    return header is None or tags.text(header, "Manufacturer") == MANUFACTURER
+
+
+def _clear(out: Path) -> None:
+    for path in _replaced(out):
+        path.unlink(missing_ok=True)
+    if (out / _PICTURES).is_dir():
+        shutil.rmtree(out / _PICTURES)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel gives it back when a process dies."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        # some network file systems have no locks on folders: there, runs are not kept apart
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _not_written(scored: Scored, error: OSError) -> Scored:
+    flag = QualityFlag(
+        "not_written",
+        "refusal",
+        f"The results could not be written: {error.strerror or type(error).__name__}.",
+        "Make room in the output folder and score the scan again.",
+    )
+    failed = replace(
+        scored.result,
+        status="failed",
+        aspects={side: AspectsScore(None, 0) for side in scored.result.aspects},
+        affected_side=None,
+        regions=(),
+        infarct_volume_ml=dict.fromkeys(scored.result.infarct_volume_ml, 0.0),
+        old_infarct_volume_ml=0.0,
+        outside_regions_volume_ml=0.0,
+        quality=(flag,),
+    )
+    return Scored(failed)
 
 
 def _timed(scored: Scored, seconds: float) -> Scored:

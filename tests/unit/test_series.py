@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +275,20 @@ def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
     series = read_series(tmp_path / "in")
     assert series.hu.shape[0] == 28
     assert series.flags == ()
+
+
+def test_a_folder_that_vanishes_while_it_is_read_is_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path)
+    walk = os.walk
+
+    def with_a_ghost(folder: Path, **options: Any) -> Any:
+        yield from walk(folder, **options)
+        yield str(folder / "gone"), [], ["IM1"]
+
+    monkeypatch.setattr(os, "walk", with_a_ghost)
+    assert "damaged_files" in codes(read_series(tmp_path))
 
 
 def test_damaged_header_is_flagged_and_its_slice_missed(tmp_path: Path) -> None:
