@@ -118,7 +118,8 @@ def main() -> int:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--model")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     orthanc = None
     kept = False
     try:
@@ -280,9 +281,7 @@ def _say_where(orthanc: Orthanc, kept: bool) -> None:
     print(
         f"DICOM:                                {node.aet} at 127.0.0.1:{node.dicom_port}, from AE STROKECORE"
     )
-    print(
-        "Its ports are open on every interface (Orthanc knows no other way) but answer this machine only."
-    )
+    print("Its ports are open on every interface (Orthanc knows no other way) but answer this machine only.")
     print("./deploy/stop ends it.")
 
 

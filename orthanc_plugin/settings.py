@@ -74,10 +74,10 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
     if not isinstance(section, Mapping):
         raise SettingsError((Problem("section_invalid", "StrokeCore must be an object of options."),))
     reader = _Section(section, problems)
-    python = reader.text("Python")
+    python = reader.path("Python")
     command = reader.command("Command")
-    model = reader.text("Model")
-    folder = reader.text("TemporaryDirectory")
+    model = reader.path("Model")
+    folder = reader.path("TemporaryDirectory")
     settings = Settings(
         python=python or "",
         command=command or ((python, "-I", "-m", "strokecore") if python else ()),
@@ -154,16 +154,16 @@ class _Section:
         self._problems = problems
         self.known: set[str] = set()
 
-    def text(self, name: str) -> str | None:
+    def path(self, name: str) -> str | None:
         value = self._read(name, None, lambda v: isinstance(v, str) and bool(v), "a text")
-        return None if value is None else str(value)
+        return None if value is None else _for_the_file_system(value)
 
     def command(self, name: str) -> tuple[str, ...] | None:
         def is_command(value: Any) -> bool:
             return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
 
         value = self._read(name, None, is_command, "a list of texts: program, then arguments")
-        return tuple(value) if value else None
+        return tuple(map(_for_the_file_system, value)) if value else None
 
     def choice(self, name: str, default: str, values: tuple[str, ...]) -> str:
         return str(self._read(name, default, lambda v: v in values, "one of " + ", ".join(values)))
@@ -185,6 +185,15 @@ class _Section:
             self._problems.append(Problem("option_invalid", f"StrokeCore.{name} must be {expected}."))
             return default
         return value
+
+
+def _for_the_file_system(text: str) -> str:
+    """A path of the configuration (UTF-8) as Python's file functions want it.
+
+    In the C locale, usual for services, the Python inside Orthanc takes file names for ASCII; other bytes
+    must come as surrogates.
+    """
+    return os.fsdecode(text.encode("utf-8"))
 
 
 def _is_program(path: str) -> bool:

@@ -23,10 +23,10 @@ def _needs_orthanc() -> None:
 class FakeNode(OrthancServer):
     """An Orthanc whose scorer does what ``plan`` says."""
 
-    def __init__(self, folder: Path, **strokecore: Any) -> None:
+    def __init__(self, folder: Path, *, locale: str = "C.UTF-8", **strokecore: Any) -> None:
         self.plan_folder = folder / "plan"
         command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
-        super().__init__(folder, strokecore={"Command": command, **strokecore})
+        super().__init__(folder, strokecore={"Command": command, **strokecore}, locale=locale)
         self.plan_folder.mkdir()
 
     def plan(self, *behaviours: str) -> None:
@@ -47,11 +47,11 @@ class FakeNode(OrthancServer):
 
 @pytest.fixture
 def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
-    """Start an Orthanc with the fake scorer; keywords are options of the StrokeCore section."""
+    """Start an Orthanc with the fake scorer; keywords are StrokeCore options and ``locale``."""
     nodes: list[FakeNode] = []
 
-    def make(*behaviours: str, start: bool = True, **strokecore: Any) -> FakeNode:
-        node = FakeNode(tmp_path / f"node with space {len(nodes)}", **strokecore)
+    def make(*behaviours: str, start: bool = True, **options: Any) -> FakeNode:
+        node = FakeNode(tmp_path / f"nöde with space {len(nodes)}", **options)
         nodes.append(node)
         node.plan(*behaviours)
         if start:

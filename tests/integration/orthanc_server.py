@@ -30,8 +30,10 @@ class OrthancServer:
         *,
         orthanc: Mapping[str, Any] | None = None,
         strokecore: Mapping[str, Any] | None = None,
+        locale: str = "C.UTF-8",
     ) -> None:
         self.folder = folder
+        self._locale = locale
         temporary = folder / "jobs"
         temporary.mkdir(parents=True)
         self.node = write_configuration(
@@ -62,7 +64,7 @@ class OrthancServer:
                 ["Orthanc", str(self.node.configuration)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "TCP_NODELAY": "1"},
+                env={**os.environ, "TCP_NODELAY": "1", "LC_ALL": self._locale},
             )
         if until:
             self.wait(lambda: self.status()["state"] == until, f"the plugin to be {until}", 30)

@@ -311,6 +311,12 @@ def test_two_workers_score_two_studies_at_once(make_fake_node: MakeNode) -> None
     node.wait_for("scored", 2)
 
 
+def test_a_service_without_a_locale(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(locale="C")  # the folder's name is not ASCII
+    send(node, Study().series(4))
+    node.wait_for("scored")
+
+
 def test_a_wrong_configuration_is_said_and_orthanc_lives(make_fake_node: MakeNode) -> None:
     node = make_fake_node(start=False, Workers=0, Enigne="auto")
     node.start(until="misconfigured")
