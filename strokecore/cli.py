@@ -47,7 +47,7 @@ def _score(options: argparse.Namespace) -> int:
 
     from strokecore import report
     from strokecore.config import ScoringConfig
-    from strokecore.outputs import prepare, write_all
+    from strokecore.outputs import prepare, reason, write_all
     from strokecore.pipeline import failed_run, score_folder
 
     if not options.folder.is_dir():
@@ -80,8 +80,7 @@ def _score(options: argparse.Namespace) -> int:
         except Exception as error:
             scored = write_all(failed(error), options.folder, options.out, options.series)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        print(f"strokecore: cannot write to the output folder: {reason}", file=sys.stderr)
+        print(f"strokecore: cannot write to the output folder: {reason(error)}", file=sys.stderr)
         return EXIT_FAILED
     report.print_table(scored.result, Console(soft_wrap=True))
     status = scored.result.status

@@ -78,6 +78,19 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
             raise
 
 
+def reason(error: OSError) -> str:
+    """What the system said, such as "No space left on device", without a path.
+
+    pydicom raises a new error of the same kind, with the system's as its cause.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
+
+
 def _write(scored: Scored, folder: Path, out: Path, series_uid: str | None) -> Scored:
     start = time.perf_counter()
     if scored.series is not None and scored.masks is not None:
@@ -135,7 +148,7 @@ def _not_written(scored: Scored, error: OSError) -> Scored:
     flag = QualityFlag(
         "not_written",
         "refusal",
-        f"The results could not be written: {error.strerror or type(error).__name__}.",
+        f"The results could not be written: {reason(error)}.",
         "Make room in the output folder and score the scan again.",
     )
     failed = replace(
