@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS, DEEP, SIDES, RegionId
-from strokecore.brain import Brain
+from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
 from strokecore.engines.base import Head, Lesion, RegionEvidence
-from strokecore.frame import Grid
+from strokecore.engines.cropping import crop, symmetric_box, uncrop
+from strokecore.engines.old_infarct import find_old_infarct, keep_components
+from strokecore.engines.tissue_curve import tissue_curve
 
 Float3D = npt.NDArray[np.float32]
 Bool3D = npt.NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class AsymmetryConfig:
 MIN_SUPPORT: Final = 0.25
 # Outside the regions only well supported tissue is judged: the convexity is partial volume.
 MIN_OUTSIDE_SUPPORT: Final = 0.6
+MIN_OUTSIDE_TISSUE: Final = 0.8
 # How far below the lowest region a lesion is looked for; the skull base below hardens the beam.
 BELOW_REGIONS_MM: Final = 8.0
 # Dropped from a region's residuals before the mean. More at the dark end: sulci and ventricles that the
@@ -92,14 +93,7 @@ TRIM_DARK: Final = 0.25
 TRIM_BRIGHT: Final = 0.05
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 NOISE_CORRELATION_MM: Final = 2.0
-GREY_NUCLEI: Final = ("C", "L")
-GREY_BINS: Final = 8
-MIN_BIN_VOXELS: Final = 50
 LOGIT_LIMIT: Final = 8.0
-# Old cavities: expected to be tissue by the atlas, CSF-like on the scan, not so on the other side.
-OLD_MIN_TISSUE: Final = 0.8
-OLD_MIN_ML: Final = 1.0
-OLD_MIRROR_MARGIN_MM: Final = 5.0
 
 
 class AsymmetryEngine:
@@ -117,13 +111,13 @@ class AsymmetryEngine:
 
     def segment(self, head: Head) -> Lesion:
         """Hypodensity map, lesion and evidence per region; see the module's docstring."""
-        box = _box(head.brain.intracranial)
+        box = symmetric_box(head.brain.intracranial)
         cropped = crop(head, box)
         lesion = self._segment(cropped)
         return Lesion(
-            probability=_uncrop(lesion.probability, box, head.grid.shape),
-            acute=_uncrop(lesion.acute, box, head.grid.shape),
-            old=_uncrop(lesion.old, box, head.grid.shape),
+            probability=uncrop(lesion.probability, box, head.grid.shape),
+            acute=uncrop(lesion.acute, box, head.grid.shape),
+            old=uncrop(lesion.old, box, head.grid.shape),
             evidence=lesion.evidence,
         )
 
@@ -135,9 +129,9 @@ class AsymmetryEngine:
         evidence = self._evidence(head, residual, usable)
         probability = self._voxel_probability(head, residual, usable, evidence)
         found = probability >= 0.5
-        acute = _keep_components(found, self.config.min_component_ml, head.grid)
+        acute = keep_components(found, self.config.min_component_ml, head.grid)
         # what lies wholly outside the regions must be larger to be believed
-        acute &= (head.regions > 0) | _keep_components(
+        acute &= (head.regions > 0) | keep_components(
             found & (head.regions == 0), self.config.min_outside_ml, head.grid
         )
         return Lesion(probability=probability, acute=acute, old=old, evidence=evidence)
@@ -226,110 +220,10 @@ class _Measured:
         )
 
 
-def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
-    """Expected HU of this person's normal tissue at every voxel; float32 [z, y, x], NaN when unknown.
-
-    A straight line through the median HU in bins of the expected grey share, fitted in each hemisphere; the
-    brighter hemisphere's is kept: an infarct can then not pull its own reference down, and both
-    hemispheres share one curve.
-    """
-    half = head.grid.shape[2] // 2
-    hemispheres = (slice(0, half), slice(head.grid.shape[2] - half, None))
-    lines = [_fit_line(head, usable, columns) for columns in hemispheres]
-    known = [line for line in lines if line is not None]
-    if not known:
-        return np.full(head.hu.shape, np.nan, dtype=np.float32)
-    slope, level = max(known, key=lambda line: line[1] + 0.5 * line[0])
-    return (level + slope * expected_grey(head)).astype(np.float32)
-
-
-def expected_grey(head: Head) -> Float3D:
-    """Expected grey share as CT sees it: C and L are grey throughout; float32 [z, y, x].
-
-    The atlas's maps come from MRI, where the myelin-rich pallidum looks like white matter. On CT it is as
-    dense as the putamen; a curve that expects white matter there would call an infarct of it normal.
-    """
-    return np.where(_nuclei(head), np.float32(1.0), head.grey)
-
-
-def _nuclei(head: Head) -> Bool3D:
-    return np.isin(head.regions, [RegionId(name, side).label for name in GREY_NUCLEI for side in SIDES])
-
-
-def _fit_line(head: Head, usable: Bool3D, columns: slice) -> tuple[float, float] | None:
-    """(slope, level) of HU over the grey share inside one hemisphere's regions.
-
-    Without the nuclei: they would fill the greyest bin alone and become their own reference.
-    """
-    mask = (usable & (head.regions > 0) & ~_nuclei(head))[:, :, columns]
-    grey, hu = head.grey[:, :, columns][mask], head.hu[:, :, columns][mask]
-    bins = np.clip((grey * GREY_BINS).astype(int), 0, GREY_BINS - 1)
-    counts = np.bincount(bins, minlength=GREY_BINS)
-    filled = np.flatnonzero(counts >= MIN_BIN_VOXELS)
-    if filled.size == 0:
-        return None
-    medians = np.array([np.median(hu[bins == b]) for b in filled])
-    if filled.size == 1:
-        return 0.0, float(medians[0])
-    slope, level = np.polyfit((filled + 0.5) / GREY_BINS, medians, 1, w=np.sqrt(counts[filled]))
-    return float(slope), float(level)
-
-
-def find_old_infarct(head: Head) -> Bool3D:
-    """Old cavities: CSF-like where the atlas expects tissue and the other side has tissue; bool [z, y, x]."""
-    csf = head.brain.csf & ~head.brain.ventricles
-    reach = [max(1, round(OLD_MIRROR_MARGIN_MM / mm)) for mm in head.grid.spacing_mm]
-    fluid = (csf | head.brain.ventricles).astype(np.uint8)
-    near_fluid = ndimage.maximum_filter(fluid, size=[2 * r + 1 for r in reach]) > 0
-    cavity = csf & ~near_fluid[:, :, ::-1] & (head.tissue > OLD_MIN_TISSUE) & head.covered
-    cavity = ndimage.binary_opening(cavity, structure=np.ones((1, 3, 3), bool))
-    return _keep_components(cavity, OLD_MIN_ML, head.grid)
-
-
-def crop(head: Head, box: Box) -> Head:
-    """The part of a head inside ``box``, which must be symmetric about the mid-sagittal plane."""
-    z0, y0, x0 = (s.start for s in box)
-    dz, dy, dx = head.grid.spacing_mm
-    x, y, z = head.grid.origin_mm
-    shape = tuple(s.stop - s.start for s in box)
-    brain: dict[str, Any] = {
-        f.name: value[box] if isinstance(value := getattr(head.brain, f.name), np.ndarray) else value
-        for f in fields(head.brain)
-    }
-    return Head(
-        hu=head.hu[box],
-        grid=Grid(
-            (shape[0], shape[1], shape[2]), head.grid.spacing_mm, (x + x0 * dx, y + y0 * dy, z + z0 * dz)
-        ),
-        brain=Brain(**brain),
-        regions=head.regions[box],
-        grey=head.grey[box],
-        tissue=head.tissue[box],
-        covered=head.covered[box],
-        slice_thickness_mm=head.slice_thickness_mm,
-    )
-
-
-def _box(mask: Bool3D) -> Box:
-    """Bounding box of a mask, widened to be symmetric about the middle column."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        return tuple(slice(0, n) for n in mask.shape)  # type: ignore[return-value]
-    z, y, x = found[0]
-    margin = min(x.start, mask.shape[2] - x.stop)
-    return z, y, slice(margin, mask.shape[2] - margin)
-
-
-def _uncrop(values: npt.NDArray[Any], box: Box, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
-    whole = np.zeros(shape, values.dtype)
-    whole[box] = values
-    return whole
-
-
 def _outside(head: Head, support: Float3D) -> Bool3D:
     """Where a lesion outside the regions may be called: well supported tissue at or above their level."""
     planes = np.flatnonzero((head.regions > 0).any(axis=(1, 2)))
-    may = (support > MIN_OUTSIDE_SUPPORT) & (head.tissue > OLD_MIN_TISSUE)
+    may = (support > MIN_OUTSIDE_SUPPORT) & (head.tissue > MIN_OUTSIDE_TISSUE)
     if planes.size:
         may[: max(0, planes[0] - round(BELOW_REGIONS_MM / head.grid.spacing_mm[0]))] = False
         may[planes[-1] + 1 :] = False
@@ -344,15 +238,6 @@ def _smooth_within(
     support = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3.0)
     total = ndimage.gaussian_filter(np.where(mask, values, 0.0).astype(np.float32), sigma, truncate=3.0)
     return np.where(support > 1e-3, total / np.maximum(support, 1e-3), 0.0).astype(np.float32), support
-
-
-def _keep_components(mask: Bool3D, min_ml: float, grid: Grid) -> Bool3D:
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    large = np.bincount(labels.ravel()) * grid.voxel_ml >= min_ml
-    large[0] = False
-    return np.asarray(large[labels], dtype=np.bool_)
 
 
 def _trimmed_mean(values: npt.NDArray[np.float32]) -> float:

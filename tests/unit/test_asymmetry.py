@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.engines.asymmetry import AsymmetryEngine, tissue_curve
+from strokecore.engines.asymmetry import AsymmetryEngine
 from strokecore.engines.base import Head, Lesion
+from strokecore.engines.tissue_curve import tissue_curve
 from tests.unit.heads import NORMAL_HU, darken, flat_head, region_slices
 
 LEFT_L, RIGHT_L = RegionId("L", "left"), RegionId("L", "right")
