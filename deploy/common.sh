@@ -47,7 +47,7 @@ install_packages() {
     local as_root=()
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null ||
-            fail "These Debian packages are missing and neither root nor sudo is at hand: ${missing[*]}. Ask an administrator for: apt-get install ${missing[*]}"
+            fail "These Debian packages are missing and neither root nor sudo is at hand: ${missing[*]}. Ask an administrator to run: bash $ROOT/deploy/install_packages.sh ${missing[*]}"
         as_root=(sudo --)
     fi
     "${as_root[@]}" bash "$ROOT/deploy/install_packages.sh" "${missing[@]}" >"$STATE/log/packages.log" 2>&1 || {
