@@ -6,12 +6,13 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from strokecore import dicom, report, tags
 from strokecore.dicom.instance import MANUFACTURER
@@ -21,6 +22,9 @@ from strokecore.pipeline import Scored
 from strokecore.quality import QualityFlag
 from strokecore.result import AspectsScore
 from strokecore.series import read_candidate_header
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 # result.json goes first and comes last: it never stands beside half a result
 _OURS: Final = ("result.json", "seg.dcm", "regions.dcm", "sr.dcm", "report.html")
@@ -39,16 +43,14 @@ def prepare(folder: Path, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError("The output is a file; name a folder.")
     out.mkdir(parents=True, exist_ok=True)
-    if out.samefile(folder):
+    if folder.is_dir() and out.samefile(folder):
         raise UsageError("The output folder is the input folder; results beside the images mix with them.")
-    if foreign := sum(not _replaceable(path) for path in _replaced(out)):
-        raise UsageError(
-            f"The output folder holds {foreign} files under the names of results that are none of ours; "
-            "they would be replaced. Name another folder."
-        )
-    probe = out / "result.json.part"
-    probe.write_bytes(b"")
-    probe.unlink()
+    with _alone_in(out), tempfile.TemporaryFile(dir=out):
+        if foreign := sum(not _replaceable(path) for path in _replaced(out)):
+            raise UsageError(
+                f"The output folder holds {foreign} files under the names of results that are none of ours; "
+                "they would be replaced. Name another folder."
+            )
 
 
 def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = None) -> Scored:
@@ -65,11 +67,18 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
     OSError: the folder is full or lost. What was written is removed; result.json says "failed" where it can.
     """
     prepare(folder, out)
+    header = None
+    if scored.result.status in ("refused", "failed"):
+        header = read_candidate_header(folder, series_uid)
+    if header is not None:
+        scored = replace(
+            scored, result=replace(scored.result, result_key=dicom.refusal_key(header, scored.result))
+        )
     with _alone_in(out):
         scored = _same_date_for_same_key(scored, out)
         _clear(out)
         try:
-            return _write(scored, folder, out, series_uid)
+            return _write(scored, header, out)
         except BaseException as error:
             _clear(out)
             if isinstance(error, OSError):
@@ -91,14 +100,12 @@ def reason(error: OSError) -> str:
     return type(error).__name__
 
 
-def _write(scored: Scored, folder: Path, out: Path, series_uid: str | None) -> Scored:
+def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
     start = time.perf_counter()
     if scored.series is not None and scored.masks is not None:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out)
-    elif scored.result.status in ("refused", "failed"):
-        header = read_candidate_header(folder, series_uid)
-        if header is not None:
-            dicom.write_refusal(header, scored.result, out)
+    elif header is not None:
+        dicom.write_refusal(header, scored.result, out)
     report.write_html(scored.result, out / "report.html", series=scored.series, masks=scored.masks)
     scored = _timed(scored, time.perf_counter() - start)
     report.write_json(scored.result, out / "result.json")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["write_outputs", "write_refusal"]
+__all__ = ["refusal_key", "write_outputs", "write_refusal"]
 
 
 def write_outputs(series: Series, result: Result, masks: SourceMasks, out: Path) -> list[Path]:
@@ -51,24 +51,33 @@ def write_outputs(series: Series, result: Result, masks: SourceMasks, out: Path)
     return written
 
 
+def refusal_key(header: Dataset, result: Result) -> str:
+    """Key of a refusal: patient, study and series of ``header``, software and the stated reasons.
+
+    The same series refused again for the same reasons has the same key and so the same UIDs.
+    """
+    from strokecore import report, tags
+    from strokecore.dicom import uids
+
+    identity = tuple(
+        tags.text(header, keyword) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    )
+    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in report.reasons(result))
+    return uids.refusal_key(identity, result.software, reasons)
+
+
 def write_refusal(header: Dataset, result: Result, out: Path) -> list[Path]:
     """Write the one Secondary Capture of a head CT that was not scored, into ``out``/sc.
 
     ``header`` is any instance of the series; whatever it lacks stays empty. Without a
     StudyInstanceUID there is no study to write into: nothing is written and [] returned.
     """
-    from strokecore import report
-    from strokecore.dicom import capture, uids
+    from strokecore.dicom import capture
     from strokecore.dicom.instance import Stamp, write
 
     if not header.get("StudyInstanceUID"):
         logger.warning("the refused series has no StudyInstanceUID; no Secondary Capture was written")
         return []
-    identity = tuple(
-        str(header.get(keyword, "") or "")
-        for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-    )
-    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in report.reasons(result))
-    key = result.result_key or uids.refusal_key(identity, result.software, reasons)
+    key = result.result_key or refusal_key(header, result)
     image = capture.build_refusal(header, result, Stamp.of(result, key))
     return [write(image, out / "sc" / "01.dcm")]

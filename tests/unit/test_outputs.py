@@ -154,3 +154,14 @@ def test_two_runs_into_one_folder_take_turns(
     assert json.loads((out / "result.json").read_text())["status"] == "scored"
     assert pydicom.dcmread(out / "sr.dcm").SOPInstanceUID
     assert not list(out.rglob("*.part"))
+
+
+def test_a_repeated_refusal_is_the_same_bytes(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", slices=5)
+    pictures = []
+    for moment in ("2026-11-23T05:06:07+00:00", "2026-11-23T07:08:09+00:00"):
+        arguments = ["score", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+        assert main([*arguments, "--content-datetime", moment]) == 3
+        pictures.append((tmp_path / "out" / "sc" / "01.dcm").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["result_key"]
