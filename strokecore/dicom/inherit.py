@@ -21,6 +21,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName, format_number_as_ds
 
+from strokecore import tags
+
 logger = logging.getLogger(__name__)
 
 CHARACTER_SET: Final = "ISO_IR 192"
@@ -187,8 +189,8 @@ def reference(source: Dataset, slice_thickness_mm: float | None = None) -> Datas
 
 
 def body_part(source: Dataset) -> str:
-    """BodyPartExamined of the source, "" where absent."""
-    return str(source.get("BodyPartExamined", "") or "")
+    """BodyPartExamined of the source, the first where there are several, "" where absent."""
+    return tags.text(source, "BodyPartExamined").split("\\")[0].strip()
 
 
 def _apply(condition: Condition, inherited: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from strokecore import tags
 from strokecore._version import __version__
 from strokecore.dicom import inherit, uids
 from strokecore.result import Result
@@ -59,7 +61,7 @@ class Stamp:
     def date_and_time(self, source: Dataset) -> tuple[str, str]:
         """DA and TM in the zone the source declares, else the wall clock of content_datetime."""
         moment = self.moment
-        zone = _zone(str(source.get("TimezoneOffsetFromUTC", "") or ""))
+        zone = _zone(tags.text(source, "TimezoneOffsetFromUTC"))
         if zone is not None and moment.tzinfo is not None:
             moment = moment.astimezone(zone)
         return moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
@@ -126,7 +128,9 @@ def _fix_dimension_organization(dataset: Dataset, stamp: Stamp, kind: str) -> No
 
 def _zone(offset: str) -> timezone | None:
     """Zone of a DICOM offset such as "+0100"; None when it is absent or malformed."""
-    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+    # PS3.3 C.12.1.1.8: -1200 to +1400
+    match = re.fullmatch(r"([+-])(0\d|1[0-4])([0-5]\d)", offset)
+    if match is None:
         return None
-    delta = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
-    return timezone(delta if offset[0] == "+" else -delta)
+    delta = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(delta if match[1] == "+" else -delta)

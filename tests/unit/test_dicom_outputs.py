@@ -165,6 +165,19 @@ def test_content_time_is_the_results(written):
         assert (output.InstanceCreationDate, output.InstanceCreationTime) == ("20261123", "050607")
 
 
+@pytest.mark.parametrize("zone", ["+9999", "-12:0", "+0160", "Z"])
+def test_a_zone_that_is_none_does_not_stop_the_outputs(zone, plain, tmp_path):
+    header = cases.recoded(plain, TimezoneOffsetFromUTC=zone).datasets[0]
+    (path,) = dicom.write_refusal(header, cases.refused(GAP), tmp_path)
+    assert pydicom.dcmread(path).ContentTime == "050607"
+
+
+def test_several_body_parts_become_one(plain, tmp_path):
+    header = cases.recoded(plain, BodyPartExamined=["HEAD", "NECK"]).datasets[0]
+    (path,) = dicom.write_refusal(header, cases.refused(GAP), tmp_path)
+    assert pydicom.dcmread(path).BodyPartExamined == "HEAD"
+
+
 def test_content_time_is_given_in_the_zone_the_source_declares(plain, tmp_path):
     header = cases.recoded(plain, TimezoneOffsetFromUTC="+0930").datasets[0]
     output = pydicom.dcmread(dicom.write_refusal(header, cases.refused(GAP), tmp_path)[0])
