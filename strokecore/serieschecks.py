@@ -142,6 +142,12 @@ def refuse_damaged(
             "The slices of the series differ in matrix or pixel spacing.",
             "Send slices of one reconstruction as a series of their own.",
         )
+    if not tags.text(candidate.files[0].header, "StudyInstanceUID"):
+        raise refuse(
+            "no_study_uid",
+            "The images do not say to which study they belong: no result could be filed with them.",
+            "Send the original images of the scanner or PACS.",
+        )
     frames = {tags.text(f.header, "FrameOfReferenceUID") for f in candidate.files}
     if "" in frames:
         raise refuse(

@@ -124,6 +124,7 @@ def drop_pixels(dataset: Dataset) -> None:
         ("no_geometry", {"tags": {"PixelSpacing": None}}),
         ("no_geometry", {"tags": {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}}),
         ("no_geometry", {"tags": {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}}),
+        ("no_study_uid", {"tags": {"StudyInstanceUID": None}}),
         ("no_frame_of_reference", {"tags": {"FrameOfReferenceUID": None}}),
         ("no_frame_of_reference", {"tags": {"FrameOfReferenceUID": ""}}),
         (
