@@ -211,10 +211,15 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
         )
         y += 6
     draw.line((x, legend_top, left + PANEL - 16, legend_top), fill=RULE)
-    entries = (
+    judged: tuple[tuple[Rgb, str], ...] = (
         (picture.AFFECTED, "affected"),
         (picture.UNAFFECTED, "not affected"),
         (picture.NOT_ASSESSABLE, "not assessed"),
+    )
+    if result.status == "withheld":  # the same outlines then say nothing of the regions
+        judged = ((picture.UNAFFECTED, "region"),)
+    entries = (
+        *judged,
         (picture.LESION_COLOURS[1], "infarct"),
         (picture.LESION_COLOURS[3], "old infarct"),
     )
