@@ -23,11 +23,11 @@ class OrthancError(Exception):
         self.status = status
 
 
-class NotFound(OrthancError):  # noqa: N818  the REST status's name
+class NotFound(OrthancError):
     """The resource is gone."""
 
 
-class Conflict(OrthancError):  # noqa: N818  the REST status's name
+class Conflict(OrthancError):
     """Somebody else changed the metadata first."""
 
 

@@ -50,7 +50,7 @@ class AttemptError(Exception):
         self.detail = detail
 
 
-class Stopped(Exception):  # noqa: N818  not an error: the server is going down
+class Stopped(Exception):
     """The server stops; the attempt does not count."""
 
 

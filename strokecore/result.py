@@ -32,7 +32,7 @@ class RegionFinding:
 
 @dataclass(frozen=True)
 class AspectsScore:
-    """ASPECTS of one hemisphere. ``score`` is None when fewer than 8 regions were assessed or it is withheld."""
+    """ASPECTS of one hemisphere; ``score`` is None when withheld or fewer than 8 regions were assessed."""
 
     score: int | None
     assessed: int

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from strokecore.anatomy.head_model import HeadClass
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
