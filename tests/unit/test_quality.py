@@ -29,6 +29,12 @@ def test_a_clean_head_has_no_flags(head: Head) -> None:
     assert blood_flags(head) == ()
 
 
+def test_noise_is_flagged_where_small_regions_drown(head: Head) -> None:
+    # on the canonical grid: a bone kernel, and 14 HU in 5 mm slices
+    flags = {n: scan_flags(replace(head, brain=replace(head.brain, noise_hu=n)), ()) for n in (4.0, 7.9)}
+    assert [[f.code for f in found] for found in flags.values()] == [[], ["noisy"]]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_blood_is_named_by_side_region_and_volume(head: Head, side: str) -> None:
     (flag,) = blood_flags(with_blood(head, region_slices(RegionId("L", side))))  # type: ignore[arg-type]
