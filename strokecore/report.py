@@ -86,7 +86,9 @@ def summary_line(result: Result) -> str:
         return f"ASPECTS NOT SCORED: {reason.message} {reason.remedy}".strip()
     first: Side = "left" if result.affected_side == "left" else "right"
     second: Side = "left" if first == "right" else "right"
-    return f"ASPECTS {_hemisphere(result, first)}; {_hemisphere(result, second)}"
+    # scored all the same where the site asked for it; what is copied must still say so
+    blood = "; haemorrhage suspected" if any(flag.code == WITHHOLDING for flag in result.quality) else ""
+    return f"ASPECTS {_hemisphere(result, first)}; {_hemisphere(result, second)}{blood}"
 
 
 def reasons(result: Result) -> list[QualityFlag]:

@@ -163,6 +163,12 @@ def test_summary_of_withheld_names_place_and_volume_but_no_score(result):
     )
 
 
+def test_summary_of_a_score_despite_blood_says_so(result):
+    despite = replace(result, quality=(*result.quality, cases.BLOOD))
+    line = report.summary_line(despite)
+    assert line == "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed); haemorrhage suspected"
+
+
 def test_summary_of_a_refusal_says_what_to_do():
     line = report.summary_line(cases.refused(GAP))
     assert line == "ASPECTS NOT SCORED: A slice is missing. Send the series again."
