@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,10 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 usage, 3 refused or ineligible)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
+        level=logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # of our own log alone is known that it holds no patient data
+    logging.getLogger("strokecore").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         return int(options.run(options))
     except (UsageError, ModelPackageError) as error:
@@ -49,6 +52,7 @@ def _score(options: argparse.Namespace) -> int:
     from strokecore.config import ScoringConfig
     from strokecore.outputs import prepare, reason, write_all
     from strokecore.pipeline import failed_run, score_folder
+    from strokecore.quiet import quiet_pydicom
 
     if not options.folder.is_dir():
         raise UsageError(f"{options.folder} is not a folder; give the folder that holds the DICOM files.")
@@ -62,13 +66,16 @@ def _score(options: argparse.Namespace) -> int:
     given = {"content_datetime": options.content_datetime, "supersedes": options.supersedes}
 
     def failed(error: Exception) -> Scored:  # a defect of ours: said in every output, never silent
-        log.error("scoring failed", exc_info=error)
+        # where and what kind, without the error's text: it can hold a header's values
+        places = "".join(traceback.format_tb(error.__traceback__))
+        log.error("scoring failed\n%s%s: (text withheld)", places, type(error).__qualname__)
         return failed_run(config, error, **given)
 
     try:
         prepare(options.folder, options.out)
         try:
-            scored = score_folder(options.folder, config, series_uid=options.series, **given)
+            with quiet_pydicom():
+                scored = score_folder(options.folder, config, series_uid=options.series, **given)
         except StrokeCoreError:
             raise
         except Exception as error:

@@ -20,6 +20,7 @@ from strokecore.dicom_files import read_header
 from strokecore.errors import UsageError
 from strokecore.pipeline import Scored
 from strokecore.quality import QualityFlag
+from strokecore.quiet import quiet_pydicom
 from strokecore.result import AspectsScore
 from strokecore.series import read_candidate_header
 
@@ -74,7 +75,7 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
         scored = replace(
             scored, result=replace(scored.result, result_key=dicom.refusal_key(header, scored.result))
         )
-    with _alone_in(out):
+    with _alone_in(out), quiet_pydicom():
         scored = _same_date_for_same_key(scored, out)
         _clear(out)
         try:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from strokecore import picture
+from strokecore import picture, tags
 from strokecore.anatomy.regions import Side
 from strokecore.picture import Rgb, Rgb8, draw_slice, text
 from strokecore.report import marked, number, probability, reasons, region_rows, summary_line
@@ -271,5 +271,5 @@ def _montage_slices(series: Series, masks: SourceMasks) -> list[int]:
 
 def _image_name(series: Series, k: int) -> str:
     """How a viewer names the slice: its InstanceNumber."""
-    instance_number = series.datasets[k].get("InstanceNumber")
-    return f", image {instance_number}" if instance_number not in (None, "") else f", slice {k + 1}"
+    instance_number = tags.number(series.datasets[k], "InstanceNumber")
+    return f", slice {k + 1}" if instance_number is None else f", image {instance_number:.0f}"

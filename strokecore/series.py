@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,13 @@ from strokecore.candidates import Candidate, find_candidates, one_study, why_cho
 from strokecore.dicom_files import DicomFile, Folder, find_dicom
 from strokecore.errors import Refusal, UsageError
 from strokecore.quality import QualityFlag
+from strokecore.quiet import quiet_pydicom
 from strokecore.seriesstack import Stack, noise_hu, read_stack
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 # When nothing could be read, the reason told is the one that says most about what was sent.
 _TELLING: Final = ("contrast_agent", "not_hounsfield", "not_head", "localizer_only", "not_ct")
@@ -88,7 +87,8 @@ def read_series(folder: Path, series_uid: str | None = None) -> Series:
     are passed over). Otherwise series are tried in the order of their rank, and the first that can be
     scored is taken. Raises Refusal (codes: docs/codes.md) and UsageError, nothing else.
     """
-    return _quietly(lambda: _read_series(folder, series_uid))
+    with quiet_pydicom():
+        return _read_series(folder, series_uid)
 
 
 def read_candidate_header(folder: Path, series_uid: str | None = None) -> Dataset | None:
@@ -98,7 +98,7 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
     from it. None when there is no such series, or when it is not certain whose it is.
     """
 
-    def best() -> Dataset | None:
+    with quiet_pydicom():
         try:
             _, candidates = _study(folder, series_uid)
         except (Refusal, UsageError):
@@ -107,8 +107,6 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
         # stable sort: within each kind the order of rank stays
         usable.sort(key=lambda c: not c.summary.tags_say_head)
         return usable[0].files[0].header if usable else None
-
-    return _quietly(best)
 
 
 def _read_series(folder: Path, series_uid: str | None) -> Series:
@@ -213,16 +211,3 @@ def _most_telling(refusals: Sequence[Refusal]) -> Refusal:
         refusals,
         key=lambda r: (r.ineligible, _TELLING.index(r.code) + 1 if r.code in _TELLING else 0),
     )
-
-
-def _quietly(read: Callable[[], _T]) -> _T:
-    """pydicom warns and logs of every odd value, quoting it: patient data belongs on neither."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        logger.setLevel(logging.CRITICAL)
-        try:
-            return read()
-        finally:
-            logger.setLevel(level)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from strokecore import dicom, outputs, report
 from strokecore.cli import main
 from strokecore.errors import UsageError
 from strokecore.outputs import prepare, write_all
 from strokecore.pipeline import Scored
+from strokecore.quiet import quiet_pydicom
 from tests.ct_factory import write_series
 from tests.unit import output_cases as cases
 
@@ -165,3 +168,23 @@ def test_a_repeated_refusal_is_the_same_bytes(tmp_path: Path) -> None:
         pictures.append((tmp_path / "out" / "sc" / "01.dcm").read_bytes())
     assert pictures[0] == pictures[1]
     assert json.loads((tmp_path / "out" / "result.json").read_text())["result_key"]
+
+
+def test_no_header_value_is_said_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(dataset: pydicom.Dataset, k: int) -> None:
+        for tag, vr in ((0x00200013, "IS"), (0x00180015, "CS"), (0x00100030, "DA"), (0x00101010, "AS")):
+            dataset[tag] = RawDataElement(Tag(tag), vr, 10, b"secret val", 0, False, True)
+
+    def broken(*arguments: object, **named: object) -> None:
+        raise RuntimeError("secret value in an error's text")
+
+    with quiet_pydicom():
+        write_series(tmp_path / "in", slices=5, edit=edit)
+    assert main(["-v", "score", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 3
+    monkeypatch.setattr("strokecore.pipeline.score_folder", broken)
+    assert main(["-v", "score", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+    said = "".join(capsys.readouterr())
+    assert "RuntimeError" in said
+    assert "secret" not in said.lower()

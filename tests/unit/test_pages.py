@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import ImageDraw
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from strokecore import pages, picture
 from strokecore.quality import QualityFlag
+from strokecore.quiet import quiet_pydicom
 from strokecore.result import AspectsScore, SourceMasks
 from tests.unit import output_cases as cases
 
@@ -59,6 +62,17 @@ def test_summary_carries_no_identity(case, words):
     said = " ".join(words)
     for identity in ("Doe", "Jane", "PID-1", "ACC-1", "19500102", "1.2.3.4"):
         assert identity not in said
+
+
+def test_an_image_number_that_is_none_is_not_drawn(case, words):
+    series, result, masks = case
+    odd = cases.recoded(series, InstanceNumber=None)
+    for header in odd.datasets:
+        header[0x00200013] = RawDataElement(Tag(0x00200013), "IS", 6, b"secret", 0, False, True)
+    with quiet_pydicom():
+        pages.summary_page(odd, result, masks)
+    assert not [word for word in words if "secret" in word]
+    assert [word for word in words if "level, slice" in word]
 
 
 def test_withheld_page_hides_the_score_and_names_the_blood(case, words):
