@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
+from strokecore.anatomy.placed import PlacedAtlas, place_atlas
 from strokecore.anatomy.regions import SIDES, Side
-from strokecore.anatomy.registration import Registration, regions_in_head, register_atlas
-from strokecore.anatomy.tissue import tissue_in_head
+from strokecore.anatomy.registration import register_atlas
 from strokecore.aspects import affected_side, find_regions, score_hemispheres
 from strokecore.brain import Brain, segment_brain
 from strokecore.config import ScoringConfig
@@ -147,7 +147,8 @@ def score_series(
         brain = segment_brain(hu, frame.grid, covered)
     with watch.step("register"):
         registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-        head = _head(series, frame, hu, covered, brain, registration, atlas)
+        placed = place_atlas(atlas, registration, frame.grid, brain)
+        head = _head(series, frame, hu, covered, brain, placed)
     with watch.step("segment"):
         lesion = engine.segment(head)
     with watch.step("score"):
@@ -181,17 +182,15 @@ def _head(
     hu: npt.NDArray[np.float32],
     covered: npt.NDArray[np.bool_],
     brain: Brain,
-    registration: Registration,
-    atlas: Atlas,
+    placed: PlacedAtlas,
 ) -> Head:
-    grey, tissue = tissue_in_head(atlas, registration, frame.grid, brain.intracranial)
     return Head(
         hu=hu,
         grid=frame.grid,
         brain=brain,
-        regions=regions_in_head(atlas, registration, frame.grid, brain),
-        grey=grey,
-        tissue=tissue,
+        regions=placed.regions,
+        grey=placed.grey,
+        tissue=placed.tissue,
         covered=covered,
         slice_thickness_mm=series.slice_thickness_mm,
     )

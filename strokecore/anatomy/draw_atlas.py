@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
+from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.anatomy.registration import regions_in_head, register_atlas
+from strokecore.anatomy.registration import register_atlas
 from strokecore.brain import segment_brain
 from strokecore.frame import coverage, fit_head_frame, to_canonical
 from strokecore.series import read_series
@@ -134,7 +135,7 @@ def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:
     hu, covered = to_canonical(series, frame), coverage(series, frame)
     brain = segment_brain(hu, frame.grid, covered)
     registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-    labels = regions_in_head(atlas, registration, frame.grid, brain)
+    labels = place_atlas(atlas, registration, frame.grid, brain).regions
     rows, columns = (
         slice(max(0, low - HEAD_MARGIN), high + HEAD_MARGIN)
         for low, high in (_extent(brain.intracranial, axis) for axis in (1, 2))

@@ -109,59 +109,6 @@ def register_atlas(
     return registration
 
 
-def regions_in_head(
-    atlas: Atlas, registration: Registration, grid: Grid, brain: Brain
-) -> npt.NDArray[np.uint8]:
-    """The 20 regions on ``grid``, clipped to the intracranial space; uint8 [z, y, x], RegionId.label.
-
-    Each voxel takes the label with the largest linearly interpolated share, so that borders do not show the
-    atlas's own voxels. A label never crosses x = 0 to the other side.
-    """
-    indices = _template_indices(atlas, registration, grid, brain.intracranial)
-    share = _share(atlas.regions == 0, indices)
-    found = np.zeros(indices.shape[1], np.uint8)
-    for region, box in zip(ALL_REGIONS, ndimage.find_objects(atlas.regions), strict=True):
-        low, high = (np.array([getattr(s, end) for s in box])[:, None] for end in ("start", "stop"))
-        near = np.flatnonzero(np.all((indices > low - 1) & (indices < high), axis=0))
-        mine = _share(atlas.regions == region.label, indices[:, near])
-        wins = mine > share[near]
-        share[near[wins]] = mine[wins]
-        found[near[wins]] = region.label
-    labels = np.zeros(grid.shape, np.uint8)
-    labels[brain.intracranial] = found
-    left = grid.axes_mm[2] > 0
-    labels[(labels > 0) & ((labels <= len(ALL_REGIONS) // 2) != left)] = 0
-    return labels
-
-
-def template_in_head(
-    atlas: Atlas,
-    volume: npt.NDArray[np.float32],
-    registration: Registration,
-    grid: Grid,
-    where: Bools,
-) -> npt.NDArray[np.float32]:
-    """A volume of the atlas on ``grid`` inside the mask ``where``, linear; float32 [z, y, x], 0 elsewhere."""
-    out = np.zeros(grid.shape, np.float32)
-    indices = _template_indices(atlas, registration, grid, where)
-    out[where] = ndimage.map_coordinates(volume, indices, output=np.float32, order=1, mode="constant")
-    return out
-
-
-def _template_indices(atlas: Atlas, registration: Registration, grid: Grid, where: Bools) -> Floats:
-    """Fractional indices [3, n] into the atlas's volumes of the grid's voxels in ``where``."""
-    in_head = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).points(where)
-    template = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm)
-    return template.indices(registration.template_points(in_head))
-
-
-def _share(mask: Bools, indices: Floats) -> npt.NDArray[np.float32]:
-    """Linearly interpolated share of ``mask``; 0 outside the template."""
-    return np.asarray(
-        ndimage.map_coordinates(mask.astype(np.float32), indices, output=np.float32, order=1, mode="constant")
-    )
-
-
 def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, atlas: Atlas) -> float:
     """Overlap of the intracranial spaces on a coarse grid, where scanned and above the floor."""
     every = tuple(slice(None, None, max(1, round(_GRID_MM / step))) for step in grid.spacing_mm)

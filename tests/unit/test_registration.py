@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
 from strokecore.anatomy.registration import (
     Registration,
-    regions_in_head,
     register_atlas,
-    template_in_head,
 )
 from strokecore.brain import Brain, segment_brain
 from strokecore.errors import Refusal
@@ -77,11 +76,11 @@ def test_refinement_stays_small_where_the_affine_map_is_right(
 def test_regions_follow_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     _, _, frame, brain = head
-    labels = regions_in_head(atlas, registration, frame.grid, brain)
+    labels = place_atlas(atlas, registration, frame.grid, brain).regions
     exact = replace(
         registration, head_from_template=np.linalg.inv(frame.patient_from_head) @ true_pose(), warp=None
     )
-    truth = regions_in_head(atlas, exact, frame.grid, brain)
+    truth = place_atlas(atlas, exact, frame.grid, brain).regions
     assert labels.dtype == np.uint8
     assert labels.shape == frame.grid.shape
     for region in ALL_REGIONS:
@@ -93,7 +92,7 @@ def test_regions_follow_the_head(head: Known, registration: Registration) -> Non
 
 def test_no_label_crosses_to_the_other_side(head: Known, registration: Registration) -> None:
     _, _, frame, brain = head
-    labels = regions_in_head(load_atlas(), registration, frame.grid, brain)
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
     x = np.broadcast_to(frame.grid.axes_mm[2], labels.shape)
     assert (x[(labels > 0) & (labels <= 10)] > 0).all()
     assert (x[labels > 10] < 0).all()
@@ -102,20 +101,21 @@ def test_no_label_crosses_to_the_other_side(head: Known, registration: Registrat
 def test_neighbouring_regions_touch(head: Known, registration: Registration) -> None:
     """Interpolated borders leave no gap between regions that are neighbours in the atlas."""
     _, _, frame, brain = head
-    labels = regions_in_head(load_atlas(), registration, frame.grid, brain)
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
     front, middle = RegionId("M4", "left").label, RegionId("M5", "left").label
     touching = (labels[:, :-1] == front) & (labels[:, 1:] == middle)
     assert touching.sum() > 300
 
 
-def test_template_volume_in_head(head: Known, registration: Registration) -> None:
+def test_expected_tissue_lies_on_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     hu, _, frame, brain = head
-    grey = template_in_head(atlas, atlas.grey, registration, frame.grid, brain.parenchyma)
-    white = template_in_head(atlas, atlas.white, registration, frame.grid, brain.parenchyma)
-    assert not grey[~brain.parenchyma].any()
+    placed = place_atlas(atlas, registration, frame.grid, brain)
+    assert not placed.grey[~brain.intracranial].any()
+    assert not placed.tissue[~brain.intracranial].any()
     # grey matter is brighter than white by several HU: the maps must lie on it
-    difference = hu[brain.parenchyma & (grey > 0.8)].mean() - hu[brain.parenchyma & (white > 0.8)].mean()
+    tissue = brain.parenchyma & (placed.tissue > 0.95)
+    difference = hu[tissue & (placed.grey > 0.8)].mean() - hu[tissue & (placed.grey < 0.2)].mean()
     assert difference > 3.0
 
 
@@ -195,7 +195,7 @@ def test_missing_level_is_incomplete_coverage(low_mm: float, high_mm: float, lev
 def test_real_head_is_accepted(shared_data: Path) -> None:
     hu, covered, frame, brain = known_head(read_series(shared_data / "real_head_ct"))
     registration = register_atlas(hu, brain, frame.grid, covered, load_atlas())
-    labels = regions_in_head(load_atlas(), registration, frame.grid, brain)
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
     assert registration.dice > 0.93
     assert min(registration.region_coverage.values()) == 1.0
     share = {r: brain.parenchyma[labels == r.label].mean() for r in ALL_REGIONS}

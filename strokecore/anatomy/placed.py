@@ -1,0 +1,97 @@
+"""The registered atlas on one head's voxels: its regions, and the tissue that it expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from strokecore.alignment import Image
+from strokecore.anatomy.atlas import Atlas
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.anatomy.registration import Registration
+from strokecore.brain import Brain
+from strokecore.frame import Grid
+
+Float3D = npt.NDArray[np.float32]
+
+# For images of which only the place matters.
+_NOTHING: Final = np.zeros((0, 0, 0), np.float32)
+# Below this share of brain tissue the mixture of grey and white is rounding.
+_MIN_TISSUE: Final = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedAtlas:
+    """What the atlas says of each voxel of a head; [z, y, x], all 0 outside the intracranial space.
+
+    Attributes
+    ----------
+    regions: uint8, RegionId.label.
+    grey: float32, expected share of grey matter in brain tissue.
+    tissue: float32, expected share of brain tissue in everything. The atlas maps are averages of many
+        people, so it falls to intermediate values in sulci rather than to zero.
+    """
+
+    regions: npt.NDArray[np.uint8]
+    grey: Float3D
+    tissue: Float3D
+
+
+def place_atlas(atlas: Atlas, registration: Registration, grid: Grid, brain: Brain) -> PlacedAtlas:
+    """The atlas on ``grid``, inside the intracranial space.
+
+    Each voxel takes the label with the largest linearly interpolated share, so that borders do not show the
+    atlas's own voxels. A label never crosses x = 0 to the other side.
+    """
+    where = brain.intracranial
+    indices = _template_indices(atlas, registration, grid, where)
+    regions = np.zeros(grid.shape, np.uint8)
+    regions[where] = _labels(atlas, indices)
+    left = grid.axes_mm[2] > 0
+    regions[(regions > 0) & ((regions <= len(ALL_REGIONS) // 2) != left)] = 0
+
+    grey = _share(atlas.grey, indices)
+    tissue = np.clip(grey + _share(atlas.white, indices), 0.0, 1.0)
+    grey = np.where(tissue > _MIN_TISSUE, grey / np.maximum(tissue, _MIN_TISSUE), 0.0).astype(np.float32)
+    return PlacedAtlas(regions, _filled(grey, where), _filled(tissue, where))
+
+
+def _labels(atlas: Atlas, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    share = _share(atlas.regions == 0, indices)
+    found = np.zeros(indices.shape[1], np.uint8)
+    for region, box in zip(ALL_REGIONS, ndimage.find_objects(atlas.regions), strict=True):
+        low, high = (np.array([getattr(s, end) for s in box])[:, None] for end in ("start", "stop"))
+        near = np.flatnonzero(np.all((indices > low - 1) & (indices < high), axis=0))
+        mine = _share(atlas.regions == region.label, indices[:, near])
+        wins = mine > share[near]
+        share[near[wins]] = mine[wins]
+        found[near[wins]] = region.label
+    return found
+
+
+def _template_indices(
+    atlas: Atlas, registration: Registration, grid: Grid, where: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Fractional indices [3, n] into the atlas's volumes of the grid's voxels in ``where``."""
+    in_head = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).points(where)
+    template = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm)
+    return template.indices(registration.template_points(in_head))
+
+
+def _share(volume: npt.NDArray[np.generic], indices: npt.NDArray[np.float64]) -> Float3D:
+    """``volume`` at fractional indices [3, n], linear; 0 outside the template."""
+    return np.asarray(
+        ndimage.map_coordinates(
+            volume.astype(np.float32), indices, output=np.float32, order=1, mode="constant"
+        )
+    )
+
+
+def _filled(values: Float3D, where: npt.NDArray[np.bool_]) -> Float3D:
+    volume = np.zeros(where.shape, np.float32)
+    volume[where] = values
+    return volume
