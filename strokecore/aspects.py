@@ -36,6 +36,9 @@ REGION_THRESHOLD: Final = 0.5
 MIN_COVERED_FRACTION: Final = 0.7
 # More of the region than this replaced by old infarct: nothing left to judge.
 MAX_OLD_FRACTION: Final = 0.5
+# In a region that holds this much old infarct, whatever else is CSF-like belongs to the cavity; the engine
+# segments only its certain core, and what remains is its rim, dark by partial volume.
+OLD_PRESENT_FRACTION: Final = 0.1
 MIN_ASSESSED: Final = 8
 FULL_SCORE: Final = 10
 
@@ -121,7 +124,10 @@ def _not_assessable(
     size = int(mask.sum())
     if size == 0 or (mask & head.covered).sum() < MIN_COVERED_FRACTION * size:
         return "not_covered"
-    if (mask & lesion.old).sum() > MAX_OLD_FRACTION * size:
+    old = mask & lesion.old
+    if old.sum() > OLD_PRESENT_FRACTION * size:
+        old |= mask & head.brain.csf
+    if old.sum() > MAX_OLD_FRACTION * size:
         return "old_infarct"
     if evidence.probability is None:
         return "not_measurable"

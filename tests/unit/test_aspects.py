@@ -101,6 +101,19 @@ def test_old_infarct_is_not_counted_and_a_mostly_old_region_is_not_assessed(head
     assert score_side(findings, "right") == AspectsScore(10, 9)
 
 
+@pytest.mark.parametrize(("old_columns", "reason"), [(10, "old_infarct"), (0, None)])
+def test_csf_beside_an_old_cavity_is_part_of_it(head: Head, old_columns: int, reason: str | None) -> None:
+    # a third of the region is the cavity's core and another third CSF-like; sulci alone are no old infarct
+    z, y, x = region_slices(RIGHT_I)
+    csf = np.zeros(SHAPE, bool)
+    csf[z, y, x.start : x.start + 20] = True
+    lesion = lesion_in((RIGHT_I,))
+    lesion.old[z, y, x.start : x.start + old_columns] = True
+    findings = find_regions(replace(head, brain=replace(head.brain, csf=csf)), lesion)
+    found = finding(findings, RIGHT_I)
+    assert (found.affected, found.reason) == (reason is None, reason)
+
+
 def test_region_outside_the_scan_is_not_assessed(head: Head) -> None:
     covered = head.covered.copy()
     covered[30:] = False  # the upper 43 % of every supraganglionic region
