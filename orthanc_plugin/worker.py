@@ -28,6 +28,10 @@ SUPERVISOR: Final = Path(__file__).with_name("supervise.py")
 NOTICE: Final = Path(__file__).with_name("notice.py")
 POLL_S: Final = 0.05
 PROBE_TIMEOUT_S: Final = 120.0  # the first import after an installation compiles everything
+# A service manager that stops Orthanc signals the scorer at the same moment: what looks like a death is
+# the first sign of an orderly stop, of which Orthanc tells its plugins a moment later.
+DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
+STOP_FOLLOWS_S: Final = 5.0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 # What each exit status of ``strokecore score`` lets result.json say.
@@ -166,6 +170,8 @@ def run(
                 raise Stopped
             if time.monotonic() > deadline:
                 raise AttemptError("worker_timeout", f"no answer within {timeout_s:g} s")
+        if status == DIED_BY_SIGTERM and stop.wait(STOP_FOLLOWS_S):
+            raise Stopped
     finally:
         _end(process)
     return status if status >= 0 else 128 - status

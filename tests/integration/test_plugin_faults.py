@@ -233,6 +233,10 @@ def test_kill_9_of_orthanc_before_stable(make_fake_node: MakeNode) -> None:
     node.kill()
     node.start()
     node.wait_for("scored")
+    node.wait_idle()
+    node.kill()  # the next start looks at every study of the last day, and this one is done
+    node.start()
+    node.wait(lambda: "start-up scan: 1 CT studies" in node.log.split("Orthanc has started")[-1], "the scan")
     node.wait_idle(SETTLE_S)
     assert len(node.runs) == 1
     assert len(node.instances("SR")) == 1
@@ -258,6 +262,18 @@ def test_an_orderly_stop_while_scoring_costs_no_attempt(make_fake_node: MakeNode
     node = make_fake_node("hang")
     send(node, Study().series(4))
     node.wait(lambda: len(node.runs) == 1, "the first run")
+    node.stop()
+    node.start()
+    node.wait_for("scored")
+    assert only_state(node)["attempts"] == 1
+
+
+def test_a_service_manager_that_ends_every_process_costs_no_attempt(make_fake_node: MakeNode) -> None:
+    """``systemctl stop`` signals the scorer at the same moment as Orthanc."""
+    node = make_fake_node("hang")
+    send(node, Study().series(4))
+    node.wait(lambda: len(node.runs) == 1, "the first run")
+    os.kill(node.runs[0]["pid"], signal.SIGTERM)
     node.stop()
     node.start()
     node.wait_for("scored")
