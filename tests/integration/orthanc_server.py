@@ -71,10 +71,10 @@ class OrthancServer:
 
     def kill(self) -> None:
         """kill -9: what a crash or a power cut leaves."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def stop(self) -> None:
         if self._process is not None:
