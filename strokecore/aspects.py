@@ -6,6 +6,7 @@ Rules and their sources:
   (Barber et al., Lancet 2000;355:1670).
 - All slices are read, and a finding counts only when it is seen on two adjacent slices
   (Pexman et al., AJNR 2001;22:1534; read on slices of 4-6 mm, hence the 8 mm below).
+- A finding must be outlined: a region that is darker as a whole, without a lesion in it, is not counted.
 - Hypodensity counts, swelling alone does not (Butcher et al., Stroke 2007, PMID 17272776). The
   engines measure density only, so swelling cannot deduct.
 - Old, CSF-like infarct is not early change: it is never counted, and a region that is mostly old
@@ -100,20 +101,21 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId) -> RegionFinding:
     size = int(mask.sum())
     acute = mask & lesion.acute
     reason = _not_assessable(head, lesion, mask, evidence)
+    assessable = reason is None
     fraction = float(acute.sum() / size) if size else 0.0
-    positive = reason is None and (evidence.probability or 0.0) >= REGION_THRESHOLD
+    positive = assessable and (evidence.probability or 0.0) >= REGION_THRESHOLD
     if positive and not _tall_enough(head, acute):
-        positive, reason = False, "single_slice"
+        positive, reason = False, "single_slice" if acute.any() else "not_outlined"
     return RegionFinding(
         name=region.name,
         side=region.side,
         affected=positive,
-        probability=evidence.probability if reason in (None, "single_slice") else None,
+        probability=evidence.probability if assessable else None,
         involved_fraction=fraction,
         volume_ml=float(acute.sum()) * voxel_ml,
         mean_hu=evidence.mean_hu,
         contralateral_difference_hu=evidence.contralateral_difference_hu,
-        assessable=reason in (None, "single_slice"),
+        assessable=assessable,
         reason=reason,
     )
 

@@ -168,7 +168,7 @@ def score_series(
             infarct_volume_ml=_infarct_ml(head, lesion),
             old_infarct_volume_ml=_ml(head, lesion.old),
             outside_regions_volume_ml=_ml(head, lesion.acute & (head.regions == 0)),
-            quality=(*series.flags, *scan_flags(head, findings), *blood),
+            quality=(*blood, *series.flags, *scan_flags(head, findings)),
             series=_series_info(series),
             not_selected=series.not_selected,
             result_key=result_key(series, blank.software, config.sha256, model_info(engine)),

@@ -91,6 +91,9 @@ BELOW_REGIONS_MM: Final = 8.0
 # masks missed darken a part of the region, an infarct nearly all of it.
 TRIM_DARK: Final = 0.25
 TRIM_BRIGHT: Final = 0.05
+# A mirror region that keeps less than this share of what the region itself keeps is mostly blood, calcium or
+# old infarct; its rim is no reference.
+MIN_MIRROR_SHARE: Final = 0.5
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 NOISE_CORRELATION_MM: Final = 2.0
 LOGIT_LIMIT: Final = 8.0
@@ -145,7 +148,7 @@ class AsymmetryEngine:
             if mine.voxels < config.min_voxels:
                 evidence[region] = RegionEvidence(None, None, None)
                 continue
-            if other.voxels < config.min_voxels:
+            if other.voxels < max(config.min_voxels, MIN_MIRROR_SHARE * mine.voxels):
                 unmirrored = _logistic(
                     mine.dark_hu - config.unmirrored_hu, config.dark_scale_hu, mine.error_hu
                 )

@@ -69,6 +69,14 @@ def test_finding_on_a_single_slice_is_shown_and_not_counted(head: Head) -> None:
     assert score_side(findings, "right").score == 10
 
 
+def test_a_dark_region_without_an_outlined_lesion_is_not_counted(head: Head) -> None:
+    lesion = lesion_in((RIGHT_I,))
+    findings = find_regions(head, replace(lesion, acute=np.zeros(SHAPE, bool)))
+    found = finding(findings, RIGHT_I)
+    assert (found.affected, found.assessable, found.reason) == (False, True, "not_outlined")
+    assert score_side(findings, "right").score == 10
+
+
 @pytest.mark.parametrize(
     ("thickness", "planes", "counted"),
     [(4, 4, True), (4, 3, True), (4, 2, False), (1, 3, True), (7, 3, False), (7, 6, True)],

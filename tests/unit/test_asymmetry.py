@@ -50,6 +50,17 @@ def test_a_bright_region_does_not_darken_its_mirror(engine: AsymmetryEngine) -> 
     assert not lesion.acute.any()
 
 
+def test_the_rim_of_a_bleeding_is_no_mirror(engine: AsymmetryEngine) -> None:
+    head = darken(flat_head(), LEFT_L, -8.0)  # what partial volume leaves of a clot
+    z, y, x = region_slices(LEFT_L)
+    parenchyma = head.brain.parenchyma.copy()
+    parenchyma[z, y, x.start : x.stop - 8] = False
+    lesion = engine.segment(replace(head, brain=replace(head.brain, parenchyma=parenchyma)))
+    assert lesion.evidence[RIGHT_L].contralateral_difference_hu is None
+    assert probability(lesion, RIGHT_L) < 0.1
+    assert not lesion.acute.any()
+
+
 def test_an_old_lesion_does_not_hide_a_finding_on_the_other_side(engine: AsymmetryEngine) -> None:
     head = darken(darken(flat_head(), RIGHT_L, 6.0), LEFT_L, 25.0)
     csf = head.brain.csf.copy()
