@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ PATIENT: Final = (
     *("--seed", "3", "--thickness", "5", "--tilt", "12"),
 )
 EXPECTED_SIDE: Final = "right"
+INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -57,7 +59,11 @@ class Orthanc:
                 env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(NODE), "TCP_NODELAY": "1"},
                 start_new_session=True,
             )
-        write_private(NODE / "pid", f"{self.process.pid}\n")
+        try:
+            write_private(NODE / "pid", f"{self.process.pid}\n")
+        except OSError:
+            self.process.kill()  # nobody would find it
+            raise
 
     def get_bytes(self, path: str, accept: str = "*/*") -> bytes:
         """Raises DemoError, OSError."""
@@ -103,6 +109,9 @@ class Orthanc:
             raise DemoError("Orthanc ended by itself:\n  " + "\n  ".join(tail))
 
     def stop(self) -> None:
+        """End Orthanc, within seconds; an impatient second Ctrl-C must not leave it running."""
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -119,13 +128,16 @@ def main() -> int:
     parser.add_argument("--model")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     orthanc = None
     kept = False
     try:
         _refuse_second_node()
         _step(1, "Starting Orthanc")
-        orthanc = Orthanc(_configure(options))
+        node = _configure(options)
+        with _interrupts_held_back():
+            orthanc = Orthanc(node)
         _step(2, "Simulating a head CT with an infarct on the right")
         shutil.rmtree(SAMPLE, ignore_errors=True)
         _strokecore("sample", str(SAMPLE), *PATIENT)
@@ -151,12 +163,29 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted, stopping Orthanc", file=sys.stderr)
         return 130
     finally:
         if orthanc is not None and not kept:
             orthanc.stop()
     return 0
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Signals take effect at the end of the block: an Orthanc that starts just then would not be ended."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda got, _: received.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _refuse_second_node() -> None:
