@@ -28,6 +28,7 @@ from strokecore.errors import Refusal
 from strokecore.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
 from strokecore.patient import check_patient
 from strokecore.quality import QualityFlag, blood_flags, scan_flags
+from strokecore.quiet import quiet_pydicom
 from strokecore.result import (
     AspectsScore,
     ModelInfo,
@@ -100,9 +101,16 @@ def score_folder(
     watch = Stopwatch()
     blank = _blank_result(config, engine, atlas, content_datetime or _now(), supersedes)
     try:
-        with watch.step("total"):
+        with watch.step("total"), quiet_pydicom():
             with watch.step("read"):
                 series = read_series(folder, series_uid)
+                # known from here on, also when a later step refuses
+                blank = replace(
+                    blank,
+                    series=_series_info(series),
+                    not_selected=series.not_selected,
+                    quality=series.flags,
+                )
                 flags = check_patient(series.datasets[0], config)
                 series = replace(series, flags=(*series.flags, *flags))
             scored = score_series(series, config, engine, atlas, blank, watch)
@@ -147,7 +155,7 @@ def score_series(
         brain = segment_brain(hu, frame.grid, covered)
     with watch.step("register"):
         registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-        placed = place_atlas(atlas, registration, frame.grid, brain)
+        placed = place_atlas(atlas, registration, frame.grid, brain, covered)
         head = _head(series, frame, hu, covered, brain, placed)
     with watch.step("segment"):
         lesion = engine.segment(head)
@@ -169,8 +177,6 @@ def score_series(
             old_infarct_volume_ml=_ml(head, lesion.old),
             outside_regions_volume_ml=_ml(head, lesion.acute & (head.regions == 0)),
             quality=(*blood, *series.flags, *scan_flags(head, findings)),
-            series=_series_info(series),
-            not_selected=series.not_selected,
             result_key=result_key(series, blank.software, config.sha256, model_info(engine)),
         )
     return Scored(result, series, masks)
@@ -256,7 +262,7 @@ def _refused(blank: Result, refusal: Refusal, watch: Stopwatch) -> Result:
     return replace(
         blank,
         status="ineligible" if refusal.ineligible else "refused",
-        quality=(QualityFlag(refusal.code, "refusal", refusal.message, refusal.remedy),),
+        quality=(QualityFlag(refusal.code, "refusal", refusal.message, refusal.remedy), *blank.quality),
         timings_s=_rounded(watch),
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
+if TYPE_CHECKING:
     from strokecore.engines.base import Head
     from strokecore.result import RegionFinding
 
@@ -36,6 +36,9 @@ class QualityFlag:
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
 METAL_ML: Final = 0.2
+# The registration holds on to the skull base; without it the atlas is squeezed into what was scanned. Whole
+# heads have 30 mm and more below the lowest region.
+MIN_BELOW_REGIONS_MM: Final = 10.0
 # Noise on the canonical grid, which averages: 5 mm slices of a soft kernel measure 2 to 2.5 HU there (the
 # real scan of the tests 2.1), 0.6 mm slices 3.4, a bone kernel 4. At 8 (14 in the slice) small regions err.
 NOISY_HU: Final = 5.0
@@ -63,6 +66,15 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Read the slices that show metal yourself.",
             )
         )
+    if _below_regions_mm(head) < MIN_BELOW_REGIONS_MM:
+        flags.append(
+            QualityFlag(
+                "base_not_scanned",
+                "warning",
+                "The scan begins close to the lowest ASPECTS region; the regions may lie too high.",
+                "Look at the region outlines, and send the whole head if it was scanned.",
+            )
+        )
     for reason, text in _UNCERTAIN.items():
         named = [f"{f.side} {f.name}" for f in findings if f.reason == reason]
         if named:
@@ -77,6 +89,15 @@ _UNCERTAIN: Final = {
     "old_infarct": "Mostly replaced by old infarct and not assessed: {}.",
     "not_measurable": "Too little measurable brain tissue, not assessed: {}.",
 }
+
+
+def _below_regions_mm(head: Head) -> float:
+    """How much was scanned of the brain below the lowest region, mm."""
+    labelled = np.flatnonzero((head.regions > 0).any(axis=(1, 2)))
+    scanned = np.flatnonzero((head.brain.intracranial & head.covered).any(axis=(1, 2)))
+    if labelled.size == 0 or scanned.size == 0:
+        return 0.0
+    return float(labelled[0] - scanned[0]) * head.grid.spacing_mm[0]
 
 
 def blood_flags(head: Head) -> tuple[QualityFlag, ...]:

@@ -135,7 +135,7 @@ def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:
     hu, covered = to_canonical(series, frame), coverage(series, frame)
     brain = segment_brain(hu, frame.grid, covered)
     registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-    labels = place_atlas(atlas, registration, frame.grid, brain).regions
+    labels = place_atlas(atlas, registration, frame.grid, brain, covered).regions
     rows, columns = (
         slice(max(0, low - HEAD_MARGIN), high + HEAD_MARGIN)
         for low, high in (_extent(brain.intracranial, axis) for axis in (1, 2))

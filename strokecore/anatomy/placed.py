@@ -13,6 +13,7 @@ from strokecore.alignment import Image
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.anatomy.registration import Registration
+from strokecore.anatomy.warp import LARGEST_MM
 from strokecore.brain import Brain
 from strokecore.frame import Grid
 
@@ -26,7 +27,7 @@ _MIN_TISSUE: Final = 0.05
 
 @dataclass(frozen=True, eq=False)
 class PlacedAtlas:
-    """What the atlas says of each voxel of a head; [z, y, x], all 0 outside the intracranial space.
+    """What the atlas says of each voxel of a head; [z, y, x], all 0 in what was scanned outside the cranium.
 
     Attributes
     ----------
@@ -41,13 +42,17 @@ class PlacedAtlas:
     tissue: Float3D
 
 
-def place_atlas(atlas: Atlas, registration: Registration, grid: Grid, brain: Brain) -> PlacedAtlas:
-    """The atlas on ``grid``, inside the intracranial space.
+def place_atlas(
+    atlas: Atlas, registration: Registration, grid: Grid, brain: Brain, covered: npt.NDArray[np.bool_]
+) -> PlacedAtlas:
+    """The atlas on ``grid``, inside the intracranial space and where nothing was scanned.
+
+    A region keeps its unscanned part, or nobody could tell that it is missing (aspects.py: not_covered).
 
     Each voxel takes the label with the largest linearly interpolated share, so that borders do not show the
     atlas's own voxels. A label never crosses x = 0 to the other side.
     """
-    where = brain.intracranial
+    where = brain.intracranial | (~covered & _near_regions(atlas, registration, grid))
     indices = _template_indices(atlas, registration, grid, where)
     regions = np.zeros(grid.shape, np.uint8)
     regions[where] = _labels(atlas, indices)
@@ -58,6 +63,18 @@ def place_atlas(atlas: Atlas, registration: Registration, grid: Grid, brain: Bra
     tissue = np.clip(grey + _share(atlas.white, indices), 0.0, 1.0)
     grey = np.where(tissue > _MIN_TISSUE, grey / np.maximum(tissue, _MIN_TISSUE), 0.0).astype(np.float32)
     return PlacedAtlas(regions, _filled(grey, where), _filled(tissue, where))
+
+
+def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> npt.NDArray[np.bool_]:
+    """The box that holds the regions on ``grid``, refinement included; bool [z, y, x]."""
+    points = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm).points(atlas.regions > 0)
+    linear, offset = registration.head_from_template[:3, :3], registration.head_from_template[:3, 3]
+    in_head = points @ linear.T + offset
+    low, high = in_head.min(axis=0) - LARGEST_MM, in_head.max(axis=0) + LARGEST_MM
+    near = np.ones((1, 1, 1), np.bool_)
+    for axis, (values, a, b) in enumerate(zip(grid.axes_mm, low[::-1], high[::-1], strict=True)):
+        near = near & ((values >= a) & (values <= b)).reshape([-1 if n == axis else 1 for n in range(3)])
+    return near
 
 
 def _labels(atlas: Atlas, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:

@@ -26,7 +26,7 @@ _LONGEST_STEP_VOXELS: Final = 2.0
 # Between CSF and grey matter, relative to brain: neither bone nor blood may push.
 _WINDOW_HU: Final = (-30.0, 8.0)
 # Larger displacements than this along an axis are not anatomy that the affine map missed.
-_LARGEST_MM: Final = 10.0
+LARGEST_MM: Final = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def fit_warp(
     demons.SetStandardDeviations(_FIELD_SMOOTHING_VOXELS)
     demons.SetMaximumUpdateStepLength(_LONGEST_STEP_VOXELS)
     field = demons.Execute(_image(found, head), _image(expected, head))
-    parts = np.clip(sitk.GetArrayFromImage(field), -_LARGEST_MM, _LARGEST_MM).astype(np.float32)
+    parts = np.clip(sitk.GetArrayFromImage(field), -LARGEST_MM, LARGEST_MM).astype(np.float32)
     x, y, z = (np.ascontiguousarray(parts[..., axis]) for axis in range(3))
     return Warp((x, y, z), head.spacing_mm, head.origin_mm)
 

@@ -25,7 +25,7 @@ from scipy import ndimage
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
 from strokecore.engines.base import Head, Lesion, RegionEvidence
 from strokecore.engines.cropping import crop, symmetric_box, uncrop
-from strokecore.engines.old_infarct import find_old_infarct, keep_components
+from strokecore.engines.old_infarct import OLD_RIM_MM, find_old_infarct, keep_components, widened
 from strokecore.engines.tissue_curve import tissue_curve
 
 Float3D = npt.NDArray[np.float32]
@@ -126,7 +126,8 @@ class AsymmetryEngine:
 
     def _segment(self, head: Head) -> Lesion:
         old = find_old_infarct(head)
-        usable = head.brain.parenchyma & head.covered & ~old
+        # gliosis and partial volume around a cavity are as old as the cavity
+        usable = head.brain.parenchyma & head.covered & ~widened(old, OLD_RIM_MM, head.grid)
         residual = head.hu - tissue_curve(head, usable)
         usable &= residual > -self.config.old_residual_hu
         evidence = self._evidence(head, residual, usable)

@@ -17,17 +17,23 @@ Bool3D = npt.NDArray[np.bool_]
 OLD_MIN_TISSUE: Final = 0.8
 OLD_MIN_ML: Final = 1.0
 OLD_MIRROR_MARGIN_MM: Final = 5.0
+# Brain this near to a cavity is not judged as early change.
+OLD_RIM_MM: Final = 5.0
 
 
 def find_old_infarct(head: Head) -> Bool3D:
     """Old cavities: CSF-like where the atlas expects tissue and the other side has tissue; bool [z, y, x]."""
     csf = head.brain.csf & ~head.brain.ventricles
-    reach = [max(1, round(OLD_MIRROR_MARGIN_MM / mm)) for mm in head.grid.spacing_mm]
-    fluid = (csf | head.brain.ventricles).astype(np.uint8)
-    near_fluid = ndimage.maximum_filter(fluid, size=[2 * r + 1 for r in reach]) > 0
+    near_fluid = widened(csf | head.brain.ventricles, OLD_MIRROR_MARGIN_MM, head.grid)
     cavity = csf & ~near_fluid[:, :, ::-1] & (head.tissue > OLD_MIN_TISSUE) & head.covered
     cavity = ndimage.binary_opening(cavity, structure=np.ones((1, 3, 3), bool))
     return keep_components(cavity, OLD_MIN_ML, head.grid)
+
+
+def widened(mask: Bool3D, margin_mm: float, grid: Grid) -> Bool3D:
+    """A [z, y, x] mask grown by about ``margin_mm`` along each axis."""
+    size = [2 * max(1, round(margin_mm / mm)) + 1 for mm in grid.spacing_mm]
+    return np.asarray(ndimage.maximum_filter(mask.astype(np.uint8), size=size) > 0)
 
 
 def keep_components(mask: Bool3D, min_ml: float, grid: Grid) -> Bool3D:

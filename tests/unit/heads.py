@@ -21,7 +21,7 @@ def region_slices(region: RegionId) -> tuple[slice, slice, slice]:
     upper = region.name in SUPRAGANGLIONIC
     order = REGION_NAMES.index(region.name)
     row = 8 + 12 * (order - 7 if upper else order)
-    z = slice(22, 36) if upper else slice(4, 18)
+    z = slice(22, 36) if upper else slice(6, 20)
     half = SHAPE[2] // 2
     x = slice(half + 15, half + 45) if region.side == "left" else slice(half - 44, half - 14)
     return z, slice(row, row + 10), x

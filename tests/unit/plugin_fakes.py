@@ -41,6 +41,7 @@ class FakeOrthanc:
     patient: dict[str, str] = field(default_factory=lambda: {"PatientID": "P", "PatientName": "SECRET"})
     changes: list[dict[str, Any]] = field(default_factory=list)
     stored: list[str] = field(default_factory=list)
+    lost_files: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -180,6 +181,8 @@ class FakeOrthanc:
         home = next((k for k, s in self.series.items() if name in s.instances), None)
         if home is None:
             return Response(404, b"")
+        if name in self.lost_files and what in ("simplified-tags", "file"):
+            return Response(500, b"")
         if what == "simplified-tags":
             return _json(self.series[home].tags)
         if what == "file":

@@ -106,8 +106,9 @@ def test_a_child_is_refused_with_a_picture(sample_ct: Path, tmp_path: Path) -> N
     assert main(["score", str(folder), "--out", str(tmp_path / "out")]) == 3
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["status"] == "refused"
-    assert [flag["code"] for flag in record["quality"]] == ["under_age"]
+    assert record["quality"][0]["code"] == "under_age"
     assert record["regions"] == []
+    assert record["series"]["slices"] > 20  # what was refused is named
     assert len(list((tmp_path / "out" / "sc").glob("*.dcm"))) == 1
     assert not (tmp_path / "out" / "sr.dcm").exists()
 
@@ -144,6 +145,21 @@ def test_a_defect_is_a_failed_result_that_does_not_repeat_header_values(
     assert record["quality"][0]["code"] == "internal_error"
     assert "SIMULATED" not in (tmp_path / "result.json").read_text()
     assert len(list((tmp_path / "sc").glob("*.dcm"))) == 1
+
+
+def test_a_head_cut_off_above_is_not_fully_assessed(sample_ct: Path, tmp_path: Path) -> None:
+    """Without its upper third M6 is partly unseen: never ten of ten without a word."""
+    headers = {f: pydicom.dcmread(f, stop_before_pixels=True) for f in sample_ct.glob("*.dcm")}
+    upwards = sorted(headers, key=lambda f: float(headers[f].ImagePositionPatient[2]))
+    for file in upwards[:-13]:
+        shutil.copy(file, tmp_path)
+    result = score_folder(tmp_path).result
+    assert result.status == "scored"
+    unseen = {(f.name, f.side) for f in result.regions if f.reason == "not_covered"}
+    assert ("M6", "left") in unseen
+    assert ("M6", "right") in unseen
+    assert all(score.assessed < 10 for score in result.aspects.values())
+    assert "not_covered" in [flag.code for flag in result.quality]
 
 
 def test_an_unknown_series_is_a_usage_error(sample_ct: Path) -> None:

@@ -293,3 +293,23 @@ def test_ordered_by_hand_after_failure(bench: Bench) -> None:
     bench.scoring(max_attempts=1).handle("study")
     assert bench.status("thick") == "scored"
     assert bench.status("thin") == "not_selected"
+
+
+def test_a_file_that_orthanc_lost_ends_in_a_visible_failure(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.lost_files = {"thick-0"}
+    scoring = bench.scoring(max_attempts=2)
+    assert scoring.handle("study") == 2.0
+    assert scoring.handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["attempts"]) == ("failed", "source_unreadable", 2)
+    assert state["notices"] == ["notice"]
+    assert bench.calls == []
+
+
+def test_a_broken_series_does_not_hold_up_the_others(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.add("broken", slices=1)
+    bench.orthanc.lost_files = {"broken-0"}
+    bench.scoring(max_attempts=1).handle("study")
+    assert (bench.status("thick"), bench.status("broken")) == ("scored", "failed")

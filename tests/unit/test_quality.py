@@ -50,7 +50,7 @@ def test_blood_on_both_sides_is_said(head: Head) -> None:
 
 
 def test_blood_outside_the_regions_is_said(head: Head) -> None:
-    (flag,) = blood_flags(with_blood(head, (slice(4, 18), slice(0, 5), slice(70, 90))))
+    (flag,) = blood_flags(with_blood(head, (slice(6, 20), slice(0, 5), slice(70, 90))))
     assert "left, outside the ASPECTS regions" in flag.message
 
 
@@ -66,3 +66,9 @@ def test_regions_that_were_not_judged_are_named(head: Head) -> None:
     (flag,) = scan_flags(head, (row, replace(row, name="M2")))
     assert flag.code == "not_covered"
     assert "left I, left M2" in flag.message
+
+
+def test_a_scan_that_begins_at_the_regions_is_warned_of(head: Head) -> None:
+    covered = head.covered.copy()
+    covered[:4] = False
+    assert [f.code for f in scan_flags(replace(head, covered=covered), ())] == ["base_not_scanned"]

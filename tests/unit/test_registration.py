@@ -73,14 +73,19 @@ def test_refinement_stays_small_where_the_affine_map_is_right(
     assert np.percentile(error, 99) < 5.0
 
 
+def scanned(frame: HeadFrame) -> np.ndarray:
+    """A scan that covers the whole canonical grid."""
+    return np.ones(frame.grid.shape, bool)
+
+
 def test_regions_follow_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     _, _, frame, brain = head
-    labels = place_atlas(atlas, registration, frame.grid, brain).regions
+    labels = place_atlas(atlas, registration, frame.grid, brain, scanned(frame)).regions
     exact = replace(
         registration, head_from_template=np.linalg.inv(frame.patient_from_head) @ true_pose(), warp=None
     )
-    truth = place_atlas(atlas, exact, frame.grid, brain).regions
+    truth = place_atlas(atlas, exact, frame.grid, brain, scanned(frame)).regions
     assert labels.dtype == np.uint8
     assert labels.shape == frame.grid.shape
     for region in ALL_REGIONS:
@@ -92,7 +97,7 @@ def test_regions_follow_the_head(head: Known, registration: Registration) -> Non
 
 def test_no_label_crosses_to_the_other_side(head: Known, registration: Registration) -> None:
     _, _, frame, brain = head
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     x = np.broadcast_to(frame.grid.axes_mm[2], labels.shape)
     assert (x[(labels > 0) & (labels <= 10)] > 0).all()
     assert (x[labels > 10] < 0).all()
@@ -101,7 +106,7 @@ def test_no_label_crosses_to_the_other_side(head: Known, registration: Registrat
 def test_neighbouring_regions_touch(head: Known, registration: Registration) -> None:
     """Interpolated borders leave no gap between regions that are neighbours in the atlas."""
     _, _, frame, brain = head
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     front, middle = RegionId("M4", "left").label, RegionId("M5", "left").label
     touching = (labels[:, :-1] == front) & (labels[:, 1:] == middle)
     assert touching.sum() > 300
@@ -110,7 +115,7 @@ def test_neighbouring_regions_touch(head: Known, registration: Registration) -> 
 def test_expected_tissue_lies_on_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     hu, _, frame, brain = head
-    placed = place_atlas(atlas, registration, frame.grid, brain)
+    placed = place_atlas(atlas, registration, frame.grid, brain, scanned(frame))
     assert not placed.grey[~brain.intracranial].any()
     assert not placed.tissue[~brain.intracranial].any()
     # grey matter is brighter than white by several HU: the maps must lie on it
@@ -195,7 +200,7 @@ def test_missing_level_is_incomplete_coverage(low_mm: float, high_mm: float, lev
 def test_real_head_is_accepted(shared_data: Path) -> None:
     hu, covered, frame, brain = known_head(read_series(shared_data / "real_head_ct"))
     registration = register_atlas(hu, brain, frame.grid, covered, load_atlas())
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain).regions
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     assert registration.dice > 0.93
     assert min(registration.region_coverage.values()) == 1.0
     share = {r: brain.parenchyma[labels == r.label].mean() for r in ALL_REGIONS}
