@@ -186,7 +186,8 @@ class Dispatcher:
                 return
             except Exception as error:  # a defect must cost its study, never the thread
                 if not self._stop.is_set():
-                    self._defect("plugin_error", error)
+                    code = "orthanc_error" if isinstance(error, OrthancError) else "plugin_error"
+                    self._defect(code, error)
                     self._back_off(study)
             finally:
                 self._studies.done(study)
@@ -221,6 +222,9 @@ class Dispatcher:
 
     def _defect(self, code: str, error: Exception) -> None:
         """Log where an error came from, not its message: that could hold a header's value."""
+        if isinstance(error, OrthancError):  # its message is a method, a kind of resource and a status
+            self._fault(code, str(error))
+            return
         frames = traceback.extract_tb(error.__traceback__)[-6:]
         places = " ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames)
         self._fault(code, f"{type(error).__name__} at {places}")

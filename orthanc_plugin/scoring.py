@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -11,7 +12,7 @@ from typing import Final
 
 from orthanc_plugin import worker
 from orthanc_plugin.claims import Claim, Claims, is_settled
-from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi
+from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
@@ -93,14 +94,28 @@ class Scoring:
         return None
 
     def _export(self, acquisition: Acquisition, folder: Path) -> None:
-        """Every instance of the candidates; one of each excluded series, to tell why it was not taken."""
+        """Every instance of the candidates; one of each excluded series, to tell why it was not taken.
+
+        Raises AttemptError when one cannot be read, NotFound, OSError.
+        """
         for number, member in enumerate(acquisition.members):
             target = folder / f"{number:03d}"
             target.mkdir(parents=True)
             instances = member.instances if member.excluded is None else member.instances[:1]
             for index, (identifier, _) in enumerate(instances):
-                content = self._api.get_bytes(f"/instances/{identifier}/file")
-                (target / f"{index:05d}.dcm").write_bytes(content)
+                (target / f"{index:05d}.dcm").write_bytes(self._file(identifier))
+
+    def _file(self, identifier: str) -> bytes:
+        """Raises AttemptError when Orthanc's storage has lost the file, NotFound."""
+        try:
+            return self._api.get_bytes(f"/instances/{identifier}/file")
+        except NotFound:
+            raise
+        except OrthancError as error:
+            if not error.status:
+                raise
+            detail = f"HTTP status {error.status} for the file of instance {identifier}"
+            raise worker.AttemptError("source_unreadable", detail) from error
 
     def _score(self, claim: Claim, folder: Path) -> tuple[worker.Answer, StoredResult | None]:
         """Run the scorer; ``outputs`` of the result are those already in Orthanc.
@@ -192,7 +207,8 @@ class Scoring:
         self._tally.error(claim.last_reason)
         with workspace(self._settings.temporary_directory) as folder:
             try:
-                self._export(claim.acquisition, folder / "in")
+                with contextlib.suppress(worker.AttemptError):  # the notice needs one slice
+                    self._export(claim.acquisition, folder / "in")
                 return self._give_up(claim, claim.last_reason, folder)
             except worker.Stopped:
                 self._claims.give_back(claim, claim.attempt, claim.last_reason)

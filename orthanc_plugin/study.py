@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from orthanc_plugin.orthanc_api import OrthancApi
+from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
 from strokecore.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
+
+HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 
 # Attributes that the outputs inherit: if one changes while scoring runs, the result is dropped.
 _PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -81,7 +83,7 @@ def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
     identifiers = sorted(series["Instances"])
     tags = {
         **_texts(series["MainDicomTags"]),
-        **_texts(api.get(f"/instances/{identifiers[0]}/simplified-tags")),
+        **_header(api, identifiers[:HEADER_TRIES]),
     }
     summary = summary_from_tags(tags, len(identifiers))
     excluded = exclusion(summary)
@@ -102,6 +104,23 @@ def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
         series.get("IsStable") is True,
         parse_orthanc_time(series.get("LastUpdate")),
     )
+
+
+def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:
+    """Tags of the first instance whose file can be read.
+
+    Empty when none can: that series then fails alone, where its files are exported, and the rest of the
+    study is not held up by it.
+    """
+    for identifier in instances:
+        try:
+            return _texts(api.get(f"/instances/{identifier}/simplified-tags"))
+        except NotFound:
+            raise
+        except OrthancError as error:
+            if not error.status:
+                raise  # Orthanc itself does not answer
+    return {}
 
 
 def _acquisition(study: str, tags: dict[str, str], members: Iterable[Member]) -> Acquisition:
