@@ -7,6 +7,7 @@ Orthanc would leave a scorer running and a patient's images in the temporary fol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,9 @@ import sys
 import threading
 
 DIED_BY_SIGNAL = 128  # plus the signal's number, as shells report it
+# When memory runs out, the kernel shall end the scorer, which is tried again, and not Orthanc.
+OUT_OF_MEMORY_FILE = "/proc/self/oom_score_adj"
+OUT_OF_MEMORY_PENALTY, OUT_OF_MEMORY_WORST = 500, 1000  # proc(5): from -1000 to 1000
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +26,7 @@ def main(arguments: list[str]) -> int:
     # A handler of its own, so that the group can be ended without ending this process first; unlike
     # "ignore" it is not inherited by the command.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    _volunteer_for_out_of_memory()  # the command inherits it
     server_gone = threading.Event()
     watcher = threading.Thread(target=_end_with_server, args=(folder, server_gone), daemon=True)
     watcher.start()
@@ -33,6 +38,13 @@ def main(arguments: list[str]) -> int:
     if server_gone.is_set():
         watcher.join()
     return status if status >= 0 else DIED_BY_SIGNAL - status
+
+
+def _volunteer_for_out_of_memory() -> None:
+    with contextlib.suppress(OSError, ValueError), open(OUT_OF_MEMORY_FILE, "r+") as file:
+        score = int(file.read()) + OUT_OF_MEMORY_PENALTY
+        file.seek(0)
+        file.write(str(min(score, OUT_OF_MEMORY_WORST)))
 
 
 def _end_with_server(folder: str, server_gone: threading.Event) -> None:

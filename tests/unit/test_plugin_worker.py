@@ -151,6 +151,15 @@ def test_the_scorer_and_its_images_go_with_the_server(tmp_path: Path) -> None:
     until(lambda: not folder.exists())
 
 
+def test_out_of_memory_ends_the_scorer_before_the_server(tmp_path: Path) -> None:
+    code = f"open({str(tmp_path / 'score')!r}, 'w').write(open('/proc/self/oom_score_adj').read())"
+    settings = scorer(tmp_path, code)
+    with workspace(str(tmp_path)) as folder:
+        worker.run(settings, settings.command, folder, NO_STOP, 20)
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int((tmp_path / "score").read_text()) == min(own + 500, 1000)
+
+
 def test_a_workspace_is_private_and_goes(tmp_path: Path) -> None:
     with workspace(str(tmp_path)) as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
