@@ -1,4 +1,4 @@
-"""orthanc_plugin/dispatcher.py: what an error while a study is handled says, and that it costs only its study."""
+"""orthanc_plugin/dispatcher.py: an error while a study is handled is named and costs only its study."""
 
 from __future__ import annotations
 
