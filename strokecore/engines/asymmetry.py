@@ -68,7 +68,7 @@ class AsymmetryConfig:
     bright_slope: float = 0.5
     dark_scale_hu: float = 0.6
     alone_hu: float = 9.5
-    unmirrored_hu: float = 4.0
+    unmirrored_hu: float = 2.5
     voxel_hu: float = 3.5
     outside_hu: float = 5.0
     voxel_scale_hu: float = 0.8
@@ -94,6 +94,8 @@ TRIM_BRIGHT: Final = 0.05
 # A mirror region that keeps less than this share of what the region itself keeps is mostly blood, calcium or
 # old infarct; its rim is no reference.
 MIN_MIRROR_SHARE: Final = 0.5
+# With more of its tissue at the border of an old cavity, early change cannot be told from gliosis.
+MAX_NEAR_OLD_SHARE: Final = 0.2
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 NOISE_CORRELATION_MM: Final = 2.0
 LOGIT_LIMIT: Final = 8.0
@@ -127,10 +129,16 @@ class AsymmetryEngine:
     def _segment(self, head: Head) -> Lesion:
         old = find_old_infarct(head)
         # gliosis and partial volume around a cavity are as old as the cavity
-        usable = head.brain.parenchyma & head.covered & ~widened(old, OLD_RIM_MM, head.grid)
+        near_old = widened(old, OLD_RIM_MM, head.grid)
+        usable = head.brain.parenchyma & head.covered & ~near_old
         residual = head.hu - tissue_curve(head, usable)
         usable &= residual > -self.config.old_residual_hu
-        evidence = self._evidence(head, residual, usable)
+        evidence = self._evidence(head, residual, usable) | {
+            region: RegionEvidence(None, None, None)
+            for region in ALL_REGIONS
+            if _share(near_old & head.brain.parenchyma, head.brain.parenchyma, head.regions == region.label)
+            > MAX_NEAR_OLD_SHARE
+        }
         probability = self._voxel_probability(head, residual, usable, evidence)
         found = probability >= 0.5
         acute = keep_components(found, self.config.min_component_ml, head.grid)
@@ -242,6 +250,11 @@ def _smooth_within(
     support = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3.0)
     total = ndimage.gaussian_filter(np.where(mask, values, 0.0).astype(np.float32), sigma, truncate=3.0)
     return np.where(support > 1e-3, total / np.maximum(support, 1e-3), 0.0).astype(np.float32), support
+
+
+def _share(part: Bool3D, whole: Bool3D, region: Bool3D) -> float:
+    """How much of ``whole`` inside a region belongs to ``part``."""
+    return float((part & region).sum() / max(1, (whole & region).sum()))
 
 
 def _trimmed_mean(values: npt.NDArray[np.float32]) -> float:

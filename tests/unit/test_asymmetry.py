@@ -73,6 +73,18 @@ def test_an_old_lesion_does_not_hide_a_finding_on_the_other_side(engine: Asymmet
     assert lesion.evidence[LEFT_L].probability is None
 
 
+def test_a_region_bordering_on_an_old_cavity_is_not_judged(engine: AsymmetryEngine) -> None:
+    """Gliosis beside a cavity is darker than brain and not early change."""
+    z, y, x = region_slices(LEFT_L)
+    head = darken(flat_head(), LEFT_L, 6.0)
+    csf = head.brain.csf.copy()
+    csf[z, y, x.start : x.start + 10] = True  # a third of the region
+    brain = replace(head.brain, csf=csf, parenchyma=head.brain.parenchyma & ~csf)
+    lesion = engine.segment(replace(head, brain=brain))
+    assert lesion.old.any()
+    assert lesion.evidence[LEFT_L].probability is None
+
+
 def test_equal_infarcts_on_both_sides_are_found_by_the_absolute_criterion(engine: AsymmetryEngine) -> None:
     lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 12.0), LEFT_L, 12.0))
     assert probability(lesion, RIGHT_L) > 0.5
