@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import worker
+from orthanc_plugin.orthanc_api import Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.verdicts import Tally
@@ -313,3 +314,16 @@ def test_a_broken_series_does_not_hold_up_the_others(bench: Bench) -> None:
     bench.orthanc.lost_files = {"broken-0"}
     bench.scoring(max_attempts=1).handle("study")
     assert (bench.status("thick"), bench.status("broken")) == ("scored", "failed")
+
+
+def test_a_study_deleted_while_results_are_stored_does_not_come_back(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    store = bench.orthanc._store
+
+    def deleting_store(content: bytes) -> Response:
+        bench.orthanc.series.pop("thick", None)
+        return store(content)
+
+    bench.orthanc._store = deleting_store  # type: ignore[method-assign]
+    assert bench.scoring().handle("study") is None
+    assert bench.orthanc.stored == []
