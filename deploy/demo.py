@@ -274,7 +274,7 @@ def _show(result: Any) -> str | None:
     """Print the table as ``strokecore score`` does; returns the affected side."""
     from rich.console import Console
 
-    from strokecore.quality import QualityFlag
+    from strokecore.flags import QualityFlag
     from strokecore.report import print_table
     from strokecore.result import AspectsScore, RegionFinding, Result, SoftwareInfo
 

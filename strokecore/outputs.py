@@ -18,8 +18,8 @@ from strokecore import dicom, report, tags
 from strokecore.dicom.instance import MANUFACTURER
 from strokecore.dicom_files import read_header
 from strokecore.errors import UsageError
+from strokecore.flags import QualityFlag
 from strokecore.pipeline import Scored
-from strokecore.quality import QualityFlag
 from strokecore.quiet import quiet_pydicom
 from strokecore.result import AspectsScore
 from strokecore.series import read_candidate_header

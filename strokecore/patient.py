@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from strokecore import tags
 from strokecore.config import ScoringConfig
 from strokecore.errors import Refusal
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -25,9 +25,10 @@ from strokecore.dicom.uids import result_key
 from strokecore.engines.base import Engine, Head, Lesion
 from strokecore.engines.select import select_engine
 from strokecore.errors import Refusal
+from strokecore.flags import QualityFlag
 from strokecore.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
 from strokecore.patient import check_patient
-from strokecore.quality import QualityFlag, blood_flags, scan_flags
+from strokecore.quality import blood_flags, scan_flags
 from strokecore.quiet import quiet_pydicom
 from strokecore.result import (
     AspectsScore,

@@ -1,37 +1,16 @@
-"""Coded statements about how far a scan can be trusted."""
+"""What the canonical head and the findings say about how far a scan can be trusted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from strokecore.engines.base import Head
-    from strokecore.result import RegionFinding
-
-Severity = Literal["info", "warning", "refusal"]
-
-
-@dataclass(frozen=True)
-class QualityFlag:
-    """One finding about the scan's quality, shown on every output.
-
-    Attributes
-    ----------
-    code: stable lower_snake_case identifier, listed in docs/codes.md.
-    severity: "refusal" ends the score; "warning" and "info" do not.
-    message: what was found and what was expected; no patient data.
-    remedy: what the reader can do; may be empty for "info".
-    """
-
-    code: str
-    severity: Severity
-    message: str
-    remedy: str = ""
-
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.engines.base import Head
+from strokecore.flags import QualityFlag
+from strokecore.result import RegionFinding
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
@@ -117,8 +96,6 @@ def blood_flags(head: Head) -> tuple[QualityFlag, ...]:
 
 def _place(head: Head, mask: npt.NDArray[np.bool_]) -> str:
     """Where a mask lies: side, then the ASPECTS region that holds most of it."""
-    from strokecore.anatomy.regions import ALL_REGIONS
-
     half = head.grid.shape[2] // 2
     right = int(mask[:, :, :half].sum())
     left = int(mask.sum()) - right

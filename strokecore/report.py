@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from strokecore.anatomy.regions import FULL_NAMES, REGION_NAMES, SIDES, Side
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from strokecore.result import AspectsScore, RegionFinding, Result, SourceMasks
 from strokecore.series import Series
 

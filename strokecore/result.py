@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import Side
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 
 Status = Literal["scored", "withheld", "refused", "ineligible", "failed"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from strokecore.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
 from strokecore.dicom_files import DicomFile, Folder, find_dicom
 from strokecore.errors import Refusal, UsageError
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from strokecore.quiet import quiet_pydicom
 from strokecore.seriesstack import Stack, noise_hu, read_stack
 

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from strokecore import tags
 from strokecore.acquisition import kernel_kind
 from strokecore.candidates import Candidate
+from strokecore.flags import QualityFlag
 from strokecore.geometry import SlicePlane, even, off_line_mm, unscanned_gaps
-from strokecore.quality import QualityFlag
 
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings

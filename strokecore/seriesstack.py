@@ -14,10 +14,10 @@ from pydicom import Dataset
 from strokecore import tags
 from strokecore.candidates import Candidate
 from strokecore.dicom_files import DicomFile, read_with_pixels
+from strokecore.flags import QualityFlag
 from strokecore.geometry import slice_plane, tilt_deg
 from strokecore.headcheck import shows_brain
 from strokecore.pixels import SlicePixels, UnreadablePixelsError, decode
-from strokecore.quality import QualityFlag
 from strokecore.serieschecks import (
     MIN_BRAIN_EXTENT_MM,
     Slice,

@@ -13,7 +13,7 @@ from pydicom.dataset import FileMetaDataset
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.dicom import uids
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from strokecore.result import (
     AspectsScore,
     ModelInfo,

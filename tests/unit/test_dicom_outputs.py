@@ -14,7 +14,7 @@ import pytest
 from pydicom import Dataset
 
 from strokecore import dicom
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from tests.unit import output_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from strokecore import pages, picture
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from strokecore.quiet import quiet_pydicom
 from strokecore.result import AspectsScore, SourceMasks
 from tests.unit import output_cases as cases

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from strokecore import report
-from strokecore.quality import QualityFlag
+from strokecore.flags import QualityFlag
 from strokecore.result import AspectsScore
 from tests.unit import output_cases as cases
 
