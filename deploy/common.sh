@@ -82,7 +82,7 @@ make_environment() {
     {
         "$PYTHON" -m pip --version || /usr/bin/python3 -m venv --clear -- "$ROOT/.venv"
         cd -- "$ROOT"
-        "$PYTHON" -m pip install --disable-pip-version-check --no-input --constraint deploy/constraints.txt \
+        "$PYTHON" -m pip install --disable-pip-version-check --no-input --no-cache-dir --constraint deploy/constraints.txt \
             --editable ".${extra:+[$extra]}"
     } >"$log" 2>&1 || {
         tail -n 15 "$log" >&2
