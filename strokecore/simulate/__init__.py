@@ -5,6 +5,7 @@
 is not realistic.
 """
 
+from strokecore.simulate.domain import training_fields, unseen_fields
 from strokecore.simulate.head import SimulatedHead, simulate, write_sample
 from strokecore.simulate.spec import (
     SIMULATOR_VERSION,
@@ -31,6 +32,8 @@ __all__ = [
     "random_spec",
     "simulate",
     "simulator_sha256",
+    "training_fields",
+    "unseen_fields",
     "write_sample",
     "write_study",
 ]

@@ -102,7 +102,7 @@ def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
     grid = fine_grid()
     brain_grid, brain_place = brain_part(grid)
     face_grid, face_place = face_part(grid)
-    warp = individual_warp(spec.rng(STREAM_SHAPE))
+    warp = individual_warp(spec.rng(STREAM_SHAPE), spec.shape_spread)
 
     def brain(field: Floats, outside: float, *, smooth: bool = False) -> Floats:
         return np.asarray(

@@ -219,9 +219,9 @@ def acquire(
     holder = _head_holder(spec, geometry)
     hu[:, holder] = np.maximum(hu[:, holder], _HOLDER_HU)
     rng = spec.rng(STREAM_NOISE)
-    spread = _POINT_SPREAD_MM[spec.kernel] / spec.pixel_mm
+    spread = _POINT_SPREAD_MM[spec.kernel] / spec.sharpness / spec.pixel_mm
     for k in range(len(hu)):
-        hu[k] += _beam_hardening(hu[k], spec, rng)
+        hu[k] += np.float32(spec.cupping) * _beam_hardening(hu[k], spec, rng)
         if spread > 0:
             hu[k] = ndimage.gaussian_filter(hu[k], spread)
         if spec.kernel == "BONE":
@@ -254,7 +254,7 @@ def _noise(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
     """Correlated noise of one slice; its variance falls with thickness and rises with what the rays cross."""
     n = spec.matrix
     frequency = np.hypot(fft.fftfreq(n, spec.pixel_mm)[:, None], fft.rfftfreq(n, spec.pixel_mm)[None, :])
-    roll_off = _ROLL_OFF_PER_MM[spec.kernel]
+    roll_off = _ROLL_OFF_PER_MM[spec.kernel] * spec.sharpness
     # Amplitude is the root of the noise power f * exp(-(f/f0)^2), with a small floor.
     amplitude = np.sqrt((frequency + 0.02) * np.exp(-((frequency / roll_off) ** 2)))
     white = rng.standard_normal((n, n), dtype=np.float32)

@@ -133,24 +133,24 @@ class Warp:
     brain: sitk.Transform
 
 
-def individual_warp(rng: np.random.Generator) -> Warp:
-    """Draw one person's shape."""
+def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
+    """Draw one person's shape; ``spread`` multiplies every deviation from the average but petalia."""
     box = np.asarray(FINE_BOX_MM, np.float32)
     low = box[:, 0] - 2 * _WARP_MM
     counts = np.ceil((box[:, 1] - box[:, 0]) / _WARP_MM).astype(int) + 5
     shape = (int(counts[2]), int(counts[1]), int(counts[0]))
-    field = _random_field(rng, shape, _COARSE_SCALE_MM)
+    field = _random_field(rng, shape, _COARSE_SCALE_MM) * np.float32(spread)
     x, y, z = (low[a] + np.arange(counts[a], dtype=np.float32) * _WARP_MM for a in range(3))
     points = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]), axis=-1)
-    matrix = np.diag(1 + rng.normal(0, _AFFINE_SCALE_SD, 3))
-    matrix += rng.normal(0, _AFFINE_SHEAR_SD, (3, 3)) * (1 - np.eye(3))
+    matrix = np.diag(1 + spread * rng.normal(0, _AFFINE_SCALE_SD, 3))
+    matrix += spread * rng.normal(0, _AFFINE_SHEAR_SD, (3, 3)) * (1 - np.eye(3))
     field += (points @ (matrix - np.eye(3)).T).astype(np.float32)
     # The poles of the two sides move along y in opposite directions; nothing moves at the midline.
     petalia = rng.normal(*_PETALIA_MM)
     lateral = np.tanh(points[..., 0] / 25.0)
     poles = np.abs(points[..., 1]) / 70.0
     field[..., 1] -= (petalia * lateral * poles).astype(np.float32)
-    fine = _random_field(rng, shape, _FINE_SCALES_MM)
+    fine = _random_field(rng, shape, _FINE_SCALES_MM) * np.float32(spread)
     origin = [float(v) for v in low]
     return Warp(_transform(field, origin), _transform(field + fine, origin))
 

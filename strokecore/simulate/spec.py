@@ -19,7 +19,7 @@ import numpy as np
 from strokecore.anatomy.regions import REGION_NAMES, SIDES, RegionId, Side
 from strokecore.errors import UsageError
 
-SIMULATOR_VERSION: Final = "1.1.0"
+SIMULATOR_VERSION: Final = "1.2.0"
 
 TUNE_SEEDS: Final = range(10_000)
 VALIDATE_SEEDS: Final = range(10_000, 20_000)
@@ -37,6 +37,7 @@ STREAM_INFARCT: Final = 3
 STREAM_NOISE: Final = 4
 STREAM_SPEC: Final = 5
 STREAM_PATTERN: Final = 6
+STREAM_CALCIUM: Final = 7
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class SampleSpec:
     old_infarct: regions that are an old, CSF-like cavity.
     other_territory: acute infarct outside the ASPECTS regions, (territory, side) pairs.
     supraganglionic_share: darkening in M4-M6 relative to ``delta_hu``; below 1 their infarct is fainter.
+    contrast: difference between grey and white matter relative to the usual one; their mean stays.
+    brain_shift_hu: added to grey and white matter, as another tube voltage or calibration does.
+    texture: small-scale inhomogeneity of tissue relative to the usual one; texture_mm: its length.
+    asymmetry: smooth natural density differences, left and right among them, relative to the usual ones.
+    sharpness: cut-off frequency of the kernel relative to the usual one: finer and noisier above 1.
+    cupping: residual beam hardening under the vault and between the petrous bones, relative.
+    shape_spread: how far people differ in shape, relative.
+    basal_ganglia_calcium: 0-1, calcium in the pallidum of both sides, more in one than in the other.
     series_number: SeriesNumber.
     """
 
@@ -95,6 +104,15 @@ class SampleSpec:
     old_infarct: tuple[RegionId, ...] = ()
     other_territory: tuple[tuple[Territory, Side], ...] = ()
     supraganglionic_share: float = 1.0
+    contrast: float = 1.0
+    brain_shift_hu: float = 0.0
+    texture: float = 1.0
+    texture_mm: float = 2.5
+    asymmetry: float = 1.0
+    sharpness: float = 1.0
+    cupping: float = 1.0
+    shape_spread: float = 1.0
+    basal_ganglia_calcium: float = 0.0
     series_number: int = 2
 
     def __post_init__(self) -> None:
@@ -105,7 +123,12 @@ class SampleSpec:
         for name in ("pitch_deg", "yaw_deg", "roll_deg"):
             _require(abs(getattr(self, name)) <= 45, name, getattr(self, name), "-45 to 45 degrees")
         _require(18 <= self.age_years <= 120, "age_years", self.age_years, "18 to 120")
-        for name in ("atrophy", "leukoaraiosis", "supraganglionic_share"):
+        _require(abs(self.brain_shift_hu) <= 8, "brain_shift_hu", self.brain_shift_hu, "-8 to 8 HU")
+        _require(1 <= self.texture_mm <= 20, "texture_mm", self.texture_mm, "1 to 20 mm")
+        _require(0.5 <= self.sharpness <= 2, "sharpness", self.sharpness, "0.5 to 2")
+        for name in ("contrast", "texture", "asymmetry", "cupping", "shape_spread"):
+            _require(0 <= getattr(self, name) <= 3, name, getattr(self, name), "0 to 3")
+        for name in ("atrophy", "leukoaraiosis", "supraganglionic_share", "basal_ganglia_calcium"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         _require(0 <= self.noise_hu <= 30, "noise_hu", self.noise_hu, "0 to 30 HU")
         _require(0.2 <= self.pixel_mm <= 4, "pixel_mm", self.pixel_mm, "0.2 to 4 mm")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
 from strokecore.simulate.solids import Floats
-from strokecore.simulate.spec import STREAM_TISSUE, SampleSpec
+from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
 # between people; the contrast of grey to white lies between 6 and 8 HU.
@@ -38,8 +38,11 @@ _FOLD_WIDTH: Final = 0.16
 _ASYMMETRY_HU: Final = 0.6  # rms of the natural smooth density field
 _ASYMMETRY_LENGTH_MM: Final = 28.0
 _TEXTURE_HU: Final = 0.7  # rms of small-scale tissue inhomogeneity
-_TEXTURE_LENGTH_MM: Final = 2.5
-
+# Pallidum in head coordinates (|x|, y, z), half axes of its calcium, and how much less the other side has.
+_PALLIDUM_MM: Final = (19.0, 3.0, 0.0)
+_PALLIDAL_CALCIUM_MM: Final = (3.5, 6.0, 4.0)
+_OTHER_SIDE_SHARE: Final = (0.2, 1.0)
+_PALLIDAL_CALCIUM_HU: Final = 60.0  # above the tissue, at the densest: faint mineral to solid calcium
 
 Cut = tuple[slice, slice, slice]
 
@@ -135,6 +138,8 @@ def _brain_hu(
 ) -> Floats:
     shape = grey.shape
     grey_hu, white_hu, csf_hu = (rng.normal(*pair) for pair in (GREY_HU, WHITE_HU, CSF_HU))
+    more = (spec.contrast - 1) * (grey_hu - white_hu) / 2
+    grey_hu, white_hu = grey_hu + spec.brain_shift_hu + more, white_hu + spec.brain_shift_hu - more
     hu = grey * grey_hu + white * white_hu + csf * csf_hu
     hu += DEEP_GREY_EXTRA_HU * bent.deep_grey * (1 - csf)
     if spec.leukoaraiosis > 0:
@@ -144,12 +149,29 @@ def _brain_hu(
         supratentorial = np.clip((z[:, None, None] + 2) / 8, 0, 1)
         hu -= spec.leukoaraiosis * _LEUKOARAIOSIS_HU * white * rim * np.clip(patchy, 0, 2) * supratentorial
     tissue = 1 - csf
-    hu += tissue * _ASYMMETRY_HU * smooth_noise(rng, shape, FINE_MM, _ASYMMETRY_LENGTH_MM)
-    hu += tissue * _TEXTURE_HU * smooth_noise(rng, shape, FINE_MM, _TEXTURE_LENGTH_MM)
+    broad = smooth_noise(rng, shape, FINE_MM, _ASYMMETRY_LENGTH_MM)
+    hu += tissue * np.float32(_ASYMMETRY_HU * spec.asymmetry) * broad
+    hu += tissue * np.float32(_TEXTURE_HU * spec.texture) * smooth_noise(rng, shape, FINE_MM, spec.texture_mm)
     _add_dura_and_sinuses(hu, bent, csf)
     if spec.calcification:
         _add_calcium(hu, bent, rng)
+    if spec.basal_ganglia_calcium > 0:
+        _add_pallidal_calcium(hu, bent, spec)
     return np.asarray(hu, np.float32)
+
+
+def _add_pallidal_calcium(hu: Floats, bent: BentBrain, spec: SampleSpec) -> None:
+    """Mineral in both pallida, patchy and more in one (in place)."""
+    rng = spec.rng(STREAM_CALCIUM)
+    more, share = (-1.0, 1.0)[int(rng.integers(2))], float(rng.uniform(*_OTHER_SIDE_SHARE))
+    patchy = np.clip(1 + 0.5 * smooth_noise(rng, hu.shape, FINE_MM, 2.5), 0, 2)
+    x, y, z = bent.grid.axes_mm
+    (cx, cy, cz), (rx, ry, rz) = _PALLIDUM_MM, _PALLIDAL_CALCIUM_MM
+    plane = np.exp(-(((y - cy) / ry) ** 2))[None, :, None] * np.exp(-(((z - cz) / rz) ** 2))[:, None, None]
+    for side in (-1.0, 1.0):
+        amount = spec.basal_ganglia_calcium * (1.0 if side == more else share)
+        spot = np.exp(-(((x - side * cx) / rx) ** 2))[None, None, :] * plane
+        hu += np.float32(amount * _PALLIDAL_CALCIUM_HU) * spot * patchy
 
 
 def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:

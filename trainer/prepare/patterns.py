@@ -12,7 +12,7 @@ import numpy as np
 
 from strokecore.anatomy.regions import CORTICAL, DEEP, SIDES, SUPRAGANGLIONIC, RegionId, Side
 from strokecore.arms import COUPLED
-from strokecore.simulate import SampleSpec, random_affected, random_spec
+from strokecore.simulate import SampleSpec, random_affected, random_spec, training_fields
 from trainer.data.cases import Group
 
 # Share of each pattern among the cases. A third is coupled, because that is what the coupling term is about;
@@ -46,7 +46,7 @@ class Pattern:
 
 
 def training_spec(seed: int) -> tuple[SampleSpec, Pattern]:
-    """The head of one seed: pattern, depth, confounders, patient and acquisition."""
+    """The head of one seed: pattern, depth, confounders, patient and acquisition, from the training world."""
     rng = np.random.default_rng([seed, _PATTERN_STREAM])
     group: Group = list(_SHARES)[int(rng.choice(len(_SHARES), p=list(_SHARES.values())))]
     side = SIDES[int(rng.integers(2))]
@@ -63,6 +63,7 @@ def training_spec(seed: int) -> tuple[SampleSpec, Pattern]:
         supraganglionic_share=round(float(rng.uniform(*_FAINT)), 2) if rng.random() < _FAINT_SHARE else 1.0,
         other_territory=other,
         old_infarct=old,
+        **training_fields(seed),
     )
     return spec, Pattern(group, affected)
 

@@ -1,0 +1,133 @@
+"""The training world and the unseen world of the simulator: their ranges, and what each field does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from strokecore.errors import UsageError
+from strokecore.simulate import SampleSpec, random_spec, training_fields, unseen_fields
+from strokecore.simulate import domain as world
+from strokecore.simulate.anatomy import average_head
+from strokecore.simulate.head import bend_person
+from strokecore.simulate.scanner import acquire, slice_geometry
+from strokecore.simulate.tissue import Person
+
+SPEC = SampleSpec(seed=4, matrix=128, pixel_mm=1.8, atrophy=0.1, calcification=False)
+
+
+def person(**changes: object) -> Person:
+    return bend_person(dataclasses.replace(SPEC, **changes), average_head())[0]
+
+
+@pytest.fixture(scope="module")
+def usual() -> Person:
+    return person()
+
+
+def pure(one: Person, share: str) -> np.ndarray:
+    """HU of the brain where it is almost only grey or only white matter."""
+    return one.hu[one.brain][(getattr(one, share) > 0.95) & one.inside]
+
+
+def test_draws_stay_in_their_world_and_are_repeatable() -> None:
+    for seed in range(200):
+        seen, unseen = training_fields(seed), unseen_fields(seed)
+        assert world.CONTRAST[0] <= seen["contrast"] <= world.CONTRAST[1]
+        assert world.NOISE_HU[0] <= seen["noise_hu"] <= world.NOISE_HU[1]
+        for name, (low, high) in {
+            "contrast": world.CONTRAST,
+            "noise_hu": world.NOISE_HU,
+            "texture": world.TEXTURE,
+            "texture_mm": world.TEXTURE_MM,
+            "sharpness": world.SHARPNESS,
+        }.items():
+            assert not low <= unseen[name] <= high, f"training could draw {name} {unseen[name]}"
+        assert seen == training_fields(seed)
+        random_spec(seed, **seen)
+        random_spec(seed, **unseen)
+
+
+def test_unseen_values_lie_on_both_sides_of_the_training_world() -> None:
+    drawn = [unseen_fields(seed) for seed in range(60)]
+    for name, middle in (("contrast", 1.0), ("noise_hu", 3.5), ("texture", 1.0), ("sharpness", 1.0)):
+        above = np.mean([fields[name] > middle for fields in drawn])
+        assert 0.2 < above < 0.8, name
+
+
+def test_a_quarter_of_the_training_heads_have_calcium_in_the_basal_ganglia() -> None:
+    with_calcium = np.mean([training_fields(seed)["basal_ganglia_calcium"] > 0 for seed in range(400)])
+    assert 0.15 < with_calcium < 0.35
+
+
+def test_contrast_moves_grey_and_white_apart_and_leaves_their_mean(usual: Person) -> None:
+    more = person(contrast=1.5)
+    gap = [np.median(pure(one, "grey")) - np.median(pure(one, "white")) for one in (usual, more)]
+    middle = [np.median(pure(one, "grey")) + np.median(pure(one, "white")) for one in (usual, more)]
+    assert gap[1] / gap[0] == pytest.approx(1.5, abs=0.1)
+    assert middle[1] == pytest.approx(middle[0], abs=0.2)
+
+
+def test_the_shift_moves_brain_and_not_bone(usual: Person) -> None:
+    moved = person(brain_shift_hu=3.0)
+    assert np.median(pure(moved, "white")) - np.median(pure(usual, "white")) == pytest.approx(3.0, abs=0.05)
+    bone = usual.hu > 600
+    bone[usual.brain] &= ~usual.inside
+    assert np.array_equal(usual.hu[bone], moved.hu[bone])
+
+
+def test_texture_and_asymmetry_spread_white_matter(usual: Person) -> None:
+    flat = np.std(pure(person(texture=0.0, asymmetry=0.0), "white"))
+    rough = np.std(pure(person(texture=3.0), "white"))
+    uneven = np.std(pure(person(asymmetry=3.0), "white"))
+    assert flat < np.std(pure(usual, "white")) < min(rough, uneven)
+
+
+def test_basal_ganglia_calcium_is_bright_in_both_pallida_and_uneven(usual: Person) -> None:
+    extra = person(basal_ganglia_calcium=1.0).hu - usual.hu
+    x, y, z = usual.grid.axes_mm
+    box = (np.abs(z) < 6)[:, None, None] & (np.abs(y - 3) < 8)[None, :, None]
+    left = extra[box & ((x > 12) & (x < 26))[None, None, :]].max()
+    right = extra[box & ((x < -12) & (x > -26))[None, None, :]].max()
+    assert min(left, right) > 5
+    assert max(left, right) > 30
+    assert abs(left - right) > 3
+    assert np.abs(extra[(z > 40) | (z < -40)]).max() < 0.01
+
+
+def test_shape_spread_of_nothing_is_nearly_the_average_head(usual: Person) -> None:
+    average, wide = person(shape_spread=0.0), person(shape_spread=2.0)
+    size = [float(one.inside.sum()) for one in (average, usual, wide)]
+    assert size[0] != size[1] != size[2]
+    other = bend_person(dataclasses.replace(SPEC, seed=5, shape_spread=0.0), average_head())[0]
+    # without spread two people differ by their petalia only
+    assert np.mean(average.inside != other.inside) < np.mean(usual.inside != average.inside)
+
+
+def test_sharper_kernels_are_noisier_at_high_frequency(usual: Person) -> None:
+    def roughness(**changes: float) -> float:
+        spec = dataclasses.replace(SPEC, pixel_mm=0.9, matrix=256, **changes)
+        hu = acquire(spec, usual.hu, usual.grid, slice_geometry(spec)).astype(float)
+        inner = hu[len(hu) // 2, 100:150, 90:120]
+        return float(np.abs(np.diff(inner, axis=1)).mean())
+
+    assert roughness(sharpness=1.6) > 1.1 * roughness() > 1.1 * 1.1 * roughness(sharpness=0.6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("contrast", -0.1),
+        ("brain_shift_hu", 20.0),
+        ("texture", 9.0),
+        ("texture_mm", 0.0),
+        ("sharpness", 0.1),
+        ("shape_spread", -1.0),
+        ("basal_ganglia_calcium", 1.5),
+    ],
+)
+def test_impossible_fields_are_usage_errors(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=field):
+        SampleSpec(seed=1, **{field: value})
