@@ -18,6 +18,10 @@ class ModelPackageError(StrokeCoreError):
     """A model package or atlas is damaged or does not fit this version."""
 
 
+class EngineError(StrokeCoreError):
+    """An engine cannot be had here, is lost, or answers wrong; the next one takes over where there is one."""
+
+
 class Refusal(StrokeCoreError):
     """The input must not be scored (exit status 3).
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.arms import BLEND_MM, CLASSES, Arm
+from strokecore.engines.combination import Combination, VoxelWeights
 from strokecore.errors import ModelPackageError, UsageError
 from strokecore.preprocess import PREPROCESS_VERSION, InputSpec
 
@@ -42,17 +43,19 @@ _INSTEAD: Final = "To score without a model, leave --model out and use --engine 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How one region's evidence becomes a probability: 1 / (1 + exp(-(slope * x + offset))).
+    """How one region's evidence becomes a probability: 1 / (1 + exp(-(slope * x + asymmetry * a + offset))).
 
-    ``slope`` > 0, so that more infarct never lowers the probability.
+    ``slope`` > 0 and ``asymmetry`` >= 0: more infarct never lowers the probability. ``asymmetry`` is 0
+    unless the package joins the weight-free engine's opinion (strokecore.engines.combination).
     """
 
     slope: float
     offset: float
+    asymmetry: float = 0.0
 
-    def probability(self, x: float) -> float:
-        """``x``: the aggregated evidence (strokecore.engines.learned)."""
-        z = self.slope * x + self.offset
+    def probability(self, x: float, a: float = 0.0) -> float:
+        """``x``: the aggregated evidence (strokecore.engines.learned); ``a``: the weight-free log-odds."""
+        z = self.slope * x + self.asymmetry * a + self.offset
         # the form whose exponential cannot overflow
         return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
@@ -70,6 +73,7 @@ class ModelPackage:
     lesion_threshold: infarct probability from which a voxel is outlined.
     minimum_component_ml: smaller connected lesions are dropped.
     calibration: by region name; the same for left and right.
+    combination: how the weight-free engine's opinion is joined; None when the network stands alone.
     manifest: the whole of model.json.
     """
 
@@ -82,6 +86,7 @@ class ModelPackage:
     lesion_threshold: float
     minimum_component_ml: float
     calibration: Mapping[str, Calibration]
+    combination: Combination | None
     manifest: Mapping[str, Any]
 
     @property
@@ -128,10 +133,11 @@ def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPacka
         minimum_component_ml=float(manifest["lesion"]["minimum_component_ml"]),
         calibration=MappingProxyType(
             {
-                name: Calibration(float(c["slope"]), float(c["offset"]))
+                name: Calibration(float(c["slope"]), float(c["offset"]), float(c.get("asymmetry", 0.0)))
                 for name, c in sorted(calibration.items())
             }
         ),
+        combination=_combination(folder, manifest.get("combination")),
         manifest=MappingProxyType(manifest),
     )
 
@@ -217,6 +223,20 @@ def _check_fit(folder: Path, manifest: Mapping[str, Any], atlas_sha256: str) -> 
     if found_regions != set(REGION_NAMES):
         wrong = ", ".join(sorted(found_regions ^ set(REGION_NAMES)))
         raise _damaged(folder, f"has missing or unknown regions in its calibration ({wrong})")
+
+
+def _combination(folder: Path, values: Mapping[str, Any] | None) -> Combination | None:
+    if values is None:
+        return None
+    from strokecore.engines.asymmetry import AsymmetryEngine
+
+    found, expected = values["asymmetry_sha256"], AsymmetryEngine().sha256
+    if found != expected:
+        raise ModelPackageError(
+            f"model package {folder} joins the weight-free engine {found[:12]}…, this version "
+            f"has {expected[:12]}…; its weights hold for that one only: export it again."
+        )
+    return Combination(found, VoxelWeights(**values["inside"]), VoxelWeights(**values["outside"]))
 
 
 def _checked_input(folder: Path, manifest: Mapping[str, Any]) -> InputSpec:

@@ -163,7 +163,7 @@ def _ablate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from trainer.export import export
 
-    folder = export(options.run_folder, options.out, options.data)
+    folder = export(options.run_folder, options.out, options.data, joined=options.join_weight_free)
     _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
     return EXIT_OK
 
@@ -250,6 +250,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", type=Path, metavar="RUN")
     export.add_argument("out", type=Path, metavar="MODEL")
     export.add_argument("--data", type=Path, metavar="OUT", help="the run's data when it has moved")
+    export.add_argument(
+        "--join-weight-free",
+        action="store_true",
+        help="the node joins the weight-free engine's opinion to the network's; weights are fitted here",
+    )
     export.set_defaults(run=_export)
     return parser
 

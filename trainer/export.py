@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.arms import BLEND_MM, CLASSES
+from strokecore.engines.combination import Combination
+from strokecore.engines.learned import Float4D
 from strokecore.errors import UsageError
 from strokecore.model_package import (
     CARD,
@@ -38,7 +40,8 @@ from trainer.evaluate import on_best_device
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run import load_network, read_record
 from trainer.measure.predict import predict_slices
-from trainer.package.calibrate import best_threshold, collect, figures, fit_calibration
+from trainer.package.calibrate import best_threshold, figures, fit_calibration
+from trainer.package.evidence import collect, collect_joined
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
 from trainer.package.model_card import licence_name, licence_text, model_card
 
@@ -55,7 +58,7 @@ MINIMUM_COMPONENT_ML: Final = 0.7
 _DATA_FACTS: Final = ("kind", "labels", "cases", "simulator", "seeds", "licence", "strokecore")
 
 
-def export(run: Path, out: Path, data: Path | None = None) -> Path:
+def export(run: Path, out: Path, data: Path | None = None, *, joined: bool = False) -> Path:
     """Write the model package of a run.
 
     Parameters
@@ -63,6 +66,7 @@ def export(run: Path, out: Path, data: Path | None = None) -> Path:
     run: folder of a training run.
     out: the package; must not exist. It appears under its name only when it is complete and proved.
     data: the prepared data that the run was trained on, when it has moved.
+    joined: join the weight-free engine's opinion to the network's (strokecore.engines.combination).
 
     Raises
     ------
@@ -80,10 +84,18 @@ def export(run: Path, out: Path, data: Path | None = None) -> Path:
 
     log.info("validation: %d cases", len(records))
     on_best_device(net)
-    evidence = collect(lambda slices: predict_slices(net, slices), dataset, records, recipe.input)
+
+    def run_network(slices: Float4D) -> tuple[Float4D, Float4D]:
+        return predict_slices(net, slices)
+
+    combination: Combination | None = None
+    if joined:
+        evidence, combination = collect_joined(run_network, dataset, records, recipe.input)
+    else:
+        evidence = collect(run_network, dataset, records, recipe.input)
     net.cpu()
     threshold = best_threshold(evidence.dice, evidence.called_ml)
-    calibration = fit_calibration(evidence.log_odds, evidence.affected)
+    calibration = fit_calibration(evidence.log_odds, evidence.affected, evidence.asymmetry)
     validation = figures(evidence, threshold, calibration)
 
     log.info("ONNX graph and golden outputs")
@@ -104,6 +116,7 @@ def export(run: Path, out: Path, data: Path | None = None) -> Path:
             **_about(record, recipe, dataset, weights),
             "metrics": {"validation": validation, "test": figures_on_test(run, record)},
             "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
+            "combination": asdict(combination) if combination else None,
             "regions": {
                 "aggregation": "logit_of_mean",
                 "calibration": {name: asdict(curve) for name, curve in calibration.items()},

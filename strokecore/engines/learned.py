@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
 from strokecore.arms import infarct_probability, level_plane_mm, sg_share
+from strokecore.engines.asymmetry import AsymmetryEngine
 from strokecore.engines.base import UNKNOWN, Head, Lesion, RegionEvidence
+from strokecore.engines.combination import combined, region_opinions
 from strokecore.engines.cropping import crop, symmetric_box, uncrop
 from strokecore.engines.measured import MIN_VOXELS, Measured, Tissue, measure_regions
 from strokecore.engines.old_infarct import keep_components
@@ -68,8 +70,18 @@ class LearnedEngine(ABC):
         probability = infarct_map(
             self.run, head.hu, head.regions, head.brain.parenchyma, head.grid, self.package.spec
         )
-        probability[~(head.brain.intracranial & head.covered & ~near_old)] = 0.0
+        judged = head.brain.intracranial & head.covered & ~near_old
+        probability[~judged] = 0.0
         usable = head.brain.parenchyma & head.covered & ~near_old
+        own = region_log_odds(probability, head.regions, usable)
+        other: dict[RegionId, float] = {}
+        if self.package.combination is not None:
+            weight_free = AsymmetryEngine().segment(head)
+            other = region_opinions(weight_free)
+            probability = combined(
+                probability, weight_free.probability, head.regions, self.package.combination
+            )
+            probability[~judged] = 0.0
         return Lesion(
             probability=probability,
             acute=keep_components(
@@ -78,25 +90,27 @@ class LearnedEngine(ABC):
                 head.grid,
             ),
             old=old,
-            evidence=self._evidence(
-                region_log_odds(probability, head.regions, usable), measure_regions(cropped, tissue)
-            )
+            evidence=self._evidence(own, other, measure_regions(cropped, tissue))
             | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
         )
 
     def _evidence(
-        self, log_odds: dict[RegionId, float], measured: dict[RegionId, Measured]
+        self, own: dict[RegionId, float], other: dict[RegionId, float], measured: dict[RegionId, Measured]
     ) -> dict[RegionId, RegionEvidence]:
+        """``own``, ``other``: log-odds by the network and, where it is joined, by the weight-free engine."""
+        joined = self.package.combination is not None
         evidence = {}
         for region, mine in measured.items():
-            if mine.voxels < MIN_VOXELS or region not in log_odds:
+            if mine.voxels < MIN_VOXELS or region not in own or (joined and region not in other):
                 evidence[region] = UNKNOWN
                 continue
-            other = measured[region.mirror]
+            mirror = measured[region.mirror]
+            curve = self.package.calibration[region.name]
+            difference = mine.mean_hu - mirror.mean_hu if mine.has_mirror(mirror) else None
             evidence[region] = RegionEvidence(
-                probability=self.package.calibration[region.name].probability(log_odds[region]),
+                probability=curve.probability(own[region], other.get(region, 0.0)),
                 mean_hu=mine.mean_hu,
-                contralateral_difference_hu=mine.mean_hu - other.mean_hu if mine.has_mirror(other) else None,
+                contralateral_difference_hu=difference,
             )
         return evidence
 

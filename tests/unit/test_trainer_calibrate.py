@@ -18,7 +18,8 @@ from strokecore.preprocess import STROKE_WINDOW
 from tests.unit.trainer_evaluation import HEALTHY_HU, LESION_HU, M2, M5, SPEC, box, make_case, make_dataset
 from trainer.data.cases import Case, Dataset
 from trainer.evaluate import THRESHOLDS
-from trainer.package.calibrate import Evidence, best_threshold, collect, figures, fit_calibration
+from trainer.package.calibrate import best_threshold, figures, fit_calibration
+from trainer.package.evidence import Evidence, collect
 
 LEFT_M2, LEFT_M5 = (ALL_REGIONS.index(RegionId(name, "left")) for name in ("M2", "M5"))
 

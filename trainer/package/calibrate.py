@@ -8,27 +8,18 @@ are drawn towards those of all regions together; the evidence of left and right 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.aspects import MIN_PLANE_AREA_MM2, REGION_THRESHOLD, minimum_extent_mm
-from strokecore.engines.learned import Run, infarct_map, region_log_odds
+from strokecore.aspects import REGION_THRESHOLD
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
-from strokecore.frame import CANONICAL_GRID
 from strokecore.model_package import Calibration
-from strokecore.preprocess import InputSpec
-from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import THRESHOLDS
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from trainer.package.evidence import Bools, Evidence, Floats
 
 # False infarct that halves the worth of a healthy head's answer: the engine keeps what is larger than 0.7 ml,
 # and a lesion of a few ml can already turn a region.
@@ -40,44 +31,8 @@ _SLOPE_SD: Final = 0.5
 _OFFSET_SD: Final = 5.0
 _REGION_SLOPE_SD: Final = 0.2
 _REGION_OFFSET_SD: Final = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a network says of validation cases; regions are in ALL_REGIONS order.
-
-    Attributes
-    ----------
-    log_odds: float64 [cases, 20], aggregated evidence of each region; NaN where it has no usable voxel.
-    affected: bool [cases, 20], the truth.
-    outlined: bool [cases, 20, thresholds], the lesion in the region is tall enough to count (aspects.py).
-    dice: float64 [cases, thresholds]; NaN for a case without infarct.
-    called_ml: float64 [cases, thresholds], volume of what is outlined.
-    """
-
-    log_odds: Floats
-    affected: Bools
-    outlined: Bools
-    dice: Floats
-    called_ml: Floats
-
-
-def collect(
-    run: Run,
-    dataset: Dataset,
-    records: Sequence[CaseRecord],
-    spec: InputSpec,
-    done: Callable[[], object] = lambda: None,
-) -> Evidence:
-    """Show every case to a network, as the node would; ``done`` is called after each.
-
-    The node also leaves out old infarct; a prepared case does not hold where that is.
-    """
-    rows: list[tuple[npt.NDArray[Any], ...]] = []
-    for record in records:
-        rows.append(_of_case(run, dataset.load(record), spec))
-        done()
-    return Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
+# With two opinions each starts from a fair share of the evidence.
+_FAIR_SHARE: Final = 0.5
 
 
 def best_threshold(dice: Floats, called_ml: Floats) -> float:
@@ -105,46 +60,66 @@ def best_threshold(dice: Floats, called_ml: Floats) -> float:
     return THRESHOLDS[order[0]]
 
 
-def fit_calibration(log_odds: Floats, affected: Bools) -> dict[str, Calibration]:
-    """Slope (above 0) and offset of every region name; arguments as in Evidence."""
-    known = ~np.isnan(log_odds)
-    x, y = log_odds[known], affected[known].astype(np.float64)
-    number = len(REGION_NAMES)
+def fit_calibration(
+    log_odds: Floats, affected: Bools, asymmetry: Floats | None = None
+) -> dict[str, Calibration]:
+    """Slope (above 0), offset and, with two opinions, weight of the other one of every region name.
+
+    Arguments as in Evidence. What the weight-free engine could not judge is left out, as on the node.
+    """
+    opinions = [log_odds] if asymmetry is None else [log_odds, asymmetry]
+    known = ~np.any([np.isnan(opinion) for opinion in opinions], axis=0)
+    x, y = np.stack([opinion[known] for opinion in opinions]), affected[known].astype(np.float64)
+    number, count = len(REGION_NAMES), len(opinions)
     names = np.broadcast_to([REGION_NAMES.index(region.name) for region in ALL_REGIONS], known.shape)[known]
-    scale = np.array([_SLOPE_SD, _OFFSET_SD] + number * [_REGION_SLOPE_SD] + number * [_REGION_OFFSET_SD])
+    # one row per opinion's slope (its logarithm), the last for the offset; first column: all regions together
+    centre = np.zeros((count + 1, 1 + number))
+    centre[:-1, 0] = np.log(1.0 if count == 1 else _FAIR_SHARE)
+    scale = np.empty_like(centre)
+    scale[:-1], scale[-1] = _REGION_SLOPE_SD, _REGION_OFFSET_SD
+    scale[:-1, 0], scale[-1, 0] = _SLOPE_SD, _OFFSET_SD
 
     def curves(parameters: Floats) -> tuple[Floats, Floats]:
-        slope, offset = parameters[:2]
-        return np.exp(slope + parameters[2 : 2 + number]), offset + parameters[2 + number :]
+        """Slopes [opinions, names] and offsets [names]."""
+        added = parameters[:, :1] + parameters[:, 1:]
+        return np.exp(added[:-1]), added[-1]
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
+    def loss(flat: Floats) -> tuple[float, Floats]:
         """Minus the log of the posterior, and its gradient."""
+        parameters = flat.reshape(centre.shape)
         slopes, offsets = curves(parameters)
-        z = slopes[names] * x + offsets[names]
+        terms = slopes[:, names] * x
+        z = terms.sum(axis=0) + offsets[names]
         wrong = special.expit(z) - y
-        by_slope = np.bincount(names, wrong * slopes[names] * x, number)
-        by_offset = np.bincount(names, wrong, number)
-        gradient = np.concatenate([[by_slope.sum(), by_offset.sum()], by_slope, by_offset])
-        prior = parameters / scale
-        value = float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * np.sum(prior**2))
-        return value, gradient + prior / scale
+        by_name = np.stack([np.bincount(names, wrong * part, number) for part in (*terms, np.ones_like(z))])
+        away = (parameters - centre) / scale
+        value = float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * np.sum(away**2))
+        gradient = np.concatenate([by_name.sum(axis=1, keepdims=True), by_name], axis=1) + away / scale
+        return value, gradient.ravel()
 
-    found = optimize.minimize(loss, np.zeros(2 + 2 * number), jac=True, method="L-BFGS-B")
-    slopes, offsets = curves(np.asarray(found.x))
+    found = optimize.minimize(loss, centre.ravel(), jac=True, method="L-BFGS-B")
+    slopes, offsets = curves(np.asarray(found.x).reshape(centre.shape))
     return {
-        name: Calibration(round(float(slope), 6), round(float(offset), 6))
-        for name, slope, offset in zip(REGION_NAMES, slopes, offsets, strict=True)
+        name: Calibration(
+            round(float(slopes[0, at]), 6),
+            round(float(offsets[at]), 6),
+            round(float(slopes[1, at]), 6) if count == 2 else 0.0,
+        )
+        for at, name in enumerate(REGION_NAMES)
     }
 
 
 def figures(evidence: Evidence, threshold: float, calibration: dict[str, Calibration]) -> dict[str, Any]:
     """What the fit reaches on the cases it was made from, which flatter it; JSON-ready, None: undefined."""
     at = THRESHOLDS.index(threshold)
-    known = ~np.isnan(evidence.log_odds)
-    x, y = evidence.log_odds[known], evidence.affected[known]
-    own = np.broadcast_to([calibration[region.name].slope for region in ALL_REGIONS], known.shape)[known]
-    shift = np.broadcast_to([calibration[region.name].offset for region in ALL_REGIONS], known.shape)[known]
-    probability = special.expit(own * x + shift)
+    asymmetry = np.zeros_like(evidence.log_odds) if evidence.asymmetry is None else evidence.asymmetry
+    known = ~np.isnan(evidence.log_odds) & ~np.isnan(asymmetry)
+    y = evidence.affected[known]
+    slope, other, shift = (
+        np.array([getattr(calibration[region.name], name) for region in ALL_REGIONS])
+        for name in ("slope", "asymmetry", "offset")
+    )
+    probability = special.expit(slope * evidence.log_odds + other * asymmetry + shift)[known]
     outlined = evidence.outlined[..., at][known]
     called = (probability >= REGION_THRESHOLD) & outlined
     dice = evidence.dice[:, at]
@@ -169,50 +144,6 @@ def figures(evidence: Evidence, threshold: float, calibration: dict[str, Calibra
         "region_brier": _rounded(np.mean((probability - y) ** 2)) if y.size else None,
         "probable_not_outlined": int(((probability >= REGION_THRESHOLD) & ~outlined).sum()),
     }
-
-
-def _of_case(run: Run, case: Case, spec: InputSpec) -> tuple[npt.NDArray[Any], ...]:
-    """The fields of Evidence for one case."""
-    hu = case.hu.astype(np.float32)
-    probability = infarct_map(run, hu, case.regions, case.brain, CANONICAL_GRID, spec)
-    probability[~case.inside] = 0.0
-    found = region_log_odds(probability, case.regions, case.brain)
-    # how many thresholds a voxel reaches, compared in float32 as the node does
-    level = np.searchsorted(np.array(THRESHOLDS, np.float32), probability, side="right")
-    reached = _at_or_above(np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1))
-    both = _at_or_above(np.bincount(level[case.lesion], minlength=len(THRESHOLDS) + 1))
-    lesion = int(np.count_nonzero(case.lesion))
-    dice = 2 * both / (reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
-    return (
-        np.array([found.get(region, np.nan) for region in ALL_REGIONS]),
-        np.array([f"{region.side}:{region.name}" in case.record.affected for region in ALL_REGIONS]),
-        _outlined(level, case),
-        dice,
-        reached * CANONICAL_GRID.voxel_ml,
-    )
-
-
-def _outlined(level: npt.NDArray[np.intp], case: Case) -> Bools:
-    """[20, thresholds]: the outlined part of the region spans enough neighbouring planes (aspects.py)."""
-    planes, thresholds = CANONICAL_GRID.shape[0], len(THRESHOLDS)
-    dz, dy, dx = CANONICAL_GRID.spacing_mm
-    labels = [region.label for region in ALL_REGIONS]
-    kinds = max(labels) + 1
-    index = (np.arange(planes)[:, None, None] * kinds + case.regions) * (thresholds + 1) + level
-    counts = np.bincount(index.ravel(), minlength=planes * kinds * (thresholds + 1))
-    area = _at_or_above(counts.reshape(planes, kinds, thresholds + 1)) * dy * dx
-    longest = run = np.zeros((kinds, thresholds), np.int64)
-    for shown in area > MIN_PLANE_AREA_MM2:
-        run = np.where(shown, run + 1, 0)
-        longest = np.maximum(longest, run)
-    # planes are counted whole, so an extent is known to half a plane at either end
-    tall = (longest + 1) * dz >= minimum_extent_mm(case.record.slice_thickness_mm)
-    return np.asarray(tall & (longest > 0))[labels]
-
-
-def _at_or_above(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Counts by thresholds reached [..., T + 1] to counts at or above each threshold [..., T]."""
-    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]
 
 
 def _rounded(value: Any) -> float | None:

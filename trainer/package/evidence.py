@@ -1,0 +1,154 @@
+"""What a network says of validation cases, through the node's own functions: the ground of all thresholds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.aspects import MIN_PLANE_AREA_MM2, minimum_extent_mm
+from strokecore.engines.combination import Combination, combined, region_opinions
+from strokecore.engines.learned import Run, infarct_map, region_log_odds
+from strokecore.frame import CANONICAL_GRID
+from strokecore.preprocess import InputSpec
+from trainer.data.cases import Case, CaseRecord, Dataset
+from trainer.evaluate import THRESHOLDS
+from trainer.package.combine import fit_combination, voxel_sample, weight_free
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a network says of validation cases; regions are in ALL_REGIONS order.
+
+    Attributes
+    ----------
+    log_odds: float64 [cases, 20], aggregated evidence of each region; NaN where it has no usable voxel.
+    affected: bool [cases, 20], the truth.
+    outlined: bool [cases, 20, thresholds], the lesion in the region is tall enough to count (aspects.py).
+    dice: float64 [cases, thresholds]; NaN for a case without infarct.
+    called_ml: float64 [cases, thresholds], volume of what is outlined.
+    asymmetry: float64 [cases, 20], log-odds by the weight-free engine; None where it is not joined.
+    """
+
+    log_odds: Floats
+    affected: Bools
+    outlined: Bools
+    dice: Floats
+    called_ml: Floats
+    asymmetry: Floats | None = None
+
+
+def collect(
+    run: Run,
+    dataset: Dataset,
+    records: Sequence[CaseRecord],
+    spec: InputSpec,
+    done: Callable[[], object] = lambda: None,
+) -> Evidence:
+    """Show every case to a network, as the node would; ``done`` is called after each.
+
+    The node also leaves out old infarct; a prepared case does not hold where that is.
+    """
+    rows = []
+    for record in records:
+        case = dataset.load(record)
+        probability = _learned_map(run, case, spec)
+        rows.append(_of_case(case, probability, region_log_odds(probability, case.regions, case.brain)))
+        done()
+    return Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def collect_joined(
+    run: Run,
+    dataset: Dataset,
+    records: Sequence[CaseRecord],
+    spec: InputSpec,
+    done: Callable[[], object] = lambda: None,
+) -> tuple[Evidence, Combination]:
+    """As ``collect``, for the network and the weight-free engine together; and the weights that join them.
+
+    The maps wait on disk between fitting the weights and outlining with them: 14 MB a case.
+    """
+    atlas = load_atlas()
+    with tempfile.TemporaryDirectory() as folder:
+        samples, asymmetry, own = [], [], []
+        for number, record in enumerate(records):
+            case = dataset.load(record)
+            learned, other = _learned_map(run, case, spec), weight_free(case, atlas)
+            opinions = region_opinions(other)
+            asymmetry.append([opinions.get(region, np.nan) for region in ALL_REGIONS])
+            own.append(region_log_odds(learned, case.regions, case.brain))
+            samples.append(voxel_sample(case, learned, other.probability))
+            maps = np.stack([learned, other.probability]).astype(np.float16)
+            np.save(Path(folder) / f"{number}.npy", maps, allow_pickle=False)
+            done()
+        weights = fit_combination(samples)
+        rows = []
+        for number, record in enumerate(records):
+            case = dataset.load(record)
+            maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
+            probability = combined(maps[0], maps[1], case.regions, weights)
+            probability[~case.inside] = 0.0
+            rows.append(_of_case(case, probability, own[number]))
+    evidence = Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
+    return replace(evidence, asymmetry=np.array(asymmetry)), weights
+
+
+def _learned_map(run: Run, case: Case, spec: InputSpec) -> npt.NDArray[np.float32]:
+    """The network's infarct probability, float32 [z, y, x]; 0 outside the skull."""
+    hu = case.hu.astype(np.float32)
+    probability = infarct_map(run, hu, case.regions, case.brain, CANONICAL_GRID, spec)
+    probability[~case.inside] = 0.0
+    return probability
+
+
+def _of_case(
+    case: Case, probability: npt.NDArray[np.float32], found: dict[RegionId, float]
+) -> tuple[npt.NDArray[Any], ...]:
+    """The first five fields of Evidence for one case: ``probability`` is outlined, ``found`` its log-odds."""
+    # how many thresholds a voxel reaches, compared in float32 as the node does
+    level = np.searchsorted(np.array(THRESHOLDS, np.float32), probability, side="right")
+    reached = _at_or_above(np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1))
+    both = _at_or_above(np.bincount(level[case.lesion], minlength=len(THRESHOLDS) + 1))
+    lesion = int(np.count_nonzero(case.lesion))
+    dice = 2 * both / (reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
+    return (
+        np.array([found.get(region, np.nan) for region in ALL_REGIONS]),
+        np.array([f"{region.side}:{region.name}" in case.record.affected for region in ALL_REGIONS]),
+        _outlined(level, case),
+        dice,
+        reached * CANONICAL_GRID.voxel_ml,
+    )
+
+
+def _outlined(level: npt.NDArray[np.intp], case: Case) -> Bools:
+    """[20, thresholds]: the outlined part of the region spans enough neighbouring planes (aspects.py)."""
+    planes, thresholds = CANONICAL_GRID.shape[0], len(THRESHOLDS)
+    dz, dy, dx = CANONICAL_GRID.spacing_mm
+    labels = [region.label for region in ALL_REGIONS]
+    kinds = max(labels) + 1
+    index = (np.arange(planes)[:, None, None] * kinds + case.regions) * (thresholds + 1) + level
+    counts = np.bincount(index.ravel(), minlength=planes * kinds * (thresholds + 1))
+    area = _at_or_above(counts.reshape(planes, kinds, thresholds + 1)) * dy * dx
+    longest = run = np.zeros((kinds, thresholds), np.int64)
+    for shown in area > MIN_PLANE_AREA_MM2:
+        run = np.where(shown, run + 1, 0)
+        longest = np.maximum(longest, run)
+    # planes are counted whole, so an extent is known to half a plane at either end
+    tall = (longest + 1) * dz >= minimum_extent_mm(case.record.slice_thickness_mm)
+    return np.asarray(tall & (longest > 0))[labels]
+
+
+def _at_or_above(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Counts by thresholds reached [..., T + 1] to counts at or above each threshold [..., T]."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]
