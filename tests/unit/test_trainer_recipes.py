@@ -21,11 +21,12 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 PAPER = [FOLDER / "aisd_dinov3_vitb16.yaml", FOLDER / "aspects_dinov3_vitb16.yaml"]
 
 
-def test_the_three_recipes_are_there() -> None:
+def test_the_recipes_are_there() -> None:
     assert [path.stem for path in RECIPES] == [
         "aisd_dinov3_vitb16",
         "aspects_dinov3_vitb16",
         "simulated_tiny",
+        "strokecore_tiny",
     ]
 
 
