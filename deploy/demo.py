@@ -25,6 +25,7 @@ STATE: Final = ROOT / ".strokecore"
 NODE: Final = STATE / "node"
 SAMPLE: Final = STATE / "sample"
 OUT: Final = STATE / "out"
+CACHE: Final = STATE / "cache"
 
 STABLE_AGE_S: Final = 2  # short, for a demonstration; scanners that pause need Orthanc's 60
 START_PATIENCE_S: Final = 120.0  # the first import after an installation compiles everything
@@ -208,7 +209,12 @@ def _configure(options: argparse.Namespace) -> Node:
         NODE,
         ROOT / ".venv" / "bin" / "python",
         orthanc={"StableAge": STABLE_AGE_S},
-        strokecore={"Engine": options.engine, "Model": options.model, "TemporaryDirectory": str(jobs)},
+        strokecore={
+            "Engine": options.engine,
+            "Model": options.model,
+            "TemporaryDirectory": str(jobs),
+            "CacheDirectory": str(CACHE),  # survives this run
+        },
     )
 
 

@@ -140,6 +140,7 @@ class Dispatcher:
             try:
                 with workspace(self._settings.temporary_directory) as folder:
                     worker.probe(self._settings, folder, self._stop)
+                    worker.prove_engine(self._settings, folder, self._stop)
             except worker.AttemptError as error:
                 self._fault(error.code, error.detail)
             except OSError as error:

@@ -155,6 +155,8 @@ class Scoring:
             self._verdicts.without_score(claim, answer.status, answer.reason, notices)
             remove_notices(self._api, acquisition.study, claim.notices - set(notices))
             return
+        for fallback in answer.fallbacks:
+            log.warning("engine passed over: %s (series %s)", fallback, _names(acquisition))
         chosen = acquisition.member_of_uid(answer.series_uid or "")
         if chosen is None or chosen.excluded:
             raise worker.AttemptError("result_incomplete", "the scored series is not of this acquisition")

@@ -16,6 +16,7 @@ USER_ID_MINIMUM: Final = 1024  # Orthanc keeps lower numbers of metadata and att
 ENGINES: Final = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
 DEFAULT_STABLE_AGE_S: Final = 60.0  # Orthanc's own default
 DEFAULT_HTTP_PORT: Final = 8042  # Orthanc's own default
+CACHE_NAME: Final = "strokecore-cache"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Settings:
     retry_delay_s: pause before the next attempt.
     engine, model: passed to the scorer.
     temporary_directory: where the private working folders are made; the system's when None.
+    cache_directory: what the scorer compiled and checked, kept from one scan to the next; None where no
+        folder is known for it, and every scan then does it again.
     recovery_hours: how far back the start-up scan reads Orthanc's change log at least.
     stable_age_s, http_port, tls: Orthanc's StableAge, HttpPort and SslEnabled.
     """
@@ -61,6 +64,7 @@ class Settings:
     engine: str = "auto"
     model: str | None = None
     temporary_directory: str | None = None
+    cache_directory: str | None = None
     recovery_hours: float = 24.0
     stable_age_s: float = DEFAULT_STABLE_AGE_S
     http_port: int = DEFAULT_HTTP_PORT
@@ -78,6 +82,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
     command = reader.command("Command")
     model = reader.path("Model")
     folder = reader.path("TemporaryDirectory")
+    cache = reader.path("CacheDirectory")
     settings = Settings(
         python=python or "",
         command=command or ((python, "-I", "-m", "strokecore") if python else ()),
@@ -88,6 +93,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         engine=reader.choice("Engine", "auto", ENGINES),
         model=model,
         temporary_directory=folder,
+        cache_directory=cache or _default_cache(configuration),
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
         stable_age_s=_plain_number(configuration.get("StableAge"), DEFAULT_STABLE_AGE_S),
         http_port=int(_plain_number(configuration.get("HttpPort"), DEFAULT_HTTP_PORT)),
@@ -105,12 +111,26 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         problems.append(
             Problem("temporary_directory_missing", "StrokeCore.TemporaryDirectory is not a writable folder.")
         )
+    if cache is not None and not os.path.isabs(cache):
+        problems.append(Problem("option_invalid", "StrokeCore.CacheDirectory must be an absolute path."))
     for name in sorted(set(section) - reader.known):
         problems.append(Problem("option_unknown", f"StrokeCore.{_shown(name)} is not an option."))
     problems.extend(_orthanc_problems(configuration))
     if problems:
         raise SettingsError(tuple(problems))
     return settings
+
+
+def _default_cache(configuration: Mapping[str, Any]) -> str | None:
+    """Beside Orthanc's own database, which is kept and private too.
+
+    A relative path is left alone: it is relative to the configuration file, whose place is not known here.
+    """
+    for name in ("IndexDirectory", "StorageDirectory"):
+        path = configuration.get(name)
+        if isinstance(path, str) and os.path.isabs(path):
+            return os.path.join(_for_the_file_system(path), CACHE_NAME)
+    return None
 
 
 def _orthanc_problems(configuration: Mapping[str, Any]) -> list[Problem]:

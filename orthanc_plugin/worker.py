@@ -32,6 +32,8 @@ PROBE_TIMEOUT_S: Final = 120.0  # the first import after an installation compile
 # the first sign of an orderly stop, of which Orthanc tells its plugins a moment later.
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
 STOP_FOLLOWS_S: Final = 5.0
+CACHE_VARIABLE: Final = "STROKECORE_CACHE"
+THREADS_VARIABLES: Final = ("STROKECORE_THREADS", "OMP_NUM_THREADS")
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 # What each exit status of ``strokecore score`` lets result.json say.
@@ -84,6 +86,13 @@ class Answer:
         return uid if isinstance(uid, str) else None
 
     @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Engines that were passed over, each with the reason; see docs/engines.md."""
+        model = self.result.get("model")
+        found = model.get("fallbacks") if isinstance(model, dict) else None
+        return tuple(str(text)[:200] for text in found) if isinstance(found, list) else ()
+
+    @property
     def reason(self) -> str | None:
         """Code of the refusal, if there is one."""
         flags = self.result.get("quality")
@@ -118,6 +127,24 @@ def probe(settings: Settings, folder: Path, stop: threading.Event) -> None:
     status = run(settings, [*settings.command, "info"], folder, stop, PROBE_TIMEOUT_S)
     if status != 0:
         raise AttemptError("scorer_unusable", f"exit status {status}; {_trace(folder)}")
+
+
+def prove_engine(settings: Settings, folder: Path, stop: threading.Event) -> None:
+    """Have the engine chosen, compiled and proved before the first patient waits for it.
+
+    What it comes to decides nothing here: each scan selects for itself, and its result says what served.
+    Raises Stopped.
+    """
+    command = [*settings.command, "engines", "--engine", settings.engine]
+    if settings.model:
+        command += ["--model", settings.model]
+    try:
+        status = run(settings, command, folder, stop, settings.timeout_s)
+    except AttemptError as error:
+        log.error("the engine could not be proved: %s %s", error.code, error.detail)
+        return
+    if status != 0:
+        log.error("no engine can serve (exit status %d); run strokecore engines by hand", status)
 
 
 def notice(
@@ -158,7 +185,7 @@ def run(
                 stdout=out,
                 stderr=err,
                 cwd=folder,
-                env=_environment(folder),
+                env=_environment(settings, folder),
                 start_new_session=True,
             )
     except OSError as error:
@@ -186,19 +213,45 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     """A small environment: Orthanc's PYTHONPATH is not the virtual environment's, and locales differ."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "STROKECORE_THREADS")
+    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", CACHE_VARIABLE, *THREADS_VARIABLES)
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     return {
         **environment,
+        **_cache(settings, environment),
+        **_threads(settings, environment),
         "HOME": str(temporary),
         "TMPDIR": str(temporary),
         "LC_ALL": "C.UTF-8",
         "PYTHONFAULTHANDLER": "1",
     }
+
+
+def _cache(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The scorer's home is as short-lived as the attempt; what it compiled and checked is kept here."""
+    path = settings.cache_directory
+    if path is None or CACHE_VARIABLE in environment:
+        return {}
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)  # closed to others: what lies there is run as code
+    except OSError as error:
+        log.warning(
+            "no cache folder (%s): every scan compiles and checks its engine anew", type(error).__name__
+        )
+        return {}
+    return {CACHE_VARIABLE: path}
+
+
+def _threads(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Workers times threads fit the cores; one worker finds out for itself what it may use."""
+    if settings.workers == 1 or any(name in environment for name in THREADS_VARIABLES):
+        return {}
+    return {THREADS_VARIABLES[0]: str(max(1, len(os.sched_getaffinity(0)) // settings.workers))}
 
 
 def _answer(out: Path, status: int) -> Answer:

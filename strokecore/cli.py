@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strokecore._version import __version__
-from strokecore.errors import ModelPackageError, StrokeCoreError, UsageError
+from strokecore.cli_engines import ENGINES, add_engine_commands
+from strokecore.errors import EngineError, ModelPackageError, StrokeCoreError, UsageError
 
 if TYPE_CHECKING:
     from strokecore.pipeline import Scored
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
-ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ def _score(options: argparse.Namespace) -> int:
         try:
             with quiet_pydicom():
                 scored = score_folder(options.folder, config, series_uid=options.series, **given)
+        except EngineError as error:  # the last one was lost on this scan
+            scored = failed(error)
         except StrokeCoreError:
             raise
         except Exception as error:
@@ -233,4 +235,6 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, atlas, engines and limits")
     info.set_defaults(run=_info)
+
+    add_engine_commands(commands)
     return parser

@@ -6,16 +6,16 @@ import platform
 from importlib import metadata
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
-from strokecore.engines.select import NOT_YET, TRAINED, select_engine
+from strokecore.engines.availability import ENGINES, Availability, availability
+from strokecore.engines.select import select_engine
 
 _LIBRARIES = ("numpy", "scipy", "SimpleITK", "pydicom", "highdicom", "pynetdicom")
-# Of the engines for model packages: engine, distribution.
-_ENGINE_LIBRARIES = {"onnx": "onnxruntime"}
 
 
 def print_info(console: Console) -> None:
@@ -27,17 +27,16 @@ def print_info(console: Console) -> None:
     for name in _LIBRARIES:
         table.add_row(name, metadata.version(name))
     table.add_row("atlas", f"{atlas.name} {atlas.version}, sha256 {atlas.sha256[:12]}")
-    table.add_row("engine", f"{engine.name} {engine.version} (weight-free), sha256 {engine.sha256[:12]}")
-    for name in TRAINED:
-        table.add_row(f"engine {name}", f"for model packages; {_installed(_ENGINE_LIBRARIES[name])}")
-    table.add_row("not in this version", ", ".join(NOT_YET))
+    runs = "weight-free" if engine.engine == engine.name else f"{engine.engine} {engine.precision}"
+    table.add_row("engine", f"{engine.name} {engine.version} ({runs}), sha256 {engine.sha256[:12]}")
+    for name in ENGINES:
+        table.add_row(f"engine {name}", escape(f"for model packages; {_described(availability(name))}"))
     table.add_row("configuration", f"sha256 {ScoringConfig().sha256[:12]} (defaults)")
     table.add_row("intended use", "research use only, until a site has validated it")
     console.print(table)
 
 
-def _installed(library: str) -> str:
-    try:
-        return f"{library} {metadata.version(library)}"
-    except metadata.PackageNotFoundError:
-        return f"{library} is not installed: pip install 'strokecore[cpu]'"
+def _described(found: Availability) -> str:
+    if not found.available:
+        return f"{found.reason}{f': {found.install}' if found.install else ''}"
+    return f"{found.library} on {found.device}, {', '.join(found.precisions)}"

@@ -25,6 +25,7 @@ from strokecore.preprocess import PREPROCESS_VERSION, InputSpec
 
 MANIFEST: Final = "model.json"
 ONNX: Final = "model.onnx"
+TYPED_ONNX: Final = "model.{}.onnx"
 WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
 CARD: Final = "MODEL_CARD.md"
@@ -98,6 +99,26 @@ class ModelPackage:
     def golden(self) -> Path:
         """Inputs and fp32 outputs for the parity gate; read with ``allow_pickle=False``."""
         return self.folder / GOLDEN
+
+    def typed(self, precision: str) -> bytes:
+        """The network as a strongly typed graph in "bf16" or mixed "fp16": the package's own, else made here.
+
+        Raises
+        ------
+        EngineError: it cannot be had in this precision, or must be made and the package onnx is not there.
+        ModelPackageError: the file cannot be read, or is no such graph.
+        """
+        from strokecore.typed_graph import typed_graph
+
+        name = TYPED_ONNX.format(precision)
+        packaged = name in self.manifest["files"]
+        try:
+            content = (self.folder / name).read_bytes() if packaged else self.onnx.read_bytes()
+        except OSError as error:
+            raise _damaged(
+                self.folder, f"has a network that cannot be read ({type(error).__name__})"
+            ) from error
+        return content if packaged else typed_graph(content, precision)
 
 
 def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPackage:

@@ -28,7 +28,7 @@ from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
 from strokecore.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
 from strokecore.patient import check_patient
-from strokecore.quality import blood_flags, scan_flags
+from strokecore.quality import blood_flags, engine_flags, scan_flags
 from strokecore.quiet import quiet_pydicom
 from strokecore.result import (
     AspectsScore,
@@ -168,8 +168,11 @@ def score_series(
         if status == "withheld":
             aspects = {side: replace(score, score=None) for side, score in aspects.items()}
         masks = _source_masks(series, frame, head, lesion)
+        # only now is known what served: an engine that fails on the way is replaced by the next
+        model = model_info(engine)
         result = replace(
             blank,
+            model=model,
             status=status,
             aspects=aspects,
             affected_side=affected_side(aspects),
@@ -177,8 +180,8 @@ def score_series(
             infarct_volume_ml=_infarct_ml(head, lesion),
             old_infarct_volume_ml=_ml(head, lesion.old),
             outside_regions_volume_ml=_ml(head, lesion.acute & (head.regions == 0)),
-            quality=(*blood, *series.flags, *scan_flags(head, findings)),
-            result_key=result_key(series, blank.software, config.sha256, model_info(engine)),
+            quality=(*blood, *series.flags, *scan_flags(head, findings), *engine_flags(model)),
+            result_key=result_key(series, blank.software, config.sha256, model),
         )
     return Scored(result, series, masks)
 
@@ -235,7 +238,10 @@ def _series_info(series: Series) -> SeriesInfo:
 
 
 def model_info(engine: Engine) -> ModelInfo:
-    return ModelInfo(engine.name, engine.version, engine.sha256, engine.engine, engine.precision)
+    """What segments, or segmented: see strokecore.engines.base.Engine."""
+    return ModelInfo(
+        engine.name, engine.version, engine.sha256, engine.engine, engine.precision, engine.fallbacks
+    )
 
 
 def _blank_result(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.engines.base import Head
 from strokecore.flags import QualityFlag
-from strokecore.result import RegionFinding
+from strokecore.result import ModelInfo, RegionFinding
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
@@ -90,6 +90,24 @@ def blood_flags(head: Head) -> tuple[QualityFlag, ...]:
             "warning",
             f"{head.brain.blood_ml:.1f} ml of blood-like density, {_place(head, blood)}.",
             "Read the scan for haemorrhage; ASPECTS is not meant for bleeding.",
+        ),
+    )
+
+
+def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
+    """A note where another engine than the preferred one segmented; empty otherwise.
+
+    Not a warning: what served has passed the parity gate. The log warns, and the administrator is meant.
+    """
+    if not model.fallbacks:
+        return ()
+    return (
+        QualityFlag(
+            "engine_fallback",
+            "info",
+            f"{model.engine} {model.precision} segmented in place of a preferred engine "
+            f"({'; '.join(model.fallbacks)}).",
+            "Nothing for the reader; an administrator finds the cause with strokecore engines --check.",
         ),
     )
 

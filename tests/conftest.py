@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Verdicts, plans and compiled models of the tests lie in a folder of theirs, never in the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("STROKECORE_CACHE")
+    os.environ["STROKECORE_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["STROKECORE_CACHE"]
+    else:
+        os.environ["STROKECORE_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,18 @@ def _ablate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from trainer.export import export
 
-    folder = export(options.run_folder, options.out, options.data, joined=options.join_weight_free)
+    try:
+        note = options.card_note.read_text("utf-8") if options.card_note else ""
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{options.card_note} cannot be read as text ({type(error).__name__}).") from error
+    folder = export(
+        options.run_folder,
+        options.out,
+        options.data,
+        joined=options.join_weight_free,
+        note=note,
+        typed=options.typed,
+    )
     _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
     return EXIT_OK
 
@@ -254,6 +265,12 @@ def _parser() -> argparse.ArgumentParser:
         "--join-weight-free",
         action="store_true",
         help="the node joins the weight-free engine's opinion to the network's; weights are fitted here",
+    )
+    export.add_argument(
+        "--card-note", type=Path, metavar="FILE", help="Markdown for the end of the model card"
+    )
+    export.add_argument(
+        "--typed", action="store_true", help="add bf16 and fp16 graphs, which a node also makes for itself"
     )
     export.set_defaults(run=_export)
     return parser

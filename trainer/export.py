@@ -28,6 +28,7 @@ from strokecore.model_package import (
     MANIFEST,
     ONNX,
     OUTPUT_NAMES,
+    TYPED_ONNX,
     WEIGHTS,
     file_sha256,
     load_package,
@@ -44,6 +45,7 @@ from trainer.package.calibrate import best_threshold, figures, fit_calibration
 from trainer.package.evidence import collect, collect_joined
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
 from trainer.package.model_card import licence_name, licence_text, model_card
+from trainer.package.typed import typed_networks
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,15 @@ MINIMUM_COMPONENT_ML: Final = 0.7
 _DATA_FACTS: Final = ("kind", "labels", "cases", "simulator", "seeds", "licence", "strokecore")
 
 
-def export(run: Path, out: Path, data: Path | None = None, *, joined: bool = False) -> Path:
+def export(
+    run: Path,
+    out: Path,
+    data: Path | None = None,
+    *,
+    joined: bool = False,
+    note: str = "",
+    typed: bool = False,
+) -> Path:
     """Write the model package of a run.
 
     Parameters
@@ -67,11 +77,13 @@ def export(run: Path, out: Path, data: Path | None = None, *, joined: bool = Fal
     out: the package; must not exist. It appears under its name only when it is complete and proved.
     data: the prepared data that the run was trained on, when it has moved.
     joined: join the weight-free engine's opinion to the network's (strokecore.engines.combination).
+    note: Markdown for the end of the model card, such as a site's own validation.
+    typed: add the graphs in bf16 and fp16, which a node with TensorRT otherwise makes for itself.
 
     Raises
     ------
     UsageError: the run or its data cannot be used, or ``out`` exists.
-    ExportError: the graph does not compute what the network does.
+    ExportError: a graph does not compute what the network does.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists; give another folder for the package, or remove it.")
@@ -103,12 +115,15 @@ def export(run: Path, out: Path, data: Path | None = None, *, joined: bool = Fal
     arrays = golden(net, _golden_cases(dataset, records), recipe.input)
     worst = check_parity(network, arrays)
     log.info("ONNX Runtime differs from torch by at most %.1e", worst)
+    networks = typed_networks(network, arrays) if typed else {}
 
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     part.mkdir()
     try:
         (part / ONNX).write_bytes(network)
+        for precision, content in networks.items():
+            (part / TYPED_ONNX.format(precision)).write_bytes(content)
         (part / GOLDEN).write_bytes(golden_bytes(arrays))
         about = {"recipe_sha256": record["recipe_sha256"], "backbone_sha256": record["backbone"]["sha256"]}
         weights = write_weights(part / WEIGHTS, net.decoder.state_dict(), about)
@@ -126,7 +141,7 @@ def export(run: Path, out: Path, data: Path | None = None, *, joined: bool = Fal
         (part / LICENCE).write_text(
             licence_text(dataset.about["kind"], built_with_dinov3, recipe.weights.source), "utf-8"
         )
-        (part / CARD).write_text(model_card(manifest), "utf-8")
+        (part / CARD).write_text(model_card(manifest, note), "utf-8")
         manifest["files"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
         # last, and the folder still has another name: a killed export leaves nothing that a node would take
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")

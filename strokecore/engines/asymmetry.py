@@ -96,6 +96,7 @@ class AsymmetryEngine:
     name = engine = "asymmetry"
     version = "1.0.0"
     precision = "fp32"
+    fallbacks: tuple[str, ...] = ()
 
     def __init__(self, config: AsymmetryConfig | None = None) -> None:
         self.config = config or AsymmetryConfig()

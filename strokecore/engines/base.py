@@ -81,6 +81,10 @@ class Engine(Protocol):
     name, version, sha256: of the model; for the weight-free engine of its rules and constants.
     engine: what runs it, as in ``--engine``.
     precision: of the numbers that it computes with, such as "fp32".
+    fallbacks: what would have been preferred and why it does not serve, such as "openvino bf16: refused by
+        the parity gate (dice 0.91 < 0.995)"; no paths, nothing of the patient.
+
+    A trained model can change engine, precision and fallbacks in ``segment``: they are read after it.
     """
 
     name: str
@@ -88,5 +92,6 @@ class Engine(Protocol):
     sha256: str
     engine: str
     precision: str
+    fallbacks: tuple[str, ...]
 
     def segment(self, head: Head) -> Lesion: ...

@@ -47,6 +47,7 @@ class LearnedEngine(ABC):
 
     engine: str
     precision: str
+    fallbacks: tuple[str, ...] = ()
 
     def __init__(self, package: ModelPackage) -> None:
         self.package = package
@@ -55,6 +56,9 @@ class LearnedEngine(ABC):
     @abstractmethod
     def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
         """See ``Run``."""
+
+    def close(self) -> None:  # noqa: B027 - most have something to free, none must
+        """Free what the engine holds; may be called twice."""
 
     def segment(self, head: Head) -> Lesion:
         """Infarct map, lesion and evidence per region.

@@ -1,55 +1,66 @@
-"""ONNX Runtime on the CPU in fp32: the portable reference of all trained engines."""
+"""ONNX Runtime in fp32: the portable reference of all trained engines."""
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from strokecore.engines.learned import Float4D, LearnedEngine
-from strokecore.errors import ModelPackageError, UsageError
+from strokecore.engines.batched import BatchedEngine, check_tensors, is_memory
+from strokecore.engines.learned import Float4D
+from strokecore.engines.threads import THREADS_VARIABLE, default_threads, on_cpu
+from strokecore.errors import EngineError, ModelPackageError
 from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES, ModelPackage, load_package
 
-THREADS_VARIABLE: Final = "STROKECORE_THREADS"
+__all__ = ["THREADS_VARIABLE", "OnnxEngine", "default_threads", "onnx_engine"]
+
 # Pixels of one batch. On CPU a larger batch is no faster and only takes memory: 34 slices of 136 x 112, or
-# 2 of 512 x 416, of which ViT-B holds about 0.5 GB at a time.
-_BATCH_PIXELS: Final = 2**19
+# 2 of 512 x 416, of which ViT-B holds about 0.5 GB at a time. A GPU is only busy with many.
+_BATCH_PIXELS: Final = {"cpu": 2**19, "cuda": 2**23}
+_EXECUTION_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ONLY_ERRORS: Final = 3
 
 
-class OnnxEngine(LearnedEngine):
+class OnnxEngine(BatchedEngine):
     """A package's fp32 graph in ONNX Runtime."""
 
     engine = "onnx"
-    precision = "fp32"
+    PRECISIONS = ("fp32",)
 
-    def __init__(self, package: ModelPackage, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        precision: str = "fp32",
+        threads: int | None = None,
+        *,
+        provider: str = "cpu",
+    ) -> None:
         """Load the graph.
 
         Parameters
         ----------
         threads: at work on one slice batch; None as ``default_threads``.
+        provider: "cpu", or "cuda" for measurements on a GPU; that needs onnxruntime-gpu.
 
         Raises
         ------
-        UsageError: onnxruntime is not installed.
+        EngineError: there is no such precision, or ONNX Runtime or its provider is not installed.
         ModelPackageError: it cannot run the graph, or the graph is not the one that model.json describes.
         """
-        super().__init__(package)
-        self.batch = max(1, _BATCH_PIXELS // int(np.prod(package.spec.size)))
-        self._session = _session(package, threads or default_threads())
+        super().__init__(package, precision, threads, _BATCH_PIXELS[provider])
+        onnxruntime = _onnxruntime(provider)
+        self.library = f"onnxruntime {onnxruntime.__version__}"
+        self.device = _gpu_name() if provider == "cuda" else on_cpu(self.threads)
+        self._session: Any = _session(onnxruntime, package, self.threads, provider)
 
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        """Class probabilities of both arms, see strokecore.engines.learned.Run."""
-        parts = [
-            self._session.run(list(OUTPUT_NAMES.values()), {INPUT_NAME: slices[start : start + self.batch]})
-            for start in range(0, len(slices), self.batch)
-        ]
-        bg, sg = (np.concatenate(arm) for arm in zip(*parts, strict=True))
-        return bg, sg
+    def _answer(self, slices: Float4D, bg: Float4D, sg: Float4D) -> None:
+        bg[:], sg[:] = self._session.run(list(OUTPUT_NAMES.values()), {INPUT_NAME: slices})
+
+    def _free(self) -> None:
+        self._session = None
+
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return (Exception,)  # onnxruntime's own exceptions share no base
 
 
 def onnx_engine(folder: Path, atlas_sha256: str | None = None) -> OnnxEngine:
@@ -64,59 +75,63 @@ def onnx_engine(folder: Path, atlas_sha256: str | None = None) -> OnnxEngine:
     return _kept(folder.resolve(), atlas_sha256, tuple(files), default_threads())
 
 
-def default_threads() -> int:
-    """STROKECORE_THREADS, else OMP_NUM_THREADS, else the cores that this process may use.
-
-    Whoever starts several workers sets one of them, so that workers times threads fit the cores.
-    """
-    for variable in (THREADS_VARIABLE, "OMP_NUM_THREADS"):
-        text = os.environ.get(variable, "")
-        if text:
-            if not text.isdecimal() or int(text) < 1:
-                raise UsageError(f"{variable} is {text!r}, expected a number of threads, 1 or more.")
-            return int(text)
-    return len(os.sched_getaffinity(0))
-
-
 @lru_cache(maxsize=2)
 def _kept(
     folder: Path, atlas_sha256: str | None, files: tuple[tuple[str, int, int], ...], threads: int
 ) -> OnnxEngine:
     del files  # only a part of the key
-    return OnnxEngine(load_package(folder, atlas_sha256=atlas_sha256), threads)
+    return OnnxEngine(load_package(folder, atlas_sha256=atlas_sha256), threads=threads)
 
 
-def _session(package: ModelPackage, threads: int) -> Any:
+def _onnxruntime(provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UsageError(
-            "ONNX Runtime is not installed, and this model needs it; run: pip install 'strokecore[cpu]'"
+        raise EngineError(
+            "ONNX Runtime is not installed; run: pip install 'strokecore[cpu]', or use another engine."
         ) from error
+    if _EXECUTION_PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"this build of ONNX Runtime has no {_EXECUTION_PROVIDERS[provider]}; run: pip uninstall "
+            "onnxruntime && pip install onnxruntime-gpu."
+        )
+    return onnxruntime
+
+
+def _session(onnxruntime: Any, package: ModelPackage, threads: int, provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = _ONLY_ERRORS
+    # fp32 means fp32: the CUDA provider would round to TF32 by itself
+    chosen = _EXECUTION_PROVIDERS[provider], {"use_tf32": "0"} if provider == "cuda" else {}
     try:
-        session = onnxruntime.InferenceSession(package.onnx, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(package.onnx, options, providers=[chosen])
     except Exception as error:  # onnxruntime's own exceptions share no base
+        if is_memory(error):
+            raise EngineError(
+                f"ONNX Runtime has no memory for {package.name}; stop other programs."
+            ) from error
         raise ModelPackageError(
             f"model package {package.folder}: ONNX Runtime {onnxruntime.__version__} cannot load "
             f"{package.onnx.name} ({type(error).__name__}); update onnxruntime or export the model again."
         ) from error
-    _check_graph(package, session)
+    if session.get_providers()[0] != chosen[0]:  # it falls back to the CPU without a word
+        raise EngineError(
+            f"ONNX Runtime cannot start its {chosen[0]}; look at nvidia-smi, and install the CUDA and cuDNN "
+            "libraries that this build of onnxruntime-gpu asks for."
+        )
+    kinds = {"tensor(float)": "float32"}
+    tensors = (*session.get_inputs(), *session.get_outputs())
+    check_tensors(package, {t.name: (kinds.get(t.type, t.type), t.shape) for t in tensors})
     return session
 
 
-def _check_graph(package: ModelPackage, session: Any) -> None:
-    """The graph has the tensors that the manifest describes; the first axis is the number of slices."""
-    found = {t.name: (t.type, t.shape[1:]) for t in (*session.get_inputs(), *session.get_outputs())}
-    described = [package.manifest["input"], *package.manifest["outputs"]]
-    expected = {t["name"]: ("tensor(float)", t["shape"][1:]) for t in described}
-    fixed = [t.name for t in session.get_inputs() if isinstance(t.shape[0], int)]
-    if found != expected or fixed:
-        raise ModelPackageError(
-            f"model package {package.folder}: {package.onnx.name} has tensors {found}"
-            f"{' with a fixed number of slices' if fixed else ''}, expected {expected}; export it again."
-        )
+def _gpu_name() -> str:
+    from strokecore.engines.nvidia import gpus
+
+    found = gpus()
+    if not found:
+        raise EngineError("no NVIDIA GPU for ONNX Runtime was found; look at nvidia-smi.")
+    return found[0].name

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from strokecore.config import ScoringConfig
+from strokecore.engines.availability import ENGINES, availability
 from strokecore.engines.base import Engine
-from strokecore.errors import UsageError
+from strokecore.engines.threads import default_threads
+from strokecore.errors import EngineError, UsageError
 
-TRAINED: Final = ("onnx",)
-"""Engines that run model packages."""
-NOT_YET: Final = ("tensorrt", "openvino", "torch")
-"""Engines that this version does not have."""
+if TYPE_CHECKING:
+    from strokecore.engines.serving import ServingEngine
+
+_WITHOUT: Final = "To score without a model, leave --model out and use --engine auto or asymmetry."
 
 
 def select_engine(config: ScoringConfig) -> Engine:
     """The engine for ``config``.
 
-    "auto" is ONNX Runtime for a model package, and the weight-free engine without one.
+    For a model package the first of TensorRT, torch on CUDA, OpenVINO and ONNX Runtime that is here and that
+    the parity gate lets through; ``config.engine`` says where to begin. Without one the weight-free engine.
 
     Raises
     ------
-    UsageError: it cannot be had.
+    UsageError: it cannot be had, or none of this machine's engines is right.
     ModelPackageError: the package is damaged or does not fit this version.
     """
-    if config.engine in NOT_YET:
+    if config.engine not in ("auto", "asymmetry", *ENGINES):
+        raise UsageError(f"Unknown engine {config.engine!r}; expected auto, asymmetry, {', '.join(ENGINES)}.")
+    folder = config.model
+    if folder is not None and config.engine == "asymmetry":
         raise UsageError(
-            f"The {config.engine} engine is not in this version; for a model package use --engine auto or "
-            "onnx, without one --engine auto or asymmetry."
+            "The asymmetry engine has no use for a model package; leave --model out, or use --engine auto."
         )
-    if config.engine not in ("auto", "asymmetry", *TRAINED):
-        raise UsageError(f"Unknown engine {config.engine!r}; expected auto, onnx or asymmetry.")
-    if config.model is None:
-        if config.engine in TRAINED:
+    if folder is None and config.engine != "asymmetry":
+        folder = default_package()
+    if folder is None:
+        if config.engine in ENGINES:
             raise UsageError(
                 f"The {config.engine} engine runs model packages and none was given; add --model DIR, or use "
                 "--engine auto or asymmetry."
@@ -40,11 +47,63 @@ def select_engine(config: ScoringConfig) -> Engine:
         from strokecore.engines.asymmetry import AsymmetryEngine
 
         return AsymmetryEngine()
-    if config.engine == "asymmetry":
-        raise UsageError(
-            "The asymmetry engine has no use for a model package; leave --model out, or use --engine auto."
-        )
     from strokecore.anatomy.atlas import load_atlas
-    from strokecore.engines.onnx import onnx_engine
 
-    return onnx_engine(config.model, load_atlas(config.atlas).sha256)
+    return serving_engine(folder, config.engine, load_atlas(config.atlas).sha256)
+
+
+def default_package() -> Path | None:
+    """The model package that runs when none is named; None for the weight-free engine."""
+    return None
+
+
+def serving_engine(folder: Path, wanted: str, atlas_sha256: str) -> ServingEngine:
+    """The engine of a package; kept for the next series while no file of the package changes.
+
+    Raises as ``select_engine``.
+    """
+    require(wanted)
+    try:
+        files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
+    except OSError:
+        files = []  # load_package says what is wrong
+    return _kept(folder.resolve(), wanted, atlas_sha256, tuple(files), default_threads())
+
+
+def require(wanted: str) -> None:
+    """Raises UsageError, with the command that installs it, when the engine or the reference is missing."""
+    for engine in dict.fromkeys((wanted, "onnx")):
+        if engine == "auto" or (found := availability(engine)).available:
+            continue
+        install = f"run: {found.install}" if found.install else "see strokecore engines"
+        what = "" if engine == wanted else ", and every engine is compared with it before it serves"
+        raise UsageError(f"The {engine} engine cannot be used: {found.reason}{what}; {install}. {_WITHOUT}")
+
+
+@lru_cache(maxsize=2)
+def _kept(
+    folder: Path,
+    wanted: str,
+    atlas_sha256: str,
+    files: tuple[tuple[str, int, int], ...],
+    threads: int,
+) -> ServingEngine:
+    del files  # only a part of the key
+    from strokecore.engines.gate import Gate
+    from strokecore.engines.ladder import start, steps
+    from strokecore.engines.serving import ServingEngine
+    from strokecore.model_package import load_package
+
+    package = load_package(folder, atlas_sha256=atlas_sha256)
+    gate = Gate(package, threads)
+    try:
+        return ServingEngine(
+            package,
+            lambda: steps(wanted, package, gate.refused),
+            lambda step: start(package, step, threads),
+            gate,
+        )
+    except EngineError as error:
+        raise UsageError(
+            f"{error} strokecore engines --model DIR --check shows the figures. {_WITHOUT}"
+        ) from error

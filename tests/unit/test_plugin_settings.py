@@ -45,6 +45,19 @@ def test_options_are_taken(tmp_path: Path) -> None:
     assert settings.model == str(tmp_path)
 
 
+def test_the_cache_lies_beside_orthancs_database_unless_it_is_named() -> None:
+    index = {"IndexDirectory": "/var/lib/orthanc/db", "StorageDirectory": "/var/lib/orthanc/files"}
+    assert (
+        parse_settings({**configuration(), **index}).cache_directory == "/var/lib/orthanc/db/strokecore-cache"
+    )
+    relative = {**index, "IndexDirectory": "db"}  # to the configuration file, which is not known here
+    found = parse_settings({**configuration(), **relative}).cache_directory
+    assert found == "/var/lib/orthanc/files/strokecore-cache"
+    assert parse_settings({**configuration(), "StorageDirectory": "files"}).cache_directory is None
+    assert parse_settings({**configuration(CacheDirectory="/c"), **index}).cache_directory == "/c"
+    assert codes(configuration(CacheDirectory="c")) == ["option_invalid"]
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,72 @@ def test_the_environment_is_small_and_its_own(tmp_path: Path, monkeypatch: pytes
         environment = json.loads((tmp_path / "env").read_text())
         assert environment["TMPDIR"] == str(folder / "tmp")
     assert not {"PYTHONPATH", "SECRET"} & set(environment)
+
+
+def environment_of(settings: Settings, tmp_path: Path) -> dict[str, str]:
+    with workspace(str(tmp_path)) as folder:
+        worker.run(settings, settings.command, folder, NO_STOP, 20)
+    found: dict[str, str] = json.loads((tmp_path / "env").read_text())
+    return found
+
+
+def test_the_cache_outlives_the_attempt_and_is_closed_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STROKECORE_CACHE", raising=False)
+    code = f"import json, os; open({str(tmp_path / 'env')!r}, 'w').write(json.dumps(dict(os.environ)))"
+    cache = tmp_path / "new" / "cache"
+    settings = replace(scorer(tmp_path, code), cache_directory=str(cache))
+    for _ in range(2):
+        assert environment_of(settings, tmp_path)["STROKECORE_CACHE"] == str(cache)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("STROKECORE_CACHE", "/elsewhere")  # the administrator's word
+    assert environment_of(settings, tmp_path)["STROKECORE_CACHE"] == "/elsewhere"
+
+
+def test_without_a_cache_folder_the_scan_is_scored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("STROKECORE_CACHE", raising=False)
+    code = f"import json, os; open({str(tmp_path / 'env')!r}, 'w').write(json.dumps(dict(os.environ)))"
+    (tmp_path / "file").touch()
+    settings = replace(scorer(tmp_path, code), cache_directory=str(tmp_path / "file" / "cache"))
+    assert "STROKECORE_CACHE" not in environment_of(settings, tmp_path)
+    assert "no cache folder" in caplog.text
+
+
+def test_workers_share_the_cores_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in worker.THREADS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=True)
+    code = f"import json, os; open({str(tmp_path / 'env')!r}, 'w').write(json.dumps(dict(os.environ)))"
+    settings = scorer(tmp_path, code)
+    assert "STROKECORE_THREADS" not in environment_of(settings, tmp_path)
+    assert environment_of(replace(settings, workers=3), tmp_path)["STROKECORE_THREADS"] == "2"
+    assert environment_of(replace(settings, workers=64), tmp_path)["STROKECORE_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert "STROKECORE_THREADS" not in environment_of(replace(settings, workers=3), tmp_path)
+
+
+def test_the_engine_is_proved_before_the_first_patient_and_decides_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = tmp_path / "words"
+    code = f"import sys; open({str(note)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(1)"
+    settings = replace(scorer(tmp_path, code), engine="onnx", model=str(tmp_path))
+    with workspace(str(tmp_path)) as folder:
+        worker.prove_engine(settings, folder, NO_STOP)
+    assert note.read_text() == f"engines --engine onnx --model {tmp_path}"
+    assert "no engine can serve (exit status 1)" in caplog.text
+
+
+def test_the_engines_that_were_passed_over_are_in_the_answer(tmp_path: Path) -> None:
+    fallbacks = ["openvino bf16: refused by the parity gate (dice 0.9 < 0.995)"]
+    result = {**SCORED, "model": {"fallbacks": fallbacks}}
+    code = WRITE.format(files=["sr.dcm", "sc/01.dcm"], result=repr(result), status=0)
+    with workspace(str(tmp_path)) as folder:
+        assert score(scorer(tmp_path, code), folder).fallbacks == tuple(fallbacks)
+    assert worker.Answer({"model": None}, (), None).fallbacks == ()
 
 
 def test_the_scorer_and_its_images_go_with_the_server(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from strokecore.frame import CANONICAL_GRID
 from strokecore.model_package import ModelPackage, file_sha256, load_package
 from strokecore.network import BACKBONES, BackboneConfig, NetworkConfig
 from strokecore.preprocess import InputSpec
+from strokecore.typed_graph import TYPED_PRECISIONS
 from tests.unit.trainer_evaluation import M2, M5, make_case, make_dataset
 from trainer.config import Recipe, WeightsConfig
 from trainer.data.cases import Case, Dataset
@@ -204,6 +205,23 @@ def test_an_existing_folder_is_left_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         export(run, out)
     assert not list(out.iterdir())
+
+
+def test_typed_graphs_are_added_when_asked_for(
+    run: Path, package: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = package.onnx.read_bytes()
+    monkeypatch.setattr(trainer.export, "to_onnx", lambda *_: network)
+    read = load_package(export(run, tmp_path / "model", typed=True))
+    assert set(read.manifest["files"]) - set(package.manifest["files"]) == {
+        "model.bf16.onnx",
+        "model.fp16.onnx",
+    }
+    for precision in TYPED_PRECISIONS:
+        content = (read.folder / f"model.{precision}.onnx").read_bytes()
+        # what a node makes for itself is the same
+        assert content == read.typed(precision) == package.typed(precision)
+        assert content != network
 
 
 def test_moved_data_are_given_by_hand_and_checked(

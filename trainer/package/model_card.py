@@ -46,8 +46,8 @@ Research use only: not a medical device.
 """
 
 
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """MODEL_CARD.md of a model.json's content."""
+def model_card(manifest: Mapping[str, Any], note: str = "") -> str:
+    """MODEL_CARD.md of a model.json's content; ``note`` (Markdown) stands at its end."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -69,6 +69,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             "calibration": manifest["regions"]["calibration"],
             "plain": manifest["training"]["recipe"]["loss"]["coupling_weight"] == 0
             and manifest["training"]["recipe"]["loss"]["w0"] == 1,
+            "note": note.strip(),
             "limits": _limits(data["kind"], validation["affected_by_name"]),
         }
     )

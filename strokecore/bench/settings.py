@@ -1,0 +1,81 @@
+"""What one benchmark is asked to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from strokecore.errors import UsageError
+
+DEFAULT_SLICES: Final = 32
+DEFAULT_BATCHES: Final = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure and for how long.
+
+    Attributes
+    ----------
+    model: folder of a model package; None: the one that serves without being named, if there is one.
+    engines: names of strokecore.bench.subjects.KINDS; empty: all.
+    precisions: such as "bf16"; empty: all that an engine has.
+    slices: of one series.
+    batches: further numbers of slices in one call.
+    repeats: rounds of each measurement.
+    seconds: no new round of a measurement is begun after this long, once three are done.
+    threads: of the engines and of the matrix product; None as strokecore.engines.threads.default_threads.
+    dicom: folder of a head CT for the steps of the pipeline; None: a simulated head.
+    pipeline_runs: processes, and scorings in this process; 0: the pipeline is not measured.
+    """
+
+    model: Path | None = None
+    engines: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    slices: int = DEFAULT_SLICES
+    batches: tuple[int, ...] = DEFAULT_BATCHES
+    repeats: int = 10
+    seconds: float = 120.0
+    threads: int | None = None
+    dicom: Path | None = None
+    pipeline_runs: int = 5
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("slices", self.slices, 1),
+            ("batches", min(self.batches, default=1), 1),
+            ("repeats", self.repeats, 1),
+            ("threads", self.threads or 1, 1),
+            ("pipeline-runs", self.pipeline_runs, 0),
+        ):
+            if value < least:
+                raise UsageError(f"--{name} is {value}, expected {least} or more.")
+        if not self.seconds > 0:
+            raise UsageError(f"--seconds is {self.seconds}, expected more than 0.")
+        if self.dicom is not None and not self.dicom.is_dir():
+            raise UsageError(f"{self.dicom} is not a folder; give the folder that holds the DICOM files.")
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Numbers of slices in one call, ascending; the last is the whole series."""
+        return (*sorted({batch for batch in self.batches if batch < self.slices}), self.slices)
+
+    def command(self) -> str:
+        """The command line of these settings; of folders only the last name, which is nobody's secret."""
+        words = ["strokecore", "bench"]
+        for name, value in (
+            ("model", self.model and self.model.resolve().name),
+            ("engines", ",".join(self.engines)),
+            ("precisions", ",".join(self.precisions)),
+            ("slices", self.slices),
+            ("batches", ",".join(map(str, self.batches))),
+            ("repeats", self.repeats),
+            ("seconds", f"{self.seconds:g}"),
+            ("threads", self.threads),
+            ("dicom", self.dicom and "DICOM_DIR"),
+            ("pipeline-runs", self.pipeline_runs),
+        ):
+            if value not in (None, ""):
+                words += [f"--{name}", str(value)]
+        return " ".join(words)

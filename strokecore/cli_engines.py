@@ -1,0 +1,156 @@
+"""The commands about engines: ``strokecore engines``, ``build-engine`` and ``bench``; thin over the API."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from strokecore.errors import UsageError
+
+ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_engine_commands(commands: Commands) -> None:
+    """Add the parsers of these commands to ``strokecore``'s."""
+    _add_engines(commands)
+    _add_bench(commands)
+    _add_build_engine(commands)
+
+
+def _add_engines(commands: Commands) -> None:
+    engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
+    engines.add_argument("--model", type=Path, help="folder of a model package")
+    engines.add_argument("--engine", choices=ENGINES, default="auto", help="where to begin; auto")
+    engines.add_argument(
+        "--check", action="store_true", help="run the whole parity gate on every engine that is here"
+    )
+    engines.add_argument("--json", action="store_true", help="as JSON, with every figure")
+    engines.set_defaults(run=_engines)
+
+
+def _engines(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from strokecore.engines.overview import overview, print_overview
+
+    record = overview(options.model, options.engine, check=options.check)
+    if options.json:
+        print(json.dumps(record, indent=1, allow_nan=False))
+    else:
+        print_overview(record, Console(soft_wrap=True))
+    return 0 if record["chosen"]["engine"] is not None else 1
+
+
+def _add_bench(commands: Commands) -> None:
+    bench = commands.add_parser("bench", help="how fast every engine is here, and what each step takes")
+    bench.add_argument("--model", type=Path, help="folder of a model package; the default one")
+    bench.add_argument(
+        "--engines", type=_words, default=(), metavar="A,B", help="only these; all that are here"
+    )
+    bench.add_argument("--precisions", type=_words, default=(), metavar="A,B", help="only these; all")
+    bench.add_argument("--slices", type=int, default=32, help="of one series; 32")
+    bench.add_argument(
+        "--batches", type=_numbers, default=(1, 8, 32), metavar="N,N", help="slices in one call; 1,8,32"
+    )
+    bench.add_argument("--repeats", type=int, default=10, help="rounds of each measurement; 10")
+    bench.add_argument(
+        "--seconds", type=float, default=120.0, help="no new round of a measurement after this long; 120"
+    )
+    bench.add_argument("--threads", type=int, metavar="N", help="of the CPU engines; all cores")
+    bench.add_argument(
+        "--dicom", type=Path, metavar="DIR", help="a head CT for the pipeline; a simulated one"
+    )
+    bench.add_argument(
+        "--pipeline-runs", type=int, default=5, metavar="N", help="scorings of that head; 5; 0 for none"
+    )
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON too")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from strokecore.engines.threads import default_threads
+
+    # numpy's matrix product stands for the peak of as many cores; read when numpy is first imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads or default_threads()))
+
+    from rich.console import Console
+
+    from strokecore.bench.record import write_record
+    from strokecore.bench.run import run_bench
+    from strokecore.bench.settings import BenchSettings
+    from strokecore.bench.table import print_bench
+
+    settings = BenchSettings(
+        model=options.model,
+        engines=options.engines,
+        precisions=options.precisions,
+        slices=options.slices,
+        batches=options.batches,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        threads=options.threads,
+        dicom=options.dicom,
+        pipeline_runs=options.pipeline_runs,
+    )
+    if options.out is not None and not options.out.parent.is_dir():
+        raise UsageError(f"{options.out.parent} is not a folder; give a file in one that exists with --out.")
+    with Console(stderr=True).status("bench") as status:
+        record = run_bench(settings, say=status.update)
+    if options.out is not None:
+        write_record(record, options.out)
+    print_bench(record, Console(soft_wrap=True))
+    ran = [call for line in record["engines"] for call in line["calls"] if call["error"] is None]
+    return 0 if ran or not record["engines"] else 1
+
+
+def _add_build_engine(commands: Commands) -> None:
+    build = commands.add_parser("build-engine", help="compile a model for this machine's NVIDIA GPU")
+    build.add_argument("model", type=Path, metavar="MODEL", help="folder of a model package")
+    build.add_argument(
+        "--precision",
+        nargs="+",
+        default=[],
+        metavar="P",
+        help="bf16, fp16, tf32 or fp32, one or several; the first of them that the GPU has",
+    )
+    build.add_argument("--gpu", type=int, default=0, metavar="N", help="CUDA device number; 0")
+    build.add_argument(
+        "--max-slices", type=int, metavar="N", help="slices at once, 1 to 64; as the GPU's memory suggests"
+    )
+    build.add_argument("--force", action="store_true", help="build again what was built before")
+    build.add_argument(
+        "--background", action="store_true", help="low priority; end if another build is at work"
+    )
+    build.set_defaults(run=_build_engine)
+
+
+def _build_engine(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from strokecore.engines.build_command import build_engine
+
+    return build_engine(
+        options.model,
+        options.precision,
+        Console(soft_wrap=True),
+        gpu=options.gpu,
+        most=options.max_slices,
+        force=options.force,
+        background=options.background,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Raises ValueError, which argparse reports."""
+    return tuple(int(word) for word in _words(text))
