@@ -136,7 +136,9 @@ class Acceptance:
             step.run([*_STROKECORE, "engines", "--model", str(self._model), "--check", "--json"])
         )
         if step.figures is not None:
-            step.summary, step.output = "see the figures", ""
+            good = tensorrt_passed(step.figures)
+            step.status, step.output = "passed" if good else "failed", ""
+            step.summary = f"TensorRT as ONNX Runtime in {', '.join(good) or 'no precision'}; see the figures"
 
     def scoring(self, step: Step) -> None:
         step.run([*_STROKECORE, "sample", str(self._work / "sample"), *_PATIENT])
@@ -166,6 +168,14 @@ class Acceptance:
         result = result if isinstance(result, dict) else {}
         regions = [f"{r['side']} {r['name']}" for r in result.get("regions", []) if r["affected"]]
         return {"model": result.get("model"), "affected": regions}
+
+
+def tensorrt_passed(figures: Any) -> list[str]:
+    """Precisions of TensorRT that the parity gate let through, from ``strokecore engines --check --json``."""
+    for engine in figures.get("engines", ()):
+        if engine["engine"] == "tensorrt":
+            return [found["precision"] for found in engine["precisions"] if found["verdict"] is True]
+    return []
 
 
 def parsed(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The node's own folder for what it compiled and checked: plans, compiled models, verdicts of the parity gate.
+"""The node's own folder for what it compiled and checked: plans, compiled models, verdicts of the gate.
 
 What lies there is run as code or believed without a second look, so it is only read from a folder that this
 user made and nobody else can write to.

@@ -54,9 +54,13 @@ class Calibration:
     offset: float
     asymmetry: float = 0.0
 
-    def probability(self, x: float, a: float = 0.0) -> float:
+    def log_odds(self, x: float, a: float = 0.0) -> float:
         """``x``: the aggregated evidence (strokecore.engines.learned); ``a``: the weight-free log-odds."""
-        z = self.slope * x + self.asymmetry * a + self.offset
+        return self.slope * x + self.asymmetry * a + self.offset
+
+    def probability(self, x: float, a: float = 0.0) -> float:
+        """As ``log_odds``."""
+        z = self.log_odds(x, a)
         # the form whose exponential cannot overflow
         return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 

@@ -102,7 +102,7 @@ def export(
 
     combination: Combination | None = None
     if joined:
-        evidence, combination = collect_joined(run_network, dataset, records, recipe.input)
+        evidence, combination = collect_joined(run_network, dataset, records, recipe.input, fit_calibration)
     else:
         evidence = collect(run_network, dataset, records, recipe.input)
     net.cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -19,7 +19,8 @@ def print_bench(record: Mapping[str, Any], console: Console) -> None:
     if ran:
         console.print(escape(_model(record["model"])))
         console.print(f"A series of {_longest(ran)} slices, from {record['model']['slices_from']} slices:")
-        console.print(_series(ran))
+        console.print(_speed(ran))
+        console.print(_worth(ran))
         console.print("Milliseconds per slice, by slices in one call:")
         console.print(_calls(ran))
         for peak in record["peaks"]:
@@ -52,38 +53,45 @@ def _model(model: Mapping[str, Any]) -> str:
     return f"{model['name']} {model['version']} ({model['backbone']}), {rows} x {columns} pixels, {count}"
 
 
-def _series(lines: list[Any]) -> Table:
-    """Every engine on the whole series."""
-    number = _longest(lines)
-    table = Table("engine", box=box.SIMPLE_HEAD)
-    for title in (
-        "ms (quartiles)",
-        "min",
-        "x ONNX fp32 (95 %)",
-        "x eager",
-        "of peak",
-        "MiB",
-        "99.9 % off by",
-        "Dice",
-    ):
-        table.add_column(title, justify="right")
-    for line in lines:
-        call = next((c for c in line["calls"] if c["slices"] == number and c["error"] is None), None)
-        if call is None:
-            continue
-        parity = line["parity"] or {"p999_difference": None, "dice": None}
+def _speed(lines: list[Any]) -> Table:
+    """Milliseconds of the whole series, and ratios."""
+    table = _table("engine", "ms", "quartiles", "min", "x ONNX fp32 (95 %)", "x eager")
+    for line, call in _whole(lines):
+        ms = call["ms"]
         table.add_row(
             escape(f"{line['engine']} {line['precision']}"),
-            f"{call['ms']['median']:.1f} ({call['ms']['q1']:.1f}-{call['ms']['q3']:.1f})",
-            f"{call['ms']['min']:.1f}",
+            _digits(ms["median"]),
+            f"{_digits(ms['q1'])}-{_digits(ms['q3'])}",
+            _digits(ms["min"]),
             _with_interval(call["speed_up_over_onnx_fp32"]),
             _value(call["speed_up_over_torch_eager"], "{:.2f}"),
-            _value(call["share_of_peak"], "{:.0%}"),
-            _mib(line["memory"]),
-            _form(parity["p999_difference"], "{:.1e}"),
-            _form(parity["dice"], "{:.4f}"),
         )
     return table
+
+
+def _worth(lines: list[Any]) -> Table:
+    """What the time is worth: share of the peak, what it costs, and whether the answer is right."""
+    table = _table("engine", "of peak", "load s", "MiB", "99.9 % off by", "Dice")
+    for line, call in _whole(lines):
+        memory, parity = line["memory"], line["parity"]
+        table.add_row(
+            escape(f"{line['engine']} {line['precision']}"),
+            _value(call["share_of_peak"], "{:.0%}"),
+            "-" if memory is None else _digits(memory["load_s"]),
+            _mib(memory),
+            "-" if parity is None else _form(parity["p999_difference"], "{:.1e}"),
+            "-" if parity is None else _form(parity["dice"], "{:.4f}"),
+        )
+    return table
+
+
+def _whole(lines: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """The lines that ran a whole series, with that call."""
+    number = _longest(lines)
+    for line in lines:
+        for call in line["calls"]:
+            if call["slices"] == number and call["error"] is None:
+                yield line, call
 
 
 def _longest(lines: list[Any]) -> int:
@@ -94,12 +102,10 @@ def _longest(lines: list[Any]) -> int:
 def _calls(lines: list[Any]) -> Table:
     """Milliseconds per slice by slices in one call."""
     numbers = sorted({call["slices"] for line in lines for call in line["calls"]})
-    table = Table("engine", box=box.SIMPLE_HEAD)
-    for number in numbers:
-        table.add_column(str(number), justify="right")
+    table = _table("engine", *map(str, numbers))
     for line in lines:
         found = {call["slices"]: call for call in line["calls"] if call["error"] is None}
-        cells = (_form(found[n]["ms_per_slice"], "{:.2f}") if n in found else "-" for n in numbers)
+        cells = (_digits(found[n]["ms_per_slice"]) if n in found else "-" for n in numbers)
         table.add_row(escape(f"{line['engine']} {line['precision']}"), *cells)
     return table
 
@@ -132,9 +138,7 @@ def _head(pipeline: Mapping[str, Any]) -> str:
 
 def _steps(pipeline: Mapping[str, Any]) -> Table:
     cold, warm = pipeline["cold"], pipeline["warm"]
-    table = Table("step", box=box.SIMPLE_HEAD)
-    for title in ("process, s", "share", "warm, s", "share"):
-        table.add_column(title, justify="right")
+    table = _table("step", "process, s", "share", "warm, s", "share")
     for step in cold["shares"]:
         table.add_row(
             escape(step),
@@ -152,6 +156,20 @@ def _steps(pipeline: Mapping[str, Any]) -> Table:
 
 def _step(steps: Mapping[str, Any], shares: Mapping[str, float], step: str) -> tuple[str, str]:
     return (f"{steps[step]['median']:.2f}", f"{shares[step]:.0%}") if step in steps else ("-", "-")
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table that fits 80 columns: what is not a terminal gets no more, and nothing may be wrapped."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _digits(value: float) -> str:
+    """At least three digits, and none behind a thousand."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _with_interval(found: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ unknown are the same for both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,11 +27,16 @@ LOG_ODDS_LIMIT: Final = 8.0
 
 @dataclass(frozen=True)
 class VoxelWeights:
-    """Log-odds of infarct in a voxel: learned * network's + asymmetry * weight-free engine's + offset."""
+    """Log-odds of infarct in a voxel: learned * network's + asymmetry * weight-free engine's + offset.
+
+    Inside a region also ``region`` times the log-odds that both opinions together give the region, so that
+    what is outlined and what is called affected rest on the same evidence.
+    """
 
     learned: float
     asymmetry: float
     offset: float
+    region: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,34 @@ def voxel_opinions(learned: Float3D, weight_free: Float3D) -> tuple[Float3D, Flo
 
 
 def combined(
-    learned: Float3D, weight_free: Float3D, regions: npt.NDArray[np.uint8], weights: Combination
+    learned: Float3D,
+    weight_free: Float3D,
+    regions: npt.NDArray[np.uint8],
+    region_log_odds: Mapping[RegionId, float],
+    weights: Combination,
 ) -> Float3D:
-    """Joined infarct probability; all arrays [z, y, x], ``regions`` RegionId.label or 0."""
+    """Joined infarct probability; all arrays [z, y, x], ``regions`` RegionId.label or 0.
+
+    ``region_log_odds``: of the regions by both opinions; one that was not judged counts as even. In a region
+    that both together call affected, what the weight-free engine outlines is outlined too: the network draws
+    the small deep regions thinner than a finding must be to count.
+    """
     mine, other = voxel_opinions(learned, weight_free)
     inside, outside = (
         w.learned * mine + w.asymmetry * other + w.offset for w in (weights.inside, weights.outside)
     )
-    return np.asarray(1.0 / (1.0 + np.exp(-np.where(regions > 0, inside, outside))), np.float32)
+    of_region = region_map(regions, region_log_odds)
+    inside = inside + np.float32(weights.inside.region) * of_region
+    joined = np.asarray(1.0 / (1.0 + np.exp(-np.where(regions > 0, inside, outside))), np.float32)
+    return np.where(of_region > 0, np.maximum(joined, weight_free), joined)
+
+
+def region_map(regions: npt.NDArray[np.uint8], values: Mapping[RegionId, float]) -> Float3D:
+    """Each region's value, cut off at LOG_ODDS_LIMIT, in its voxels; 0 elsewhere."""
+    table = np.zeros(256, np.float32)
+    for region, value in values.items():
+        table[region.label] = np.clip(value, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+    return table[regions]
 
 
 def region_opinions(weight_free: Lesion) -> dict[RegionId, float]:

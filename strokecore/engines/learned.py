@@ -82,8 +82,12 @@ class LearnedEngine(ABC):
         if self.package.combination is not None:
             weight_free = AsymmetryEngine().segment(head)
             other = region_opinions(weight_free)
+            both = {
+                region: self.package.calibration[region.name].log_odds(own[region], other[region])
+                for region in own.keys() & other.keys()
+            }
             probability = combined(
-                probability, weight_free.probability, head.regions, self.package.combination
+                probability, weight_free.probability, head.regions, both, self.package.combination
             )
             probability[~judged] = 0.0
         return Lesion(

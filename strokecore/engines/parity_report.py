@@ -43,6 +43,8 @@ LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(
         "rearranged": Limit(None, 0.5),
         "batch": Limit(None, 0.02),
         "repeat": Limit(None, 0.02),
+        # of engines in fp32 only, the reference among them: the largest difference of all
+        "fp32_difference": Limit(None, 0.001),
     }
 )
 """By criterion; the meanings stand in docs/engines.md."""

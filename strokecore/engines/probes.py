@@ -60,14 +60,13 @@ class Probes:
     slices: Float4D
     answers: Answers
 
-    @property
-    def sentinel(self) -> Float4D:
-        """The slice [1, channels, H, W] that goes along in every run."""
-        return self.slices[:1]
+    def sentinel(self, run: int) -> tuple[Float4D, Answers]:
+        """The slice [1, channels, H, W] that goes along in a run, with its answer.
 
-    @property
-    def sentinel_answers(self) -> Answers:
-        return Answers(self.answers.bg[:1], self.answers.sg[:1])
+        Another one each time, so that an answer which was left from the run before is seen.
+        """
+        row = run % len(self.slices)
+        return self.slices[row : row + 1], Answers(*(arm[row : row + 1] for arm in self.answers))
 
 
 def choose_probes(golden: Golden, fresh: Fresh, answers: Answers) -> Probes:
@@ -114,21 +113,22 @@ def check_quickly(engine: Runner, probes: Probes, rng: np.random.Generator) -> P
     )
 
 
-def wrong_answer(found: Answers, probes: Probes, number: int) -> str | None:
+def wrong_answer(found: Answers, known: Answers, number: int) -> str | None:
     """What is wrong with a run's answers, the last of which is the sentinel's; None when nothing is.
 
     Parameters
     ----------
+    known: the right answer to the sentinel.
     number: of slices that were run, the sentinel included.
     """
-    if not fits_in(found, probes.answers, number):
+    if not fits_in(found, known, number):
         return "answers of another shape"
     if not_finite([found]):
         return "answers that are not finite"
     if sum_error([found]) > (QUICK_LIMITS["sum"].high or 0):
         return "answers that are no probabilities"
     last = Answers(found.bg[-1:], found.sg[-1:])
-    difference = max(map(largest_of_slices, last, probes.sentinel_answers))
+    difference = max(map(largest_of_slices, last, known))
     if difference > (QUICK_LIMITS["slice_difference"].high or 0):
         return f"a wrong answer to the slice with a known one (difference {difference:.2g})"
     return None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from strokecore.engines import ladder, select
+from strokecore.engines.availability import ENGINES, Availability
 from strokecore.engines.learned import LearnedEngine
 from strokecore.errors import EngineError
 from strokecore.model_package import ModelPackage
@@ -215,3 +219,44 @@ BROKEN: dict[str, tuple[Callable[[], Callable[[Float4D, int], Arms]], str]] = {
 def fault_of(name: str) -> Callable[[Float4D, int], Any]:
     """A fresh fault: some remember their last run."""
     return BROKEN[name][0]()
+
+
+GPU = (
+    Availability("tensorrt", "tensorrt 10.13", "GPU", ("bf16", "fp16", "tf32", "fp32"), on_gpu=True),
+    Availability("torch", "torch 2.13", "GPU", ("bf16", "tf32", "fp32"), on_gpu=True),
+)
+CPU = (
+    Availability("tensorrt", None, None, (), "no NVIDIA GPU is visible", "pip install 'strokecore[gpu]'"),
+    Availability("torch", "torch 2.13+cpu", "CPU", ("fp32",)),
+)
+OPENVINO = Availability("openvino", "openvino 2026.4", "CPU", ("bf16", "fp32"))
+ONNX = Availability("onnx", "onnxruntime 1.32", "CPU", ("fp32",))
+
+
+def pretend_machine(patch: pytest.MonkeyPatch, cache: Path, *found: Availability) -> dict[str, Any]:
+    """A machine with these engines, each of them a MirrorEngine, and an empty cache.
+
+    Returns a dictionary to set faults in, by "<engine> <precision>": a fault, or an exception for one that
+    cannot be started.
+    """
+    faults: dict[str, Any] = {}
+
+    def make(engine: str) -> Callable[[ModelPackage, str, int], MirrorEngine]:
+        def start(package: ModelPackage, precision: str, threads: int) -> MirrorEngine:
+            del threads
+            fault = faults.get(f"{engine} {precision}")
+            if isinstance(fault, Exception):
+                raise fault
+            return MirrorEngine(package, engine, precision, fault)
+
+        return start
+
+    table = {one: Availability(one, None, None, (), "not installed", "pip install it") for one in ENGINES}
+    table |= {one.engine: one for one in found}
+    for place in (ladder, select):
+        patch.setattr(place, "availability", table.__getitem__)
+    patch.setattr(ladder, "engine_class", make)
+    patch.setattr("strokecore.engines.onnx.OnnxEngine", make("onnx"))
+    patch.setenv("STROKECORE_CACHE", str(cache))
+    select._kept.cache_clear()
+    return faults

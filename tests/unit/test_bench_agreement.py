@@ -7,6 +7,7 @@ import pytest
 
 from strokecore.bench.agreement import Agreement, agreement
 from strokecore.bench.inputs import BenchSlices, bench_slices
+from strokecore.engines.golden import read_golden
 from strokecore.engines.learned import Float4D
 from strokecore.model_package import load_package
 from tests.unit.package_cases import SPEC, write_package
@@ -55,7 +56,7 @@ def test_nan_is_no_answer() -> None:
 
 
 def test_a_package_without_readable_golden_slices_gets_random_ones(tmp_path: Path) -> None:
-    package = load_package(write_package(tmp_path / "model"))
+    package = load_package(write_package(tmp_path / "model", golden=b"no archive"))
     found = bench_slices(package, 11)
     assert found.origin == "random"
     assert found.slices.shape == (11, 3, *SPEC.size)
@@ -63,3 +64,14 @@ def test_a_package_without_readable_golden_slices_gets_random_ones(tmp_path: Pat
     assert found.brain.any()
     assert np.array_equal(found.slices, bench_slices(package, 11).slices)
     assert np.isfinite(found.slices).all()
+
+
+def test_golden_slices_are_chosen_evenly_or_repeated(tmp_path: Path) -> None:
+    package = load_package(write_package(tmp_path / "model"))
+    golden = read_golden(package)
+    few, many = bench_slices(package, 3), bench_slices(package, 20)
+    assert (few.origin, len(golden.slices)) == ("golden", 9)
+    assert np.array_equal(few.slices, golden.slices[[0, 3, 6]])
+    assert np.array_equal(many.slices, golden.slices[np.arange(20) % 9])
+    assert np.array_equal(few.share, golden.share[[0, 3, 6]].astype(np.float64))
+    assert not many.brain[8].any()  # noise is no brain

@@ -144,7 +144,8 @@ def test_the_steps_have_their_shares(record: dict[str, Any]) -> None:
 
 def test_the_table_shows_all_of_it(record: dict[str, Any]) -> None:
     text = io.StringIO()
-    print_bench(record, Console(width=160, file=text))
+    print_bench(record, Console(width=80, soft_wrap=True, file=text))
+    assert "…" not in text.getvalue()
     for words in (
         "torch bf16",
         "absent fp32: no library in libfake.so",
@@ -152,7 +153,7 @@ def test_the_table_shows_all_of_it(record: dict[str, Any]) -> None:
         "peak cpu fp32",
         "simulated head of 30 slices, asymmetry fp64; the process takes 400 MiB",
         "start, imports, rest",
-        "A series of 3 slices, from random slices",
+        "A series of 3 slices, from golden slices",
     ):
         assert words in text.getvalue()
 

@@ -58,8 +58,25 @@ def test_where_the_weight_free_engine_is_silent_the_network_speaks_for_it() -> N
 def test_the_weights_of_a_voxel_are_those_of_its_place() -> None:
     learned, weight_free = np.full(2, 0.8, np.float32), np.full(2, 0.3, np.float32)
     weights = Combination("", VoxelWeights(**LEARNED_ALONE), VoxelWeights(**OTHER_ALONE))
-    found = combined(learned, weight_free, np.array([7, 0], np.uint8), weights)
+    found = combined(learned, weight_free, np.array([7, 0], np.uint8), {}, weights)
     assert found == pytest.approx([0.8, 0.3], abs=1e-5)
+
+
+def test_what_is_known_of_a_region_moves_its_voxels_and_no_others() -> None:
+    weights = Combination("", VoxelWeights(0.0, 0.0, 0.0, region=0.5), VoxelWeights(0.0, 0.0, 0.0))
+    first, second = ALL_REGIONS[:2]
+    regions = np.array([first.label, second.label, 0], np.uint8)
+    found = combined(np.full(3, 0.5, np.float32), np.full(3, 0.5, np.float32), regions, {first: 4.0}, weights)
+    assert found == pytest.approx([1 / (1 + np.exp(-2.0)), 0.5, 0.5], abs=1e-5)
+
+
+def test_in_an_affected_region_the_weight_free_outline_stands() -> None:
+    weights = Combination("", VoxelWeights(**LEARNED_ALONE), VoxelWeights(**LEARNED_ALONE))
+    first, second = ALL_REGIONS[:2]
+    regions = np.array([first.label, first.label, second.label, 0], np.uint8)
+    learned, weight_free = np.float32([0.1, 0.8, 0.1, 0.1]), np.float32([0.9, 0.2, 0.9, 0.9])
+    found = combined(learned, weight_free, regions, {first: 0.5, second: -0.5}, weights)
+    assert found == pytest.approx([0.9, 0.8, 0.1, 0.1], abs=1e-5)
 
 
 def test_a_region_that_was_not_judged_has_no_opinion() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,10 +8,8 @@ import pytest
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.cli import main
-from strokecore.config import ScoringConfig
 from strokecore.engines import onnx as onnx_module
 from strokecore.engines.onnx import OnnxEngine, default_threads, onnx_engine
-from strokecore.engines.select import select_engine
 from strokecore.errors import ModelPackageError, UsageError
 from strokecore.model_package import load_package
 from strokecore.preprocess import to_channels
@@ -110,31 +106,6 @@ def test_without_onnxruntime_the_command_that_installs_it_is_said(
         OnnxEngine(load_package(folder))
 
 
-def test_selection(folder: Path) -> None:
-    assert select_engine(ScoringConfig()).engine == "asymmetry"
-    assert select_engine(ScoringConfig(engine="asymmetry")).name == "asymmetry"
-    for name in ("auto", "onnx"):
-        chosen = select_engine(ScoringConfig(engine=name, model=folder))
-        assert (chosen.name, chosen.engine, chosen.precision) == ("mirror", "onnx", "fp32")
-        assert chosen.sha256 == load_package(folder).sha256
-
-
-@pytest.mark.parametrize(
-    ("name", "with_model", "words"),
-    [
-        ("onnx", False, "add --model DIR"),
-        ("asymmetry", True, "leave --model out"),
-        ("openvino", True, "openvino engine is not in this version"),
-        ("tensorrt", True, "tensorrt engine is not in this version"),
-        ("torch", False, "torch engine is not in this version"),
-        ("magic", False, "Unknown engine 'magic'"),
-    ],
-)
-def test_what_cannot_be_had_is_said(name: str, with_model: bool, words: str, folder: Path) -> None:
-    with pytest.raises(UsageError, match=words):
-        select_engine(ScoringConfig(engine=name, model=folder if with_model else None))
-
-
 def test_a_broken_package_is_a_usage_error_of_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,33 +114,3 @@ def test_a_broken_package_is_a_usage_error_of_the_command(
     arguments = ["score", str(tmp_path / "ct"), "--out", str(tmp_path / "out"), "--model", str(package)]
     assert main(arguments) == 2
     assert "preprocessing 0" in capsys.readouterr().err
-
-
-def test_the_result_names_the_model_and_what_ran_it(folder: Path, sample_ct: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert main(["score", str(sample_ct), "--out", str(out), "--model", str(folder)]) == 0
-    record = json.loads((out / "result.json").read_text())
-    assert record["model"] == {
-        "name": "mirror",
-        "version": "1.2.3+test",
-        "sha256": load_package(folder).sha256,
-        "engine": "onnx",
-        "precision": "fp32",
-        "fallbacks": [],
-    }
-    assert record["affected_side"] == "right"
-    assert {"I", "M1", "M2"} & {
-        r["name"] for r in record["regions"] if r["affected"] and r["side"] == "right"
-    }
-    assert b"mirror" in (out / "sr.dcm").read_bytes()
-
-
-def test_selecting_loads_onnxruntime_only_for_a_package() -> None:
-    code = (
-        "import sys\nfrom strokecore.config import ScoringConfig\n"
-        "from strokecore.engines.select import select_engine\n"
-        "select_engine(ScoringConfig())\n"
-        "assert not {'onnxruntime', 'torch', 'onnx'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     return package
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])  # tf32 is the graph of fp32
 def test_the_trainers_network_is_built(precision: str, network: ModelPackage, trt: ModuleType) -> None:
     assert len(build_plan(trt, network, precision, PROFILE, GIB).plan) > 10_000_000
 

@@ -13,24 +13,26 @@ from trainer.package.combine import VoxelSample, fit_combination
 RNG = np.random.default_rng(5)
 
 
-def sample(learned_tells: float, asymmetry_tells: float, offset: float, inside: bool) -> VoxelSample:
-    """Voxels whose infarct follows the given weights of two independent opinions."""
-    a, b = RNG.normal(0, 2, (2, 40_000)).astype(np.float32)
-    z = learned_tells * a + asymmetry_tells * b + offset
+def sample(weights: tuple[float, float, float], offset: float, inside: bool) -> VoxelSample:
+    """Voxels whose infarct follows the given weights of independent opinions."""
+    a, b, c = RNG.normal(0, 2, (3, 40_000)).astype(np.float32)
+    z = weights[0] * a + weights[1] * b + weights[2] * c + offset
     infarct = RNG.random(z.shape) < 1 / (1 + np.exp(-z))
-    return VoxelSample(a, b, infarct, np.full(z.shape, inside))
+    return VoxelSample(a, b, c, infarct, np.full(z.shape, inside))
 
 
 def test_the_weights_that_made_the_voxels_are_found_in_and_outside_the_regions() -> None:
-    found = fit_combination([sample(1.2, 0.4, -2.0, True), sample(0.3, 0.9, -3.0, False)])
+    found = fit_combination([sample((1.2, 0.4, 0.7), -2.0, True), sample((0.3, 0.9, 0.0), -3.0, False)])
     assert found.asymmetry_sha256 == AsymmetryEngine().sha256
     inside, outside = found.inside, found.outside
-    assert (inside.learned, inside.asymmetry, inside.offset) == pytest.approx((1.2, 0.4, -2.0), abs=0.1)
+    weights = (inside.learned, inside.asymmetry, inside.region, inside.offset)
+    assert weights == pytest.approx((1.2, 0.4, 0.7, -2.0), abs=0.15)
     assert (outside.learned, outside.asymmetry, outside.offset) == pytest.approx((0.3, 0.9, -3.0), abs=0.15)
+    assert outside.region == 0.0
 
 
 def test_an_opinion_that_misleads_gets_no_weight() -> None:
-    found = fit_combination([sample(1.0, -0.5, 0.0, True), sample(1.0, 0.0, 0.0, False)])
+    found = fit_combination([sample((1.0, -0.5, 0.0), 0.0, True), sample((1.0, 0.0, 0.0), 0.0, False)])
     assert found.inside.asymmetry == 0.0
     assert found.inside.learned > 0.5
 

@@ -21,6 +21,7 @@ from tests.unit.trainer_evaluation import M2, M5, SPEC, box, make_case, make_dat
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import Case, Dataset
 from trainer.evaluate import THRESHOLDS
+from trainer.package.calibrate import fit_calibration
 from trainer.package.combine import weight_free
 from trainer.package.evidence import collect, collect_joined
 
@@ -67,7 +68,9 @@ def test_both_opinions_are_collected_and_joined(dataset: Dataset, monkeypatch: p
     monkeypatch.setattr(evidence_module, "weight_free", opinion)
     seen: list[int] = []
     records = dataset.split("validate")
-    joined, weights = collect_joined(dark_is_infarct, dataset, records, SPEC, lambda: seen.append(1))
+    joined, weights = collect_joined(
+        dark_is_infarct, dataset, records, SPEC, fit_calibration, lambda: seen.append(1)
+    )
     alone = collect(dark_is_infarct, dataset, records, SPEC)
     assert len(seen) == 2
     assert np.array_equal(joined.log_odds, alone.log_odds, equal_nan=True)

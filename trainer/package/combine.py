@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,11 +12,12 @@ from scipy import optimize, special
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.placed import place_atlas
+from strokecore.anatomy.regions import RegionId
 from strokecore.anatomy.registration import register_atlas
 from strokecore.brain import segment_brain
 from strokecore.engines.asymmetry import AsymmetryEngine
 from strokecore.engines.base import Head, Lesion
-from strokecore.engines.combination import Combination, VoxelWeights, voxel_opinions
+from strokecore.engines.combination import Combination, VoxelWeights, region_map, voxel_opinions
 from strokecore.frame import CANONICAL_GRID
 from trainer.data.augment import OUTSIDE_HU
 from trainer.data.cases import Case
@@ -38,11 +40,13 @@ class VoxelSample:
 
     Attributes
     ----------
-    learned, asymmetry: log-odds of both opinions. infarct: the truth. inside: in an ASPECTS region.
+    learned, asymmetry: log-odds of both opinions. region: of the voxel's region by both together, 0 outside.
+    infarct: the truth. inside: in an ASPECTS region.
     """
 
     learned: npt.NDArray[np.float32]
     asymmetry: npt.NDArray[np.float32]
+    region: npt.NDArray[np.float32]
     infarct: npt.NDArray[np.bool_]
     inside: npt.NDArray[np.bool_]
 
@@ -72,41 +76,50 @@ def weight_free(case: Case, atlas: Atlas) -> Lesion:
 
 
 def voxel_sample(
-    case: Case, learned: npt.NDArray[np.float32], asymmetry: npt.NDArray[np.float32]
+    case: Case,
+    learned: npt.NDArray[np.float32],
+    asymmetry: npt.NDArray[np.float32],
+    region_log_odds: Mapping[RegionId, float],
 ) -> VoxelSample:
-    """Random voxels of both maps, float32 [z, y, x] infarct probability."""
+    """Random voxels of both maps, float32 [z, y, x] infarct probability; ``region_log_odds`` by both."""
     places = np.flatnonzero(case.inside)
     rng = np.random.default_rng(_SEED)
     chosen = rng.choice(places, min(_VOXELS, len(places)), replace=False)
     mine, other = voxel_opinions(learned.ravel()[chosen], asymmetry.ravel()[chosen])
-    return VoxelSample(mine, other, case.lesion.ravel()[chosen], case.regions.ravel()[chosen] > 0)
+    regions = case.regions.ravel()[chosen]
+    region = region_map(regions, region_log_odds)
+    return VoxelSample(mine, other, region, case.lesion.ravel()[chosen], regions > 0)
 
 
 def fit_combination(samples: list[VoxelSample]) -> Combination:
     """Weights of voxels in and outside the regions, over all cases together."""
-    learned, asymmetry, infarct, inside = (
+    learned, asymmetry, region, infarct, inside = (
         np.concatenate([getattr(sample, name) for sample in samples])
-        for name in ("learned", "asymmetry", "infarct", "inside")
+        for name in ("learned", "asymmetry", "region", "infarct", "inside")
     )
-    fitted = [
-        _fit(learned[part].astype(float), asymmetry[part].astype(float), infarct[part].astype(float))
-        for part in (inside, ~inside)
-    ]
-    return Combination(AsymmetryEngine().sha256, *fitted)
+    own = _fit([learned[inside], asymmetry[inside], region[inside]], infarct[inside])
+    other = _fit([learned[~inside], asymmetry[~inside]], infarct[~inside])
+    return Combination(
+        AsymmetryEngine().sha256,
+        VoxelWeights(own[0], own[1], own[-1], own[2]),
+        VoxelWeights(other[0], other[1], other[-1]),
+    )
 
 
-def _fit(learned: Floats, asymmetry: Floats, infarct: Floats) -> VoxelWeights:
-    """Logistic regression with weights of 0 or more."""
-    x = np.stack([learned, asymmetry, np.ones_like(learned)], axis=1)
-    prior, sd = np.array([_FAIR, _FAIR, 0.0]), np.array([_WEIGHT_SD, _WEIGHT_SD, _OFFSET_SD])
+def _fit(opinions: list[npt.NDArray[np.float32]], infarct: npt.NDArray[np.bool_]) -> list[float]:
+    """Logistic regression: one weight of 0 or more for each opinion, then the offset."""
+    x = np.stack([*opinions, np.ones_like(opinions[0])], axis=1).astype(np.float64)
+    y, count = infarct.astype(np.float64), len(opinions)
+    prior = np.array([_FAIR] * count + [0.0])
+    sd = np.array([_WEIGHT_SD] * count + [_OFFSET_SD])
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         z = x @ weights
         away = (weights - prior) / sd
-        value = float(np.sum(np.logaddexp(0.0, z) - infarct * z) + 0.5 * np.sum(away**2))
-        return value, x.T @ (special.expit(z) - infarct) + away / sd
+        value = float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * np.sum(away**2))
+        return value, x.T @ (special.expit(z) - y) + away / sd
 
     found = optimize.minimize(
-        loss, prior, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (0.0, None), (None, None)]
+        loss, prior, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * count + [(None, None)]
     )
-    return VoxelWeights(*(round(float(weight), 6) for weight in found.x))
+    return [round(float(weight), 6) for weight in found.x]

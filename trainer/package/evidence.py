@@ -17,6 +17,7 @@ from strokecore.aspects import MIN_PLANE_AREA_MM2, minimum_extent_mm
 from strokecore.engines.combination import Combination, combined, region_opinions
 from strokecore.engines.learned import Run, infarct_map, region_log_odds
 from strokecore.frame import CANONICAL_GRID
+from strokecore.model_package import Calibration
 from strokecore.preprocess import InputSpec
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import THRESHOLDS
@@ -73,35 +74,58 @@ def collect_joined(
     dataset: Dataset,
     records: Sequence[CaseRecord],
     spec: InputSpec,
+    calibrate: Callable[[Floats, Bools, Floats], dict[str, Calibration]],
     done: Callable[[], object] = lambda: None,
 ) -> tuple[Evidence, Combination]:
     """As ``collect``, for the network and the weight-free engine together; and the weights that join them.
 
-    The maps wait on disk between fitting the weights and outlining with them: 14 MB a case.
+    ``calibrate``: fits the regions' curves from log_odds, affected and asymmetry (see Evidence). The maps
+    wait on disk between fitting the weights and outlining with them: 14 MB a case.
     """
     atlas = load_atlas()
     with tempfile.TemporaryDirectory() as folder:
-        samples, asymmetry, own = [], [], []
+        own, other = [], []
         for number, record in enumerate(records):
             case = dataset.load(record)
-            learned, other = _learned_map(run, case, spec), weight_free(case, atlas)
-            opinions = region_opinions(other)
-            asymmetry.append([opinions.get(region, np.nan) for region in ALL_REGIONS])
+            learned, weight_free_lesion = _learned_map(run, case, spec), weight_free(case, atlas)
             own.append(region_log_odds(learned, case.regions, case.brain))
-            samples.append(voxel_sample(case, learned, other.probability))
-            maps = np.stack([learned, other.probability]).astype(np.float16)
+            other.append(region_opinions(weight_free_lesion))
+            maps = np.stack([learned, weight_free_lesion.probability]).astype(np.float16)
             np.save(Path(folder) / f"{number}.npy", maps, allow_pickle=False)
             done()
+        affected = np.array([_affected(record) for record in records])
+        curves = calibrate(_table(own), affected, _table(other))
+        both = [
+            {r: curves[r.name].log_odds(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()}
+            for mine, theirs in zip(own, other, strict=True)
+        ]
+
+        def kept(number: int) -> tuple[Case, npt.NDArray[np.float32]]:
+            maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
+            return dataset.load(records[number]), maps
+
+        samples = []
+        for number, odds in enumerate(both):
+            case, maps = kept(number)
+            samples.append(voxel_sample(case, *maps, odds))
         weights = fit_combination(samples)
         rows = []
-        for number, record in enumerate(records):
-            case = dataset.load(record)
-            maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
-            probability = combined(maps[0], maps[1], case.regions, weights)
+        for number, odds in enumerate(both):
+            case, maps = kept(number)
+            probability = combined(maps[0], maps[1], case.regions, odds, weights)
             probability[~case.inside] = 0.0
             rows.append(_of_case(case, probability, own[number]))
     evidence = Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
-    return replace(evidence, asymmetry=np.array(asymmetry)), weights
+    return replace(evidence, asymmetry=_table(other)), weights
+
+
+def _table(opinions: Sequence[dict[RegionId, float]]) -> Floats:
+    """[cases, 20] in ALL_REGIONS order, NaN where a region has no opinion."""
+    return np.array([[found.get(region, np.nan) for region in ALL_REGIONS] for found in opinions])
+
+
+def _affected(record: CaseRecord) -> list[bool]:
+    return [f"{region.side}:{region.name}" in record.affected for region in ALL_REGIONS]
 
 
 def _learned_map(run: Run, case: Case, spec: InputSpec) -> npt.NDArray[np.float32]:
@@ -123,8 +147,8 @@ def _of_case(
     lesion = int(np.count_nonzero(case.lesion))
     dice = 2 * both / (reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
     return (
-        np.array([found.get(region, np.nan) for region in ALL_REGIONS]),
-        np.array([f"{region.side}:{region.name}" in case.record.affected for region in ALL_REGIONS]),
+        _table([found])[0],
+        np.array(_affected(case.record)),
         _outlined(level, case),
         dice,
         reached * CANONICAL_GRID.voxel_ml,

@@ -11,32 +11,31 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from strokecore.engines.differences import largest_of_slices
+from strokecore.engines.differences import large_difference
 from strokecore.errors import EngineError
 from strokecore.graph_types import infer_types
 from strokecore.model_package import OUTPUT_NAMES
 from strokecore.plain_graph import free_name
 from strokecore.typed_graph import TYPED_PRECISIONS, typed_graph
-from trainer.package.graph import ExportError, run_onnx
+from trainer.package.graph import run_onnx
 
 log = logging.getLogger(__name__)
 
-# Largest 99.9th percentile of a probability's difference in one slice; the parity gate's own limit.
+# Largest 99.9th percentile of the probabilities' difference: the parity gate's own limit.
 TYPED_TOLERANCE: Final = 0.02
 _LOW: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
 
 
 def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, bytes]:
-    """Typed graphs by precision, as strokecore.typed_graph makes them; one that cannot be had is left out.
+    """Typed graphs by precision, as strokecore.typed_graph makes them.
+
+    One that cannot be had, or is too far from the golden outputs, is left out with a warning: the parity gate
+    of a node would refuse it, and take the next precision.
 
     Parameters
     ----------
     network: the fp32 graph.
     arrays: of trainer.package.graph.golden.
-
-    Raises
-    ------
-    ExportError: one of them is too far from the golden outputs.
     """
     found = {}
     for precision in TYPED_PRECISIONS:
@@ -46,14 +45,17 @@ def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[
             log.warning("the package will have no %s graph: %s", precision, error)
             continue
         worst = difference(rounded_graph(typed), arrays)
-        if precision == "fp16":  # ONNX Runtime has kernels for it, if not for all of bf16
+        if precision == "fp16":  # ONNX Runtime has kernels for all of it
             worst = max(worst, difference(typed, arrays))
         if worst > TYPED_TOLERANCE:
-            raise ExportError(
-                f"in {precision} a probability differs from fp32 by {worst:.3g}, expected at most "
-                f"{TYPED_TOLERANCE:g}; export without --typed, GPUs have tf32 and fp32 for this network."
+            log.warning(
+                "the package will have no %s graph: in it probabilities differ by %.3g, expected at most %g",
+                precision,
+                worst,
+                TYPED_TOLERANCE,
             )
-        log.info("rounded to %s the network differs by %.1e", precision, worst)
+            continue
+        log.info("in %s probabilities differ by %.1e", precision, worst)
         found[precision] = typed
     return found
 
@@ -67,7 +69,7 @@ def difference(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> float:
     if not all(np.isfinite(answer).all() for answer in answers):
         return math.inf
     return max(
-        largest_of_slices(answer, arrays[name])
+        large_difference(answer, arrays[name])
         for answer, name in zip(answers, OUTPUT_NAMES.values(), strict=True)
     )
 
