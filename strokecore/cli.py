@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--out", type=Path, required=True, help="folder for the results; earlier ones are replaced"
     )
-    score.add_argument("--model", type=Path, help="folder of a model package")
+    score.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     score.add_argument("--engine", choices=ENGINES, default="auto", help="what segments; auto")
     score.add_argument("--atlas", type=Path, help="folder of the site's own atlas")
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "heads simulated from the seeds A to B",
     )
     evaluate.add_argument("--out", type=Path, required=True, help="folder for figures, tables and pictures")
-    evaluate.add_argument("--model", type=Path, help="folder of a model package")
+    evaluate.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     evaluate.add_argument("--engine", choices=ENGINES, default="auto", help="what segments; auto")
     evaluate.add_argument("--workers", type=int, default=1, help="cases scored at the same time; 1")
     evaluate.add_argument(

@@ -24,7 +24,7 @@ def add_engine_commands(commands: Commands) -> None:
 
 def _add_engines(commands: Commands) -> None:
     engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
-    engines.add_argument("--model", type=Path, help="folder of a model package")
+    engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     engines.add_argument("--engine", choices=ENGINES, default="auto", help="where to begin; auto")
     engines.add_argument(
         "--check", action="store_true", help="run the whole parity gate on every engine that is here"
@@ -50,7 +50,7 @@ def _engines(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="how fast every engine is here, and what each step takes")
-    bench.add_argument("--model", type=Path, help="folder of a model package; the default one")
+    bench.add_argument("--model", type=Path, help="folder of a model package; the shipped one")
     bench.add_argument(
         "--engines", type=_words, default=(), metavar="A,B", help="only these; all that are here"
     )
@@ -112,7 +112,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _add_build_engine(commands: Commands) -> None:
     build = commands.add_parser("build-engine", help="compile a model for this machine's NVIDIA GPU")
-    build.add_argument("model", type=Path, metavar="MODEL", help="folder of a model package")
+    build.add_argument("model", type=Path, metavar="MODEL", help="folder of a model package, or shipped")
     build.add_argument(
         "--precision",
         nargs="+",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.graph_types import infer_types, skeleton
+from strokecore.pixel_shuffle import shuffle_pixels
 from strokecore.plain_graph import free_name, make_plain, remove
 from strokecore.precision_rule import precisions
 
@@ -29,6 +30,8 @@ TYPED_PRECISIONS: Final = ("bf16", "fp16")
 _OLDEST_OPSET: Final = 20
 # Opset 22 first defines convolutions of bf16, and on the way from 20 operators only gained types.
 _OPSETS: Final = {"bf16": 22, "fp16": _OLDEST_OPSET}
+# What TensorRT cannot build, although its list of operators has it (NVIDIA/TensorRT issue 4829).
+_UNBUILT: Final = {"bf16": ("ConvTranspose",), "fp16": ()}
 _TENSOR_TYPES: Final = {"bf16": "tensor(bfloat16)", "fp16": "tensor(float16)"}
 # Largest finite values: 8 bits of significand below 2**128, and IEEE 754 half precision.
 _LARGEST: Final = {"bf16": float.fromhex("0x1.fep127"), "fp16": 65504.0}
@@ -59,6 +62,7 @@ def typed_graph(network: bytes, precision: str) -> bytes:
     try:
         _check(model, precision)
         make_plain(model)
+        shuffle_pixels(model)
         _Typing(model, precision).write()
         checker.check_model(skeleton(model), full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
@@ -217,7 +221,7 @@ class _Typing:
 
     def _exists_in_16_bits(self, node: onnx.NodeProto) -> bool:
         schema = self._schema(node)
-        if schema is None:
+        if schema is None or node.op_type in _UNBUILT[self.precision]:
             return False
         types = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
         return _TENSOR_TYPES[self.precision] in types.get(schema.outputs[0].type_str, ())

@@ -19,10 +19,10 @@ from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
 from strokecore.bench.words import without_folders
 from strokecore.engines.nvidia import gpus
-from strokecore.engines.select import default_package
 from strokecore.engines.threads import THREADS_VARIABLE, default_threads
 from strokecore.errors import UsageError
 from strokecore.model_package import ModelPackage, load_package
+from strokecore.shipped import SHIPPED, package_folder
 
 SCHEMA_VERSION = 1
 
@@ -42,7 +42,7 @@ def run_bench(
     EngineError: the head for the steps of the pipeline is not scored.
     """
     threads = settings.threads or default_threads()
-    folder = settings.model or default_package()
+    folder = package_folder(settings.model) or SHIPPED
     package = None if folder is None else load_package(folder)
     if package is None and not settings.pipeline_runs:
         raise UsageError("Nothing to measure: give a model package with --model, or --pipeline-runs 1.")

@@ -96,10 +96,11 @@ class AsymmetryEngine:
     name = engine = "asymmetry"
     version = "1.0.0"
     precision = "fp32"
-    fallbacks: tuple[str, ...] = ()
 
-    def __init__(self, config: AsymmetryConfig | None = None) -> None:
+    def __init__(self, config: AsymmetryConfig | None = None, *, fallbacks: tuple[str, ...] = ()) -> None:
+        """``fallbacks``: what it serves in place of, see strokecore.engines.base.Engine."""
         self.config = config or AsymmetryConfig()
+        self.fallbacks = fallbacks
         self.sha256 = hashlib.sha256(
             f"{self.name} {self.version} {sorted(asdict(self.config).items())}".encode()
         ).hexdigest()

@@ -18,6 +18,10 @@ from strokecore.model_package import ModelPackage, output_shapes
 
 log = logging.getLogger(__name__)
 
+CPU_BATCH_PIXELS: Final = 2**17
+"""Of the slices of one batch: 8 of 136 x 112, or 1 of 512 x 416, of which ViT-B holds about 0.5 GB at a time.
+With all CPU engines fewer or more are slower, and more take more memory (docs/engines.md)."""
+
 # How onnxruntime, OpenVINO, torch and the C++ library word it.
 _NO_MEMORY: Final = re.compile(
     r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory",

@@ -13,6 +13,7 @@ from strokecore.engines.tensorrt_build import MOST_SLICES, PRECISIONS, check_pre
 from strokecore.engines.tensorrt_plan import Built, build, unavailable, usable_gpu
 from strokecore.errors import EngineError, UsageError
 from strokecore.model_package import load_package
+from strokecore.shipped import package_folder
 
 # Behind everything that serves: a build takes a core and minutes.
 _BACKGROUND_NICENESS: Final = 15
@@ -50,7 +51,7 @@ def build_engine(
         raise UsageError(f"--max-slices {most}: expected 1 to {MOST_SLICES}.")
     if reason := unavailable():
         raise UsageError(reason)
-    package = load_package(folder)
+    package = load_package(package_folder(folder) or folder)
     try:
         device = usable_gpu(gpu)
     except EngineError as error:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
-from strokecore.engines.batched import BatchedEngine, check_tensors, is_memory
+from strokecore.engines.batched import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory
 from strokecore.engines.learned import Float4D
 from strokecore.engines.threads import THREADS_VARIABLE, default_threads, on_cpu
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES, ModelPackage, load_package
+from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 
-__all__ = ["THREADS_VARIABLE", "OnnxEngine", "default_threads", "onnx_engine"]
+__all__ = ["THREADS_VARIABLE", "OnnxEngine", "default_threads"]
 
-# Pixels of one batch. On CPU a larger batch is no faster and only takes memory: 34 slices of 136 x 112, or
-# 2 of 512 x 416, of which ViT-B holds about 0.5 GB at a time. A GPU is only busy with many.
-_BATCH_PIXELS: Final = {"cpu": 2**19, "cuda": 2**23}
+# A GPU is only busy with many slices.
+_BATCH_PIXELS: Final = {"cpu": CPU_BATCH_PIXELS, "cuda": 2**23}
 _EXECUTION_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ONLY_ERRORS: Final = 3
 
@@ -61,26 +58,6 @@ class OnnxEngine(BatchedEngine):
 
     def _failures(self) -> tuple[type[Exception], ...]:
         return (Exception,)  # onnxruntime's own exceptions share no base
-
-
-def onnx_engine(folder: Path, atlas_sha256: str | None = None) -> OnnxEngine:
-    """The engine of a package; kept for the next series while no file of the package changes.
-
-    Raises as ``load_package`` and ``OnnxEngine``.
-    """
-    try:
-        files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
-    except OSError:
-        files = []  # load_package says what is wrong
-    return _kept(folder.resolve(), atlas_sha256, tuple(files), default_threads())
-
-
-@lru_cache(maxsize=2)
-def _kept(
-    folder: Path, atlas_sha256: str | None, files: tuple[tuple[str, int, int], ...], threads: int
-) -> OnnxEngine:
-    del files  # only a part of the key
-    return OnnxEngine(load_package(folder, atlas_sha256=atlas_sha256), threads=threads)
 
 
 def _onnxruntime(provider: str) -> Any:

@@ -7,15 +7,13 @@ import io
 from typing import Any, Final
 
 from strokecore.engines import openvino_cache
-from strokecore.engines.batched import BatchedEngine, check_tensors, is_memory, said
+from strokecore.engines.batched import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
 from strokecore.engines.learned import Float4D
 from strokecore.engines.openvino_library import load_openvino
 from strokecore.engines.threads import cpu_name, on_cpu
 from strokecore.errors import EngineError
 from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 
-# Pixels of one batch: 8 slices of 136 x 112, or 1 of 512 x 416. More is no faster (docs/engines.md).
-_BATCH_PIXELS: Final = 2**17
 _CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
 _INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
 
@@ -38,7 +36,7 @@ class OpenVinoEngine(BatchedEngine):
         EngineError: OpenVINO is not installed, cannot run the graph, or this CPU lacks the precision.
         ModelPackageError: the graph is not the one that model.json describes.
         """
-        super().__init__(package, precision, threads, _BATCH_PIXELS)
+        super().__init__(package, precision, threads, CPU_BATCH_PIXELS)
         openvino = load_openvino()
         self.library = f"openvino {openvino.__version__.split('-')[0]}"
         self.device = on_cpu(self.threads)

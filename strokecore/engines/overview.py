@@ -19,6 +19,7 @@ from strokecore.engines.select import default_package, select_engine
 from strokecore.engines.threads import default_threads
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.model_package import ModelPackage, load_package
+from strokecore.shipped import package_folder
 
 
 def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = False) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
     UsageError: a check without a package.
     ModelPackageError: the package is damaged or does not fit this version.
     """
-    folder = folder or default_package()
+    folder = package_folder(folder) or default_package()
     found = [availability(engine) for engine in ENGINES]
     package = None
     checked: dict[tuple[str, str], dict[str, Any]] = {}

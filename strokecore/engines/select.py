@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from strokecore import shipped
 from strokecore.config import ScoringConfig
+from strokecore.engines.asymmetry import AsymmetryEngine
 from strokecore.engines.availability import ENGINES, availability
 from strokecore.engines.base import Engine
 from strokecore.engines.threads import default_threads
-from strokecore.errors import EngineError, UsageError
+from strokecore.errors import EngineError, ModelPackageError, UsageError
+from strokecore.shipped import SHIPPED, package_folder
 
 if TYPE_CHECKING:
     from strokecore.engines.serving import ServingEngine
+
+log = logging.getLogger(__name__)
 
 _WITHOUT: Final = "To score without a model, leave --model out and use --engine auto or asymmetry."
 
@@ -22,7 +28,8 @@ def select_engine(config: ScoringConfig) -> Engine:
     """The engine for ``config``.
 
     For a model package the first of TensorRT, torch on CUDA, OpenVINO and ONNX Runtime that is here and that
-    the parity gate lets through; ``config.engine`` says where to begin. Without one the weight-free engine.
+    the parity gate lets through; ``config.engine`` says where to begin. Without one "auto" is the default of
+    strokecore.shipped, and an engine that runs packages runs the shipped one.
 
     Raises
     ------
@@ -31,30 +38,39 @@ def select_engine(config: ScoringConfig) -> Engine:
     """
     if config.engine not in ("auto", "asymmetry", *ENGINES):
         raise UsageError(f"Unknown engine {config.engine!r}; expected auto, asymmetry, {', '.join(ENGINES)}.")
-    folder = config.model
-    if folder is not None and config.engine == "asymmetry":
-        raise UsageError(
-            "The asymmetry engine has no use for a model package; leave --model out, or use --engine auto."
-        )
-    if folder is None and config.engine != "asymmetry":
-        folder = default_package()
-    if folder is None:
-        if config.engine in ENGINES:
+    folder = package_folder(config.model)
+    if config.engine == "asymmetry":
+        if folder is not None:
             raise UsageError(
-                f"The {config.engine} engine runs model packages and none was given; add --model DIR, or use "
-                "--engine auto or asymmetry."
+                "The asymmetry engine has no use for a model package; leave --model out, or use auto."
             )
-        from strokecore.engines.asymmetry import AsymmetryEngine
-
         return AsymmetryEngine()
+    if folder is None and config.engine == "auto":
+        return _default(config)
     from strokecore.anatomy.atlas import load_atlas
 
-    return serving_engine(folder, config.engine, load_atlas(config.atlas).sha256)
+    return serving_engine(folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256)
 
 
 def default_package() -> Path | None:
     """The model package that runs when none is named; None for the weight-free engine."""
-    return None
+    return shipped.SHIPPED if shipped.IS_DEFAULT else None
+
+
+def _default(config: ScoringConfig) -> Engine:
+    """Who scores where nobody named a model: there is always one, and what was passed over is said."""
+    folder = default_package()
+    if folder is None:
+        return AsymmetryEngine()
+    if config.atlas is not None:
+        return AsymmetryEngine(fallbacks=(f"{folder.name}: made for the atlas that ships",))
+    from strokecore.anatomy.atlas import load_atlas
+
+    try:
+        return serving_engine(folder, "auto", load_atlas().sha256)
+    except (UsageError, ModelPackageError) as error:
+        log.warning("the shipped model cannot serve, the weight-free engine does: %s", error)
+        return AsymmetryEngine(fallbacks=(f"{folder.name}: no engine here runs it",))
 
 
 def serving_engine(folder: Path, wanted: str, atlas_sha256: str) -> ServingEngine:

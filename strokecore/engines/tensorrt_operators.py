@@ -3,6 +3,7 @@
 Source: docs/operators.md of onnx/onnx-tensorrt (Apache-2.0) as of TensorRT 10.15, column "Supported Types".
 What it says of quantised types is left out: no engine here uses them. The list of TensorRT 9.2 already has
 the operators of this project's networks in these types, but for Gelu, which ONNX has since opset 20.
+One entry is corrected: ConvTranspose in bf16 parses, and cannot be built (NVIDIA/TensorRT issue 4829).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _NUMBERS: Final = _FLOATS | {"INT32", "INT64"}
 _ALL: Final = _NUMBERS | {"BOOL"}
 _BY_TYPES: Final = (
     (_FLOATS, """
-        Acos Acosh Asin Asinh Atan Atanh Attention AveragePool BatchNormalization Ceil Celu Clip Conv
-        ConvTranspose Cos Cosh CumSum Dropout Einsum Elu Erf Exp Floor GRU Gemm GlobalAveragePool GlobalLpPool
+        Acos Acosh Asin Asinh Atan Atanh Attention AveragePool BatchNormalization Ceil Celu Clip Conv Cos Cosh
+        CumSum Dropout Einsum Elu Erf Exp Floor GRU Gemm GlobalAveragePool GlobalLpPool
         GlobalMaxPool GroupNormalization HardSigmoid HardSwish Hardmax ImageScaler InstanceNormalization IsInf
         LRN LSTM LayerNormalization LeakyRelu Log LogSoftmax LpNormalization LpPool MatMul MaxPool
         MeanVarianceNormalization PRelu ParametricSoftplus QuantizeLinear RMSNormalization RNN RandomNormal
@@ -44,7 +45,8 @@ _BY_TYPES: Final = (
     (_ALL | {"UINT8"}, "Cast CastLike"),
     (_FLOATS | {"INT32"}, "TensorScatter"),
     (frozenset({"FP32", "FP16"}), """
-        BlackmanWindow DeformConv GridSample HammingWindow HannWindow Mish NonMaxSuppression NonZero RoiAlign
+        BlackmanWindow ConvTranspose DeformConv GridSample HammingWindow HannWindow Mish NonMaxSuppression
+        NonZero RoiAlign
     """),
     (frozenset({"FP32"}), "STFT"),
     (frozenset({"BOOL"}), "And Not Or Xor"),

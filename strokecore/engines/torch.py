@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final
 
-from strokecore.engines.batched import BatchedEngine, check_tensors, is_memory, said
+from strokecore.engines.batched import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
 from strokecore.engines.learned import Float4D
 from strokecore.engines.threads import on_cpu
 from strokecore.errors import EngineError
 from strokecore.model_package import ModelPackage, output_shapes
 
-# Pixels of one batch on the CPU: 8 slices of 136 x 112. On the GPU the number of slices counts.
-_CPU_BATCH_PIXELS: Final = 2**17
 # Hopper, Ada and Ampere have matrix units for bf16 and TF32; older GPUs only imitate them.
 _MATRIX_UNITS: Final = (8, 0)
 
@@ -52,7 +50,7 @@ class TorchEngine(BatchedEngine):
         EngineError: torch, onnx, the device or the precision is not there, or torch cannot run the graph.
         ModelPackageError: the graph is not the one that model.json describes.
         """
-        super().__init__(package, precision, threads, _CPU_BATCH_PIXELS)
+        super().__init__(package, precision, threads, CPU_BATCH_PIXELS)
         torch = self._torch = _torch()
         from strokecore.engines.cuda_graphs import MOST, Recorder, Recordings
         from strokecore.engines.torch_network import TorchNetwork, read_graph

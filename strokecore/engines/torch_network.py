@@ -26,6 +26,7 @@ from torch.nn import functional
 from strokecore.engines.torch_ops import OPERATIONS, Node, Run, Values
 from strokecore.errors import EngineError
 from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES
+from strokecore.plain_graph import make_plain
 
 _CONVOLUTIONS: Final = ("Conv", "ConvTranspose")
 
@@ -110,6 +111,7 @@ def read_graph(path: Path) -> Graph:
     try:
         # a package holds everything itself: no other file is looked for
         model = onnx.load(str(path), load_external_data=False)
+        make_plain(model)  # tables that only constants go into, such as rotary positions, are then constants
         constants = {
             t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer
         }

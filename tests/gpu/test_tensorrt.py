@@ -6,7 +6,6 @@ Needs an NVIDIA GPU and TensorRT; skipped with the reason where either is missin
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -61,13 +60,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 @pytest.fixture(scope="module")
 def plan_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cache for the tests that only need an engine."""
-    before = os.environ.get("STROKECORE_CACHE")
-    os.environ["STROKECORE_CACHE"] = str(tmp_path_factory.mktemp("plans"))
-    yield
-    if before is None:
-        del os.environ["STROKECORE_CACHE"]
-    else:
-        os.environ["STROKECORE_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STROKECORE_CACHE", str(tmp_path_factory.mktemp("plans")))
+        yield
 
 
 @pytest.fixture
@@ -108,20 +103,6 @@ def test_the_driver_is_there() -> None:
         assert gpu.memory_bytes > 2**30
         assert gpu.compute_capability >= (7, 0)
         assert len(gpu.uuid) == 32
-
-
-def test_the_system_lists_the_same_gpus() -> None:
-    with contextlib.suppress(FileNotFoundError):
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-            # a partitioned GPU is listed whole by nvidia-smi, and each part has the whole's name in its own
-            names = [line.strip() for line in done.stdout.splitlines()]
-            assert all(any(name in gpu.name for name in names) for gpu in gpus())
 
 
 def test_memory_goes_there_and_back() -> None:

@@ -11,7 +11,8 @@ from strokecore.engines import cuda as module
 from strokecore.engines import nvidia
 from strokecore.engines.cuda import FUNCTIONS, LOST, Cuda, CudaError
 from strokecore.errors import EngineError
-from tests.unit.cuda_fake import ECC, LAUNCH_FAILED, RECORD, FakeCuda, ctype
+from tests.unit.cuda_fake import ECC, LAUNCH_FAILED, RECORD, FakeCuda
+from tests.unit.cuda_types import ctype
 from tests.unit.tensorrt_uses import used_of_cuda
 
 VERSIONS = sorted(RECORD)

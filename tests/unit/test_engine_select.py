@@ -202,19 +202,40 @@ def test_when_nothing_can_be_started_all_of_it_is_said(
 def test_without_a_package_the_weight_free_engine_serves(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
+    monkeypatch.setattr(select, "default_package", lambda: None)
     for name in ("auto", "asymmetry"):
         engine = select_engine(ScoringConfig(engine=name))
         assert (engine.engine, engine.fallbacks) == ("asymmetry", ())
     monkeypatch.setattr(select, "default_package", lambda: folder)
     assert select_engine(ScoringConfig(engine="asymmetry")).engine == "asymmetry"
-    assert select_engine(ScoringConfig(engine="onnx")).name == "mirror"
+
+
+def test_a_default_package_serves_where_none_is_named(
+    machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    machine(*CPU, OPENVINO, ONNX)
+    monkeypatch.setattr(select, "default_package", lambda: folder)
+    assert select_engine(ScoringConfig()).name == "mirror"
+    monkeypatch.setattr(select, "SHIPPED", folder)
+    for config in (ScoringConfig(engine="onnx"), ScoringConfig(engine="onnx", model=Path("shipped"))):
+        monkeypatch.setattr("strokecore.shipped.SHIPPED", folder)
+        assert select_engine(config).name == "mirror"
+
+
+def test_where_the_default_package_cannot_serve_the_weight_free_engine_says_so(
+    machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(select, "default_package", lambda: folder)
+    machine(*CPU)  # not even the reference is installed
+    engine = select_engine(ScoringConfig())
+    assert (engine.engine, engine.fallbacks) == ("asymmetry", ("model: no engine here runs it",))
+    engine = select_engine(ScoringConfig(atlas=tmp_path))
+    assert (engine.engine, engine.fallbacks) == ("asymmetry", ("model: made for the atlas that ships",))
 
 
 @pytest.mark.parametrize(
     ("name", "with_model", "expected"),
     [
-        ("onnx", False, "add --model DIR"),
-        ("torch", False, "add --model DIR"),
         ("asymmetry", True, "leave --model out"),
         ("magic", False, "Unknown engine 'magic'"),
     ],

@@ -19,7 +19,9 @@ from strokecore.errors import EngineError
 from strokecore.model_package import ModelPackage, load_package
 from tests.unit.cuda_fake import ECC, LAUNCH_FAILED
 from tests.unit.tensorrt_cases import INPUT, SPEC, slices, stand_ins, write_small_package
-from tests.unit.tensorrt_fake import SCRATCH, VERSIONS, FakeTensorRt
+from tests.unit.tensorrt_fake import FakeTensorRt
+from tests.unit.tensorrt_fake_base import VERSIONS
+from tests.unit.tensorrt_fake_run import SCRATCH
 
 # Bytes of one slice in and out.
 SLICE = 4 * (len(SPEC.channels) + 9 + 6) * int(np.prod(SPEC.size))

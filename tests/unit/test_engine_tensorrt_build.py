@@ -23,7 +23,8 @@ from strokecore.engines.tensorrt_build import (
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.model_package import ModelPackage, load_package
 from tests.unit.tensorrt_cases import INPUT, stand_ins, write_small_package
-from tests.unit.tensorrt_fake import VERSIONS, FakeTensorRt
+from tests.unit.tensorrt_fake import FakeTensorRt
+from tests.unit.tensorrt_fake_base import VERSIONS
 
 PROFILE = Profile(1, 32, 64)
 GIB = 2**30

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.unit import tensorrt_fake
-from tests.unit.tensorrt_fake import RECORD, VERSIONS, Strict
+from tests.unit import tensorrt_fake_build, tensorrt_fake_run
+from tests.unit.cuda_fake import FakeCuda
+from tests.unit.tensorrt_fake import FakeTensorRt
+from tests.unit.tensorrt_fake_base import RECORD, VERSIONS, Strict
 from tests.unit.tensorrt_record import look, without_needs
 from tests.unit.tensorrt_uses import SOURCE, declared, members, used_of_trt
 
@@ -132,7 +134,7 @@ def test_eleven_knows_no_precision_flags() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_stand_in_has_the_bindings_arguments(version: str) -> None:
     for name, table in RECORD[version]["classes"].items():
-        kind = getattr(tensorrt_fake, name, None)
+        kind = getattr(tensorrt_fake_build, name, None) or getattr(tensorrt_fake_run, name, None)
         if kind is None or not issubclass(kind, Strict):
             continue
         for member, function in vars(kind).items():
@@ -143,9 +145,7 @@ def test_the_stand_in_has_the_bindings_arguments(version: str) -> None:
 
 
 def test_the_stand_in_refuses_unknown_names() -> None:
-    from tests.unit.cuda_fake import FakeCuda
-
-    config = tensorrt_fake.IBuilderConfig(tensorrt_fake.FakeTensorRt("11.4.0.106", FakeCuda()))
+    config = tensorrt_fake_build.IBuilderConfig(FakeTensorRt("11.4.0.106", FakeCuda()))
     for name in ("max_workspace_size", "no_such_thing"):
         with pytest.raises(AttributeError, match=name):
             getattr(config, name)
