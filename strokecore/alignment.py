@@ -130,7 +130,7 @@ def align(
     while steps < _MOST_STEPS:
         steps += 1
         slope = np.stack([sample(g, indices) for g in gradient], axis=1).astype(np.float64)
-        jacobian = _jacobian(slope, arms, arms @ linear.T, motion)
+        jacobian = _jacobian(slope, arms, linear, motion)
         weighted = jacobian * weight[:, None]
         normal, downhill = weighted.T @ jacobian, -weighted.T @ difference
         while True:
@@ -154,10 +154,11 @@ def align(
     return Alignment(matrix, float(np.sqrt(cost)), steps)
 
 
-def _jacobian(slope: Floats, arms: Floats, turned: Floats, motion: Motion) -> Floats:
+def _jacobian(slope: Floats, arms: Floats, linear: Floats, motion: Motion) -> Floats:
     """Change of each point's moving value per unknown; [n, 7] (rotation, log scale, shift) or [n, 12]."""
     if motion == "affine":
         return np.concatenate([(slope[:, :, None] * arms[:, None, :]).reshape(-1, 9), slope], axis=1)
+    turned = arms @ linear.T
     scaling = (slope * turned).sum(axis=1, keepdims=True)
     return np.concatenate([np.cross(turned, slope), scaling, slope], axis=1)
 

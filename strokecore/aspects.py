@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
 from strokecore.engines.base import Head, Lesion, RegionEvidence
@@ -43,10 +44,18 @@ OLD_PRESENT_FRACTION: Final = 0.1
 MIN_ASSESSED: Final = 8
 FULL_SCORE: Final = 10
 
+Box = tuple[slice, ...]
+# The box of a region that this head does not have.
+_NOWHERE: Final[Box] = (slice(0), slice(0), slice(0))
+
 
 def find_regions(head: Head, lesion: Lesion) -> tuple[RegionFinding, ...]:
     """Judge each of the 20 regions, in ALL_REGIONS order."""
-    return tuple(_find_region(head, lesion, region) for region in ALL_REGIONS)
+    boxes = ndimage.find_objects(head.regions, max_label=len(ALL_REGIONS))
+    return tuple(
+        _find_region(head, lesion, region, box or _NOWHERE)
+        for region, box in zip(ALL_REGIONS, boxes, strict=True)
+    )
 
 
 def score_side(findings: tuple[RegionFinding, ...], side: Side) -> AspectsScore:
@@ -94,13 +103,13 @@ def minimum_extent_mm(slice_spacing_mm: float) -> float:
     return max(MIN_EXTENT_MM, MIN_EXTENT_SLICES * slice_spacing_mm)
 
 
-def _find_region(head: Head, lesion: Lesion, region: RegionId) -> RegionFinding:
-    mask = head.regions == region.label
+def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> RegionFinding:
+    mask = head.regions[box] == region.label
     evidence = lesion.evidence.get(region, RegionEvidence(None, None, None))
     voxel_ml = float(np.prod(head.grid.spacing_mm)) / 1000.0
     size = int(mask.sum())
-    acute = mask & lesion.acute
-    reason = _not_assessable(head, lesion, mask, evidence)
+    acute = mask & lesion.acute[box]
+    reason = _not_assessable(head, lesion, mask, box, evidence)
     assessable = reason is None
     fraction = float(acute.sum() / size) if size else 0.0
     positive = assessable and (evidence.probability or 0.0) >= REGION_THRESHOLD
@@ -121,14 +130,14 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId) -> RegionFinding:
 
 
 def _not_assessable(
-    head: Head, lesion: Lesion, mask: npt.NDArray[np.bool_], evidence: RegionEvidence
+    head: Head, lesion: Lesion, mask: npt.NDArray[np.bool_], box: Box, evidence: RegionEvidence
 ) -> str | None:
     size = int(mask.sum())
-    if size == 0 or (mask & head.covered).sum() < MIN_COVERED_FRACTION * size:
+    if size == 0 or (mask & head.covered[box]).sum() < MIN_COVERED_FRACTION * size:
         return "not_covered"
-    old = mask & lesion.old
+    old = mask & lesion.old[box]
     if old.sum() > OLD_PRESENT_FRACTION * size:
-        old |= mask & head.brain.csf
+        old |= mask & head.brain.csf[box]
     if old.sum() > MAX_OLD_FRACTION * size:
         return "old_infarct"
     if evidence.probability is None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.cranium import BONE_HU, dilate, erode, find_cranium, largest_component
+from strokecore.cranium import BONE_HU, depth, dilate, erode, find_cranium, largest_component
 from strokecore.frame import Grid
 
 Bools = npt.NDArray[np.bool_]
@@ -116,7 +116,7 @@ def segment_brain(hu: Floats, grid: Grid, covered: Bools) -> Brain:
 
 def _segment(hu: Floats, grid: Grid, cranium: Bools, covered: Bools) -> Brain:
     intracranial = _intracranial(hu, cranium, covered, grid.spacing_mm)
-    depth_mm = ndimage.distance_transform_edt(intracranial, sampling=grid.spacing_mm).astype(np.float32)
+    depth_mm = depth(intracranial, grid.spacing_mm)
     level = _brain_level(hu, depth_mm)
 
     smooth = _smoothed(hu, intracranial, _CSF_SMOOTHING_MM, grid.spacing_mm)

@@ -107,7 +107,8 @@ def _bench(options: argparse.Namespace) -> int:
         write_record(record, options.out)
     print_bench(record, Console(soft_wrap=True))
     ran = [call for line in record["engines"] for call in line["calls"] if call["error"] is None]
-    return 0 if ran or not record["engines"] else 1
+    pipeline = record["pipeline"] or {"error": None}
+    return 0 if (ran or not record["engines"]) and pipeline["error"] is None else 1
 
 
 def _add_build_engine(commands: Commands) -> None:

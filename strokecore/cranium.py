@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 from scipy import ndimage
 
 from strokecore.errors import Refusal
@@ -93,13 +94,37 @@ def largest_component(mask: Bools) -> Bools:
 
 def erode(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
     """Erosion by a ball; the border of the volume does not erode."""
-    if not mask.any() or mask.all():
-        return mask
-    return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing_mm) > radius_mm)
+    return ~dilate(~mask, radius_mm, spacing_mm)
 
 
 def dilate(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
-    """Dilation by a ball."""
-    if not mask.any():
-        return mask
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= radius_mm)
+    """Dilation by a ball of a few voxels: the mask, shifted to each of them.
+
+    A distance transform gives the same voxels and takes ten times as long.
+    """
+    reach = [int(radius_mm / step) for step in spacing_mm]
+    padded = np.pad(mask, [(n, n) for n in reach])
+    # in the flat padded volume a shift is one offset; the padding keeps rows from running into each other
+    flat, (plane, row, _) = padded.ravel(), padded.strides
+    first = reach[0] * plane + reach[1] * row + reach[2]
+    grown = flat.copy()
+    for offset in _ball(radius_mm, spacing_mm, reach) @ np.array([plane, row, 1]):
+        grown[first : flat.size - first] |= flat[first + offset : flat.size - first + offset]
+    z, y, x = (slice(n, n + size) for n, size in zip(reach, mask.shape, strict=True))
+    return grown.reshape(padded.shape)[z, y, x]
+
+
+def _ball(
+    radius_mm: float, spacing_mm: tuple[float, float, float], reach: list[int]
+) -> npt.NDArray[np.int64]:
+    """The voxels (z, y, x) within ``radius_mm`` of the origin; int64 [n, 3]."""
+    steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)
+    return np.asarray(steps[np.sqrt(((steps * spacing_mm) ** 2).sum(axis=-1)) <= radius_mm])
+
+
+def depth(mask: Bools, spacing_mm: tuple[float, float, float]) -> npt.NDArray[np.float32]:
+    """Distance of each voxel of ``mask`` to the nearest one outside it, mm; 0 outside."""
+    outside = sitk.GetImageFromArray((~mask).view(np.uint8))
+    outside.SetSpacing([float(step) for step in spacing_mm[::-1]])
+    squared = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=True)
+    return np.asarray(np.sqrt(np.maximum(sitk.GetArrayViewFromImage(squared), 0.0)), dtype=np.float32)

@@ -21,7 +21,7 @@ from strokecore.cranium import dilate, erode, find_cranium
 from strokecore.errors import Refusal
 from strokecore.headimage import brain_image, template_image
 from strokecore.series import Series
-from strokecore.slices import SliceStack, averaged
+from strokecore.slices import SliceStack, averaged, part_in_box
 from strokecore.symmetry import fit_midplane
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ def to_canonical(
     for z, place in enumerate(_places(fine, frame)):
         inside = fine.contains(*place)
         if inside.any():
-            indices = stack.indices(*(p[inside] for p in place))
-            out[z][inside] = ndimage.map_coordinates(
+            where = ... if inside.all() else inside  # most planes lie in the scan as a whole
+            indices = stack.indices(*(p[where] for p in place))
+            out[z][where] = ndimage.map_coordinates(
                 values, indices, output=np.float32, order=order, mode="nearest"
             )
     return out
@@ -174,11 +175,14 @@ def to_source(
     shape = np.array(volume.shape)
     out = np.zeros(series.hu.shape, dtype=volume.dtype if order == 0 else np.float32)
     flat = np.ascontiguousarray(volume).ravel()
-    rows, columns = np.arange(series.hu.shape[1]), np.arange(series.hu.shape[2])
-    for k in range(series.hu.shape[0]):
+    filled = ndimage.find_objects((volume != 0).astype(np.int8))
+    for k in range(series.hu.shape[0]) if filled else ():
+        places = [(start[k], by_row, by_column) for start, by_row, by_column in steps]
+        j, i = part_in_box(filled[0], places, out.shape[1:])
+        rows, columns = np.arange(j.start, j.stop), np.arange(i.start, i.stop)
         at = [
-            start[k] + by_row * rows[:, None] + by_column * columns[None, :]
-            for start, by_row, by_column in steps
+            start + by_row * rows[:, None] + by_column * columns[None, :]
+            for start, by_row, by_column in places
         ]
         if order == 0:
             z, y, x = (np.floor(a + 0.5).astype(np.int32) for a in at)
@@ -187,9 +191,9 @@ def to_source(
                 inside &= (index >= 0) & (index < count)
             # int64 is not needed: a canonical grid has a few million voxels
             nearest = (z * shape[1] + y) * shape[2] + x
-            out[k][inside] = flat[nearest[inside]]
+            out[k, j, i][inside] = flat[nearest[inside]]
         else:
-            out[k] = ndimage.map_coordinates(
+            out[k, j, i] = ndimage.map_coordinates(
                 volume.astype(np.float32, copy=False),
                 at,
                 output=np.float32,

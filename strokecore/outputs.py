@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from strokecore import dicom, report, tags
 from strokecore.dicom.instance import MANUFACTURER
 from strokecore.dicom_files import read_header
+from strokecore.drawing import Drawing
 from strokecore.errors import UsageError
 from strokecore.flags import QualityFlag
 from strokecore.pipeline import Scored
@@ -103,11 +104,13 @@ def reason(error: OSError) -> str:
 
 def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
     start = time.perf_counter()
+    drawing = None
     if scored.series is not None and scored.masks is not None:
-        dicom.write_outputs(scored.series, scored.result, scored.masks, out)
+        drawing = Drawing.of(scored.series, scored.result, scored.masks)
+        dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
-    report.write_html(scored.result, out / "report.html", series=scored.series, masks=scored.masks)
+    report.write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
     report.write_json(scored.result, out / "result.json")
     return scored

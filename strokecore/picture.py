@@ -133,12 +133,14 @@ def head_views(series: Series, slices: Iterable[int]) -> dict[int, View]:
 def level_slice(masks: SourceMasks, level: Level) -> int:
     """Index k of the slice that shows most of a level's regions; the middle slice when none is there."""
     names = GANGLIONIC if level == "ganglionic" else SUPRAGANGLIONIC
-    shown = np.zeros(len(masks.regions))
+    labels = len(ALL_REGIONS) + 1
+    areas = np.stack([np.bincount(plane[plane > 0], minlength=labels) for plane in masks.regions])
+    shown = np.zeros(len(areas))
     for region in ALL_REGIONS:
         if region.name in names:
-            area = np.count_nonzero(masks.regions == region.label, axis=(1, 2)).astype(float)
+            area = areas[:, region.label]
             # each region counts the same, so that the large cortical ones do not decide alone
-            shown += area / max(area.max(), 1.0)
+            shown += area / max(area.max(), 1)
     return int(shown.argmax()) if shown.any() else len(shown) // 2
 
 

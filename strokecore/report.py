@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from strokecore.anatomy.regions import FULL_NAMES, REGION_NAMES, SIDES, Side
 from strokecore.flags import QualityFlag
-from strokecore.result import AspectsScore, RegionFinding, Result, SourceMasks
-from strokecore.series import Series
+from strokecore.result import AspectsScore, RegionFinding, Result
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+    from jsonschema.protocols import Validator
     from rich.console import Console
+
+    from strokecore.drawing import Drawing
+    from strokecore.picture import Rgb8
 
 SCHEMA_VERSION: Final = 1
 # The flag that withholds a score (quality.py)
@@ -60,10 +64,8 @@ def write_json(result: Result, path: Path) -> None:
     Raises ValueError for a value that is not finite and jsonschema.ValidationError for a result that
     breaks its own contract: both are defects.
     """
-    import jsonschema
-
     record = to_json(result)
-    jsonschema.validate(record, schema())
+    _validator().validate(record)
     _write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -73,6 +75,14 @@ def schema() -> dict[str, Any]:
     text = resources.files("strokecore").joinpath("result.schema.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
+
+
+@cache
+def _validator() -> Validator:
+    """Of results; that the schema itself is sound is for the tests."""
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(schema())
 
 
 def summary_line(result: Result) -> str:
@@ -141,27 +151,14 @@ def print_table(result: Result, console: Console) -> None:
     console.print("Research use only.", style="dim")
 
 
-def write_html(
-    result: Result, path: Path, *, series: Series | None = None, masks: SourceMasks | None = None
-) -> None:
+def write_html(result: Result, path: Path, drawing: Drawing | None = None) -> None:
     """Write the report: one self-contained file without any patient identifier."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("strokecore", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(number=number, marked=marked, statement=statement, probability=probability)
-    pictures = _pictures(series, result, masks) if series is not None and masks is not None else []
-    page = environment.get_template("report.html").render(
+    page = _template().render(
         result=result,
         summary=summary_line(result),
         rows=region_rows(result),
         full_names=FULL_NAMES,
-        pictures=pictures,
+        pictures=[_png(shown) for shown in (drawing.levels, *drawing.montage)] if drawing else [],
         reasons=reasons(result) if result.status != "scored" else [],
     )
     _write(path, page)
@@ -211,26 +208,31 @@ def _hemisphere(result: Result, side: Side) -> str:
     return f"{side} {score}: {names}" if names and score.score is not None else f"{side} {score}"
 
 
-def _pictures(series: Series, result: Result, masks: SourceMasks) -> list[str]:
-    """The two levels side by side and the montage, as base64 PNG."""
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("strokecore", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(number=number, marked=marked, statement=statement, probability=probability)
+    return environment.get_template("report.html")
+
+
+def _png(pixels: Rgb8) -> str:
+    """As base64."""
     import base64
     import io
 
-    import numpy as np
     from PIL import Image
 
-    from strokecore import picture
-    from strokecore.pages import montage_pages
-
-    shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
-    views = picture.head_views(series, shown)
-    levels = [picture.draw_slice(series, masks, result, k, 512, views[k]) for k in shown]
-    encoded = []
-    for pixels in [np.concatenate(levels, axis=1), *montage_pages(series, result, masks)]:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-        encoded.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
-    return encoded
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _write(path: Path, words: str) -> None:

@@ -61,14 +61,17 @@ class SliceStack:
         """
         offsets = self.positions_mm @ self.normal
         k = np.interp(depth, offsets, np.arange(len(offsets), dtype=np.float64))
+        return k, *self._in_slice(offsets, depth, down, along)
+
+    def _in_slice(self, offsets: Floats, depth: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats]:
         j = (down - np.interp(depth, offsets, self.positions_mm @ self.column)) / self.spacing_mm[0]
         i = (along - np.interp(depth, offsets, self.positions_mm @ self.row)) / self.spacing_mm[1]
-        return k, j, i
+        return j, i
 
     def contains(self, depth: Floats, down: Floats, along: Floats) -> npt.NDArray[np.bool_]:
         """Whether the points lie in the slices, half a pixel or half a slice beyond the outer centres."""
         offsets = self.positions_mm @ self.normal
-        _, j, i = self.indices(depth, down, along)
+        j, i = self._in_slice(offsets, depth, down, along)
         edge = 0.5 + _BORDER_TOLERANCE
         return np.asarray(
             (depth >= offsets[0] - self.end_mm)
@@ -78,6 +81,26 @@ class SliceStack:
             & (i >= -edge)
             & (i <= self.size[1] - 1 + edge)
         )
+
+
+def part_in_box(
+    box: tuple[slice, ...], places: list[tuple[float, float, float]], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """The rows and columns of one slice that can lie in a box of another grid, or up to a voxel outside.
+
+    places: per axis of that grid, the fractional index at row 0, column 0 and its steps per row and column.
+    """
+    rows, columns = np.ones(shape[0], np.bool_), np.ones(shape[1], np.bool_)
+    for part, (start, by_row, by_column) in zip(box, places, strict=True):
+        down, along = start + by_row * np.arange(shape[0]), by_column * np.arange(shape[1])
+        for possible, mine, other in ((rows, down, along), (columns, along, down)):
+            possible &= (mine + other.max() >= part.start - 1) & (mine + other.min() <= part.stop)
+    return _span(rows), _span(columns)
+
+
+def _span(possible: npt.NDArray[np.bool_]) -> slice:
+    found = np.flatnonzero(possible)
+    return slice(found[0], found[-1] + 1) if found.size else slice(0, 0)
 
 
 def averaged(
@@ -106,9 +129,11 @@ def averaged(
     if nj * ni > 1:
         rows, columns = stack.size[0] // nj, stack.size[1] // ni
         binned = np.zeros((len(values), rows, columns), dtype=np.float32)
-        for j in range(nj):
-            for i in range(ni):
-                binned += values[:, j : rows * nj : nj, i : columns * ni : ni]
+        # slice by slice: each one stays in the processor's cache while it is read nj * ni times
+        for plane, total in zip(values, binned, strict=True):
+            for j in range(nj):
+                for i in range(ni):
+                    total += plane[j : rows * nj : nj, i : columns * ni : ni]
         values = binned / np.float32(nj * ni)
         centre = (nj - 1) / 2 * stack.spacing_mm[0] * stack.column + (ni - 1) / 2 * stack.spacing_mm[
             1

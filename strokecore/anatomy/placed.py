@@ -18,6 +18,7 @@ from strokecore.brain import Brain
 from strokecore.frame import Grid
 
 Float3D = npt.NDArray[np.float32]
+Box = tuple[slice, ...]
 
 # For images of which only the place matters.
 _NOTHING: Final = np.zeros((0, 0, 0), np.float32)
@@ -78,16 +79,37 @@ def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> npt.N
 
 
 def _labels(atlas: Atlas, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    share = _share(atlas.regions == 0, indices)
+    boxes = ndimage.find_objects(atlas.regions)
+    every = tuple(
+        slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*boxes, strict=True)
+    )
+    share = np.zeros(indices.shape[1], np.float32)
     found = np.zeros(indices.shape[1], np.uint8)
-    for region, box in zip(ALL_REGIONS, ndimage.find_objects(atlas.regions), strict=True):
-        low, high = (np.array([getattr(s, end) for s in box])[:, None] for end in ("start", "stop"))
-        near = np.flatnonzero(np.all((indices > low - 1) & (indices < high), axis=0))
-        mine = _share(atlas.regions == region.label, indices[:, near])
+    near = _near(every, indices)
+    share[near] = _label_share(atlas, 0, every, indices[:, near])
+    for region, box in zip(ALL_REGIONS, boxes, strict=True):
+        near = _near(box, indices)
+        mine = _label_share(atlas, region.label, box, indices[:, near])
         wins = mine > share[near]
         share[near[wins]] = mine[wins]
         found[near[wins]] = region.label
     return found
+
+
+def _near(box: Box, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Which of the points [3, n] lie in ``box`` or less than a voxel outside."""
+    (z, y, x), (planes, rows, columns) = indices, box
+    near = np.flatnonzero((z > planes.start - 1) & (z < planes.stop))
+    for along, part in ((y, rows), (x, columns)):
+        there = along[near]
+        near = near[(there > part.start - 1) & (there < part.stop)]
+    return near
+
+
+def _label_share(atlas: Atlas, label: int, box: Box, indices: npt.NDArray[np.float64]) -> Float3D:
+    """``_share`` of a label at points near ``box``, from the part of the atlas that they touch."""
+    part = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+    return _share(atlas.regions[part] == label, indices - [[s.start] for s in part])
 
 
 def _template_indices(
@@ -96,14 +118,15 @@ def _template_indices(
     """Fractional indices [3, n] into the atlas's volumes of the grid's voxels in ``where``."""
     in_head = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).points(where)
     template = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm)
-    return template.indices(registration.template_points(in_head))
+    # each axis is read often, so it lies in one piece
+    return np.ascontiguousarray(template.indices(registration.template_points(in_head)))
 
 
 def _share(volume: npt.NDArray[np.generic], indices: npt.NDArray[np.float64]) -> Float3D:
     """``volume`` at fractional indices [3, n], linear; 0 outside the template."""
     return np.asarray(
         ndimage.map_coordinates(
-            volume.astype(np.float32), indices, output=np.float32, order=1, mode="constant"
+            volume.astype(np.float32, copy=False), indices, output=np.float32, order=1, mode="constant"
         )
     )
 

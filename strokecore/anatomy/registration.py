@@ -87,15 +87,13 @@ def register_atlas(
     Refusal: "registration_failed", or "incomplete_coverage" when an ASPECTS level was not scanned.
     """
     spacing_mm, origin_mm = frame_grid.spacing_mm, frame_grid.origin_mm
-    moving = thinned(brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _SMOOTHING_MM), _GRID_MM)
+    moving = brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _SMOOTHING_MM, _GRID_MM)
     scanned = thinned(Image(covered.astype(np.float32), spacing_mm, origin_mm), _GRID_MM).values
     template, template_mask = template_image(atlas, _GRID_MM, _SMOOTHING_MM)
     start = np.diag([TYPICAL_SCALE, TYPICAL_SCALE, TYPICAL_SCALE, 1.0])
     start[:3, 3] = -start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM
     fitted = align(template, template_mask, moving, scanned, start, "affine", _HUBER_HU)
-    fine_head = thinned(
-        brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _FINE_SMOOTHING_MM), _GRID_MM
-    )
+    fine_head = brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _FINE_SMOOTHING_MM, _GRID_MM)
     fine_template, _ = template_image(atlas, atlas.spacing_mm[0], _FINE_SMOOTHING_MM)
     registration = Registration(
         head_from_template=fitted.moving_from_fixed,

@@ -67,6 +67,7 @@ def engine_lines(measured: Measured, flops: int | None) -> list[dict[str, Any]]:
 def steps_facts(steps: Steps) -> dict[str, Any]:
     """The pipeline's steps, in a process of their own and in a warm one."""
     return {
+        "error": None,
         "head": steps.origin,
         "slices": steps.slices,
         "engine": steps.engine,

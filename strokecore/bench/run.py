@@ -17,7 +17,7 @@ from strokecore.bench.record import engine_lines, model_facts, peak_lines, steps
 from strokecore.bench.settings import BenchSettings
 from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
-from strokecore.bench.words import without_folders
+from strokecore.bench.words import in_words, without_folders
 from strokecore.engines.nvidia import gpus
 from strokecore.engines.threads import THREADS_VARIABLE, default_threads
 from strokecore.errors import UsageError
@@ -39,7 +39,6 @@ def run_bench(
     ------
     UsageError: no such engine or precision, or nothing to measure.
     ModelPackageError: the package cannot be used.
-    EngineError: the head for the steps of the pipeline is not scored.
     """
     threads = settings.threads or default_threads()
     folder = package_folder(settings.model) or SHIPPED
@@ -60,13 +59,12 @@ def run_bench(
         "pipeline": None,
     }
     with _threads(threads):
-        # the pipeline first: a head that is not scored is said before minutes are spent
-        if settings.pipeline_runs:
-            say("steps of the pipeline")
-            steps = measure_steps(settings.dicom, settings.model, settings.pipeline_runs)
-            record["pipeline"] = steps_facts(steps)
+        # engines first: what they compile on their first day is then not compiled beside the pipeline
         if package is not None:
             record |= _engines(package, settings, threads, kinds, say)
+        if settings.pipeline_runs:
+            say("steps of the pipeline")
+            record["pipeline"] = _pipeline(settings)
     record["load_average"]["after"] = load_average()
     return record
 
@@ -84,6 +82,13 @@ def _engines(
         "peaks": peak_lines(measured),
         "engines": engine_lines(measured, sum(flops.values()) if flops else None),
     }
+
+
+def _pipeline(settings: BenchSettings) -> dict[str, Any]:
+    try:
+        return steps_facts(measure_steps(settings.dicom, settings.model, settings.pipeline_runs))
+    except Exception as error:  # engines' hours are not thrown away for it
+        return {"error": in_words(error)}
 
 
 def _flops(package: ModelPackage) -> tuple[dict[str, int] | None, str | None]:

@@ -27,7 +27,9 @@ def print_bench(record: Mapping[str, Any], console: Console) -> None:
             console.print(escape(f"peak {peak['name']}: {_peak(peak)}"), style="dim")
     for reason, names in _failures(record["engines"]).items():
         console.print(escape(f"{', '.join(names)}: {reason}"), style="yellow")
-    if record["pipeline"]:
+    if record["pipeline"] and record["pipeline"]["error"]:
+        console.print(escape(f"strokecore score: {record['pipeline']['error']}"), style="yellow")
+    elif record["pipeline"]:
         console.print(escape(_head(record["pipeline"])))
         console.print(_steps(record["pipeline"]))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from strokecore.drawing import Drawing
     from strokecore.result import Result, SourceMasks
     from strokecore.series import Series
 
@@ -17,15 +18,19 @@ logger = logging.getLogger(__name__)
 __all__ = ["refusal_key", "write_outputs", "write_refusal"]
 
 
-def write_outputs(series: Series, result: Result, masks: SourceMasks, out: Path) -> list[Path]:
+def write_outputs(
+    series: Series, result: Result, masks: SourceMasks, out: Path, drawing: Drawing | None = None
+) -> list[Path]:
     """Write seg.dcm (only when there is a lesion), regions.dcm, sr.dcm and sc/*.dcm into ``out``.
 
     ``result`` is scored or withheld and carries model, result_key and content_datetime; all objects
-    follow from it and the source alone, so a second call writes the same bytes. Returns the paths.
+    follow from it and the source alone, so a second call writes the same bytes. ``drawing`` is made here
+    when None. Returns the paths.
     """
     # highdicom takes half a second to import; the command line's help must not wait for it
     from strokecore.dicom import capture, seg, sr
     from strokecore.dicom.instance import Stamp, write
+    from strokecore.drawing import Drawing
 
     if result.model is None:
         raise ValueError("a scored or withheld result names its model")
@@ -46,7 +51,8 @@ def write_outputs(series: Series, result: Result, masks: SourceMasks, out: Path)
     for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions), ("sr.dcm", report)):
         if dataset is not None:
             written.append(write(dataset, out / name))
-    for index, image in enumerate(capture.build(series, result, masks, stamp), start=1):
+    drawing = drawing or Drawing.of(series, result, masks)
+    for index, image in enumerate(capture.build(series, drawing, stamp), start=1):
         written.append(write(image, out / "sc" / f"{index:02d}.dcm"))
     return written
 

@@ -14,30 +14,34 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from strokecore.dicom import inherit
 from strokecore.dicom.instance import Stamp, finish
-from strokecore.pages import montage_pages, refusal_page, summary_page
+from strokecore.drawing import Drawing
+from strokecore.pages import refusal_page
 from strokecore.picture import Rgb8
-from strokecore.result import Result, SourceMasks
+from strokecore.result import Result
 from strokecore.series import Series
 
 
-def build(series: Series, result: Result, masks: SourceMasks, stamp: Stamp) -> list[Dataset]:
+def build(series: Series, drawing: Drawing, stamp: Stamp) -> list[Dataset]:
     """All images of the Secondary Capture series, in viewing order."""
-    pages = [summary_page(series, result, masks), *montage_pages(series, result, masks)]
-    source = series.datasets[0]
+    sources = [inherit.reference(header) for header in series.datasets]
     return [
-        _secondary_capture(page, source, stamp, index, series.datasets) for index, page in enumerate(pages)
+        _secondary_capture(page, series.datasets[0], stamp, index, sources)
+        for index, page in enumerate((drawing.summary, *drawing.montage))
     ]
 
 
 def build_refusal(source: Dataset, result: Result, stamp: Stamp) -> Dataset:
     """The one image of a head CT that was not scored."""
-    return _secondary_capture(refusal_page(result), source, stamp, 0, [source])
+    return _secondary_capture(refusal_page(result), source, stamp, 0, [inherit.reference(source)])
 
 
 def _secondary_capture(
     pixels: Rgb8, source: Dataset, stamp: Stamp, index: int, sources: Sequence[Dataset]
 ) -> Dataset:
-    """An RGB Secondary Capture Image (PS3.3 A.8.1) of uint8 [rows, columns, 3]."""
+    """An RGB Secondary Capture Image (PS3.3 A.8.1) of uint8 [rows, columns, 3].
+
+    ``sources``: references to the images that it shows, as inherit.py makes them.
+    """
     dataset = Dataset()
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.Modality = "OT"
@@ -72,11 +76,10 @@ def _secondary_capture(
 def _references(sources: Sequence[Dataset]) -> list[Dataset]:
     items = []
     for source in sources:
-        clean = inherit.reference(source)
-        if "SOPInstanceUID" not in clean or "SOPClassUID" not in clean:
+        if "SOPInstanceUID" not in source or "SOPClassUID" not in source:
             continue
         item = Dataset()
-        item.ReferencedSOPClassUID = clean.SOPClassUID
-        item.ReferencedSOPInstanceUID = clean.SOPInstanceUID
+        item.ReferencedSOPClassUID = source.SOPClassUID
+        item.ReferencedSOPInstanceUID = source.SOPInstanceUID
         items.append(item)
     return items

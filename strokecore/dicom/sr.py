@@ -122,7 +122,11 @@ def build(
         title=standard_codes.DCM.ImagingMeasurementReport,
         referenced_images=[references[k] for k in sorted(shown)],
     )
-    report[0].ContentSequence.append(_statements(result, model, lesion))
+    root = report[0]
+    root.ContentSequence.append(_statements(result, model, lesion))
+    # highdicom copies and searches the tree that it is given, which takes longer than to build it; it gets
+    # the trunk and the tree is put in its place afterwards
+    tree, root.ContentSequence = root.ContentSequence, ContentSequence()
     written = [_evidence(dataset) for dataset in (lesion, regions) if dataset is not None]
     dataset = Comprehensive3DSR(
         evidence=[*references, *written],
@@ -137,6 +141,7 @@ def build(
         is_verified=False,
         coding_schemes=[codes.private_scheme()],
     )
+    dataset.ContentSequence = tree
     return finish(dataset, series.datasets[0], stamp, "sr")
 
 
@@ -211,7 +216,7 @@ def _largest_slice(finding: RegionFinding, masks: SourceMasks) -> tuple[int, npt
     region = masks.regions == _label(finding)
     marked = region & (masks.lesion == _LESION_VALUE[finding.side])
     shown = marked if marked.any() else region
-    k = int(shown.sum(axis=(1, 2)).argmax())
+    k = int(np.argmax([np.count_nonzero(plane) for plane in shown]))
     return k, shown[k]
 
 

@@ -21,6 +21,7 @@ from strokecore.bench.subjects import KINDS, Kind
 from strokecore.bench.summary import Spread
 from strokecore.bench.table import print_bench
 from strokecore.cli import main
+from strokecore.errors import EngineError
 from tests.unit.package_cases import write_package
 
 SCHEMA = json.loads((Path(strokecore.__file__).parent / "bench.schema.json").read_text())
@@ -195,6 +196,24 @@ def test_wrong_use_is_said(
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     assert main(["bench", *words.format(folder=folder).split()]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_head_that_is_not_scored_is_said_at_the_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*arguments: Any) -> Steps:
+        raise EngineError("the head is refused")
+
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setattr(run, "measure_steps", measure)
+    monkeypatch.setitem(KINDS, "onnx", FOUND["onnx"])
+    words = f"bench --model {folder} --engines onnx --slices 1 --repeats 1 --threads 1 --dicom {tmp_path}"
+    out = tmp_path / "bench.json"
+    assert main([*words.split(), "--out", str(out)]) == 1
+    Draft202012Validator(SCHEMA).validate(json.loads(out.read_text()))
+    shown = capsys.readouterr().out
+    assert "strokecore score: the head is refused" in shown
+    assert "A series of 1 slices" in shown
 
 
 def test_a_run_where_nothing_runs_has_failed(

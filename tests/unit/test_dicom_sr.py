@@ -176,6 +176,13 @@ def test_evidence_names_source_and_segmentations(report, series, result):
     assert {str(uid) for _, _, uid, _ in report.get_evidence()} == expected
 
 
+def test_the_content_refers_to_nothing_but_the_evidence(report):
+    evidence = {str(uid) for _, _, uid, _ in report.get_evidence()}
+    referred = {str(e.value) for e in report.content[0].iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+    assert len(referred) > 4
+    assert referred <= evidence
+
+
 def test_statements(report):
     said = texts(report)
     assert ("ASPECTS summary", "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed)") in said

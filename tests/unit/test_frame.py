@@ -156,6 +156,37 @@ def test_nearest_labels_return_to_their_voxels() -> None:
     assert not back[np.abs(head[..., 0]) > 26].any()  # outside the grid
 
 
+@pytest.mark.parametrize("tilt_deg", [0.0, -18.5])
+@pytest.mark.parametrize(
+    "box",
+    [
+        np.s_[4:9, 10:17, 30:41],
+        np.s_[:8, :14, :14],  # a corner of the grid
+        np.s_[-6:, 20:32, -9:],
+        np.s_[:, :, :],
+    ],
+)
+def test_every_source_voxel_takes_its_nearest_label(box: tuple[slice, ...], tilt_deg: float) -> None:
+    series, frame = stack(UNEVEN, tilt_deg), rotated_frame()
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[box] = np.random.default_rng(2).integers(1, 20, labels[box].shape)
+    head = (world(series) - frame.patient_from_head[:3, 3]) @ frame.patient_from_head[:3, :3]
+    x, y, z = np.moveaxis((head - GRID.origin_mm) / GRID.spacing_mm[::-1], -1, 0).round().astype(int)
+    inside = np.all([(i >= 0) & (i < n) for i, n in zip((z, y, x), GRID.shape, strict=True)], axis=0)
+    expected = np.zeros(series.hu.shape, np.uint8)
+    expected[inside] = labels[z[inside], y[inside], x[inside]]
+    assert expected.any()
+    np.testing.assert_array_equal(to_source(series, frame, labels), expected)
+
+
+def test_an_empty_volume_and_one_beside_the_scan_give_nothing() -> None:
+    series, frame = stack([18.0, 20.0, 22.0]), HeadFrame(np.eye(4), GRID)
+    labels = np.zeros(GRID.shape, np.uint8)
+    assert not to_source(series, frame, labels).any()
+    labels[:10] = 1  # at z < -9 mm
+    assert not to_source(series, frame, labels).any()
+
+
 def test_voxels_outside_the_scan_are_filled_and_not_covered() -> None:
     series = filled(stack([-10.0, -5.0, 0.0, 5.0, 10.0]), 40.0)
     frame = HeadFrame(np.eye(4), GRID)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from strokecore import report
+from strokecore.drawing import Drawing
 from strokecore.flags import QualityFlag
 from strokecore.result import AspectsScore
 from tests.unit import output_cases as cases
@@ -221,7 +222,7 @@ def test_terminal_withholds(result):
 @pytest.fixture(scope="module")
 def page(result, series, masks, tmp_path_factory):
     path = tmp_path_factory.mktemp("html") / "report.html"
-    report.write_html(result, path, series=series, masks=masks)
+    report.write_html(result, path, Drawing.of(series, result, masks))
     return path.read_text(encoding="utf-8")
 
 
@@ -255,7 +256,8 @@ def test_html_has_no_identity(page, series):
 
 
 def test_html_of_withheld_hides_the_score(result, series, masks, tmp_path):
-    report.write_html(cases.withheld(result), tmp_path / "r.html", series=series, masks=masks)
+    withheld = cases.withheld(result)
+    report.write_html(withheld, tmp_path / "r.html", Drawing.of(series, withheld, masks))
     seen = visible((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "Score withheld" in seen
     assert "12.3 ml of blood-like density" in seen

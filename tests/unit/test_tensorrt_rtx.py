@@ -30,8 +30,6 @@ rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-
 pytestmark = pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
 
 PROFILE = Profile(1, 8, 16)
-# Rows and columns; the backbone's patches are 8 x 8.
-NETWORK = (32, 48)
 SHIPPED = [path.parent for path in sorted((SOURCE / "models").glob("*/model.json"))]
 GIB = 2**30
 
@@ -80,27 +78,6 @@ def test_a_package_is_built(precision: str, package: ModelPackage, trt: ModuleTy
     built = build_plan(trt, package, precision, PROFILE, GIB)
     assert len(built.plan) > 10_000
     assert built.timing
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """The trainer's own network with random weights, exported as the trainer does."""
-    import torch
-
-    from strokecore.network import NetworkConfig, StrokeNet
-    from trainer.package.graph import to_onnx
-
-    torch.manual_seed(0)
-    exported = to_onnx(StrokeNet(NetworkConfig("tiny")).eval(), NETWORK)
-    folder = tmp_path_factory.mktemp("network") / "model"
-    package = load_package(write_small_package(folder))
-    package.onnx.write_bytes(exported)
-    return package
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])  # tf32 is the graph of fp32
-def test_the_trainers_network_is_built(precision: str, network: ModelPackage, trt: ModuleType) -> None:
-    assert len(build_plan(trt, network, precision, PROFILE, GIB).plan) > 10_000_000
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
