@@ -22,7 +22,8 @@ def result_key(series: Series, software: SoftwareInfo, config_sha256: str, model
 
     Patient, study, every instance, and a hash of geometry, rescale and pixels are in it, so that a
     corrected patient or one more slice gives a new result; software, atlas, effective configuration,
-    engine, precision and model hash are in it, so that an update does too. The instances count as a
+    engine, precision, model hash and the engines that were passed over, which every output names, are in it,
+    so that an update does too. The instances count as a
     set: the order in which files were found does not matter.
     """
     first = series.datasets[0]
@@ -40,6 +41,7 @@ def result_key(series: Series, software: SoftwareInfo, config_sha256: str, model
             model.engine,
             model.precision,
             model.sha256,
+            *model.fallbacks,
         ],
     )
 

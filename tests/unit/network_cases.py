@@ -1,4 +1,4 @@
-"""Packages whose network is the trainer's, with a backbone of four thin layers and weights drawn at random."""
+"""Packages whose network is the trainer's, with a backbone of four thin layers and random weights."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ def test_every_input_changes_the_key():
         key(series, model=replace(cases.MODEL, engine="onnx")),
         key(series, model=replace(cases.MODEL, precision="bfloat16")),
         key(series, model=replace(cases.MODEL, sha256="0" * 64)),
+        key(series, model=replace(cases.MODEL, fallbacks=("openvino bf16: could not be started",))),
     ]
     assert len({key(series), *changed}) == len(changed) + 1
 

@@ -53,9 +53,6 @@ def has_bf16() -> bool:
     return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16, says OpenVINO")
-
-
 def slices(number: int = 3) -> Any:
     return np.random.default_rng(0).normal(size=(number, 3, *SPEC.size)).astype(np.float32)
 
@@ -71,8 +68,9 @@ def test_fp32_gives_the_golden_answers(shipped: ModelPackage, golden: dict[str, 
     assert differences(engine.run(golden["slices"]), golden).max() < 1e-4
 
 
-@needs_bf16
 def test_bf16_is_within_the_gates_limits_and_is_bf16(shipped: ModelPackage, golden: dict[str, Any]) -> None:
+    if not has_bf16():
+        pytest.skip("this CPU has no bf16, says OpenVINO")
     found = OpenVinoEngine(shipped, "bf16", 1).run(golden["slices"])
     off = differences(found, golden)
     assert 1e-4 < np.quantile(off, 0.999) < LARGEST_AT_999
@@ -255,7 +253,7 @@ def test_without_openvino_the_command_that_installs_it_is_said(
 
 
 def test_openvino_sends_nothing(tmp_path: Path) -> None:
-    """Its import reports to a web service and leaves an id in the home folder, unless it is kept from that."""
+    """Its import reports to a web service and leaves an id in the home folder, unless kept from that."""
     code = (
         "import socket, sys, threading\n"
         "def refused(*a, **k): raise AssertionError('a connection')\n"
