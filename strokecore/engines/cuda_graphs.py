@@ -46,19 +46,20 @@ class Recordings:
 
     Parameters
     ----------
-    record: makes one for an input; ``Recorder`` on a GPU.
+    recorder: makes what makes a recording for an input; on a GPU ``Recorder`` of the network.
     shape: of a slice.
     most: slices of the largest one; a power of two.
     """
 
     def __init__(
         self,
-        record: Callable[[Tensor], Recording],
+        recorder: Callable[[], Callable[[Tensor], Recording]],
         shape: tuple[int, int, int],
         device: torch.device,
         most: int = MOST,
     ) -> None:
-        self._record, self._shape, self._device = record, shape, device
+        self._recorder, self._shape, self._device = recorder, shape, device
+        self._record = recorder()
         self._pinned = device.type == "cuda"
         self._kept: dict[int, tuple[Recording, Tensor]] = {}
         self.most = most
@@ -87,6 +88,7 @@ class Recordings:
         """Free all recordings; the new ones are for up to ``most`` slices."""
         self._kept.clear()
         self.most = most
+        self._record = self._recorder()  # its pool of memory is not used again once it is empty
         if self._pinned:
             torch.cuda.empty_cache()
 
@@ -99,12 +101,14 @@ class Recordings:
 class Recorder:
     """Records a network as CUDA graphs, which share one pool of memory: they never run at the same time."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, device: torch.device) -> None:
         self._network = network
         self._pool = torch.cuda.graph_pool_handle()
+        # one for all: libraries keep working memory for each stream
+        self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, slices: Tensor) -> Recording:
-        aside = torch.cuda.Stream(slices.device)  # type: ignore[no-untyped-call]
+        aside = self._aside
         aside.wait_stream(torch.cuda.current_stream(slices.device))
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP_RUNS):
@@ -118,6 +122,6 @@ class Recorder:
         except RuntimeError as error:
             # what failed inside is hidden by the end of the recording, which fails too
             if isinstance(error.__context__, RuntimeError) and is_memory(error.__context__):
-                raise error.__context__ from error
+                raise error.__context__ from None
             raise
         return Recording(slices, bg, sg, graph.replay)

@@ -89,8 +89,8 @@ def _tensorrt_steps(precisions: tuple[str, ...], package: ModelPackage, refused:
         if refused("tensorrt", precision) or ready(package, precision):
             yield Step("tensorrt", precision)
         elif not building:
-            building = True
             said = start_background_build(package, precision)
             log.warning("%s", said)
-            note = "engine is being built" if "background" in said else "engine could not be built"
+            building = "background" in said
+            note = "engine is being built" if building else "engine could not be built"
             yield Step("tensorrt", precision, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, Final
 
 from strokecore.engines.batched import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
@@ -73,7 +74,8 @@ class TorchEngine(BatchedEngine):
                 self.batch = MOST
             if self.on_gpu and cuda_graphs:
                 shape = (len(package.spec.channels), *package.spec.size)
-                self._recordings = Recordings(Recorder(self._network), shape, self._where)
+                recorder = partial(Recorder, self._network, self._where)
+                self._recordings = Recordings(recorder, shape, self._where)
         except RuntimeError as error:
             why = "no memory is left for the network" if is_memory(error) else said(error)
             raise EngineError(

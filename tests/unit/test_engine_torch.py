@@ -301,7 +301,7 @@ def engine(package: ModelPackage, recorder: FakeRecorder) -> TorchEngine:
     """An engine that believes in recordings, on the CPU."""
     made = TorchEngine(package, "fp32", 1, device="cpu")
     made.batch = 64
-    made._recordings = Recordings(recorder, (3, *SPEC.size), CPU)
+    made._recordings = Recordings(lambda: recorder, (3, *SPEC.size), CPU)
     return made
 
 
