@@ -52,7 +52,7 @@ def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="how fast every engine is here, and what each step takes")
     bench.add_argument("--model", type=Path, help="folder of a model package; the shipped one")
     bench.add_argument(
-        "--engines", type=_words, default=(), metavar="A,B", help="only these; all that are here"
+        "--engines", type=_words, default=(), metavar="A,B", help="only these, or none; all that are here"
     )
     bench.add_argument("--precisions", type=_words, default=(), metavar="A,B", help="only these; all")
     bench.add_argument("--slices", type=int, default=32, help="of one series; 32")

@@ -14,13 +14,12 @@ from strokecore.bench.flops import NotCountedError, count_flops
 from strokecore.bench.inputs import bench_slices
 from strokecore.bench.machine import load_average, machine_facts
 from strokecore.bench.record import engine_lines, model_facts, peak_lines, steps_facts
-from strokecore.bench.settings import BenchSettings
+from strokecore.bench.settings import NONE, BenchSettings
 from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
 from strokecore.bench.words import in_words, without_folders
 from strokecore.engines.nvidia import gpus
 from strokecore.engines.threads import THREADS_VARIABLE, default_threads
-from strokecore.errors import UsageError
 from strokecore.model_package import ModelPackage, load_package
 from strokecore.shipped import SHIPPED, package_folder
 
@@ -37,14 +36,12 @@ def run_bench(
 
     Raises
     ------
-    UsageError: no such engine or precision, or nothing to measure.
+    UsageError: no such engine or precision.
     ModelPackageError: the package cannot be used.
     """
     threads = settings.threads or default_threads()
     folder = package_folder(settings.model) or SHIPPED
-    package = None if folder is None else load_package(folder)
-    if package is None and not settings.pipeline_runs:
-        raise UsageError("Nothing to measure: give a model package with --model, or --pipeline-runs 1.")
+    package = None if settings.engines == (NONE,) else load_package(folder)
     record: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,6 +8,7 @@ from typing import Final
 
 from strokecore.errors import UsageError
 
+NONE: Final = "none"
 DEFAULT_SLICES: Final = 32
 DEFAULT_BATCHES: Final = (1, 8, 32)
 
@@ -18,8 +19,9 @@ class BenchSettings:
 
     Attributes
     ----------
-    model: folder of a model package; None: the one that serves without being named, if there is one.
-    engines: names of strokecore.bench.subjects.KINDS; empty: all.
+    model: folder of a model package, or "shipped"; None: its engines are measured with the shipped one, the
+        pipeline with whatever serves where nobody names a model.
+    engines: names of strokecore.bench.subjects.KINDS; empty: all; NONE alone: the pipeline only.
     precisions: such as "bf16"; empty: all that an engine has.
     slices: of one series.
     batches: further numbers of slices in one call.
@@ -51,6 +53,10 @@ class BenchSettings:
         ):
             if value < least:
                 raise UsageError(f"--{name} is {value}, expected {least} or more.")
+        if self.engines == (NONE,) and not self.pipeline_runs:
+            raise UsageError(
+                f"Nothing to measure with --engines {NONE} and --pipeline-runs 0; leave one out."
+            )
         if not self.seconds > 0:
             raise UsageError(f"--seconds is {self.seconds}, expected more than 0.")
         if self.dicom is not None and not self.dicom.is_dir():

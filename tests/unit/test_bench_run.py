@@ -183,7 +183,7 @@ def test_the_command_measures_and_writes(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("--pipeline-runs 0", "Nothing to measure"),
+        ("--engines none --pipeline-runs 0", "Nothing to measure"),
         ("--slices 0", "--slices is 0"),
         ("--out nowhere/bench.json", "nowhere is not a folder"),
         ("--model nowhere --pipeline-runs 0", "nowhere is not a folder"),
@@ -214,6 +214,15 @@ def test_a_head_that_is_not_scored_is_said_at_the_end(
     shown = capsys.readouterr().out
     assert "strokecore score: the head is refused" in shown
     assert "A series of 1 slices" in shown
+
+
+def test_the_pipeline_alone_opens_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "measure_steps", lambda *arguments: STEPS)
+    settings = BenchSettings(model=tmp_path / "not opened", engines=("none",), pipeline_runs=1)
+    record = run_bench(settings, FOUND)
+    Draft202012Validator(SCHEMA).validate(record)
+    assert (record["model"], record["engines"]) == (None, [])
+    assert record["pipeline"]["warm"]["wall_s"]["median"] == 5.0
 
 
 def test_a_run_where_nothing_runs_has_failed(

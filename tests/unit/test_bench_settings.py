@@ -18,6 +18,7 @@ from strokecore.errors import UsageError
         ({"threads": -1}, "--threads is -1"),
         ({"pipeline_runs": -1}, "--pipeline-runs is -1"),
         ({"seconds": 0.0}, "--seconds is 0.0"),
+        ({"engines": ("none",), "pipeline_runs": 0}, "Nothing to measure"),
         ({"dicom": Path("nowhere")}, "nowhere is not a folder"),
     ],
 )

@@ -310,3 +310,26 @@ def test_rounding_to_bf16_is_to_nearest_and_ties_to_even() -> None:
     values = values[np.abs(values) <= float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)]
     assert values.size > 100_000
     assert np.array_equal(to_bf16(values), values.astype(ml_dtypes.bfloat16).view(np.uint16))
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("backbone", ["vits16", "vitb16"])
+def test_networks_of_the_papers_size(backbone: str) -> None:
+    """Random weights at 512 x 416: 3 GB of memory and some minutes of one core for ViT-B."""
+    import torch
+
+    from strokecore.network import NetworkConfig, StrokeNet
+    from trainer.package.graph import to_onnx
+
+    torch.manual_seed(0)
+    size = (512, 416)
+    content = to_onnx(StrokeNet(NetworkConfig(backbone, features=64)).eval().requires_grad_(False), size)
+    one = np.random.default_rng(1).normal(size=(1, 3, *size)).astype(np.float32)
+    reference = np.concatenate(run_onnx(content, one), axis=1)
+    for precision in TYPED_PRECISIONS:
+        found = typed_graph(content, precision)
+        assert len(found) < 0.51 * len(content)
+        assert unsupported_operators(found) == ()
+        onnx.checker.check_model(onnx.load_model_from_string(found), full_check=True)
+        answer = np.concatenate(run_onnx(rounded_graph(found), one), axis=1)
+        assert large_difference(answer, reference) < (1e-3 if precision == "bf16" else 1e-4)
