@@ -6,11 +6,9 @@ from typing import Any, Final
 
 from strokecore.engines.batched import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory
 from strokecore.engines.learned import Float4D
-from strokecore.engines.threads import THREADS_VARIABLE, default_threads, on_cpu
+from strokecore.engines.threads import on_cpu
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
-
-__all__ = ["THREADS_VARIABLE", "OnnxEngine", "default_threads"]
 
 # A GPU is only busy with many slices.
 _BATCH_PIXELS: Final = {"cpu": CPU_BATCH_PIXELS, "cuda": 2**23}

@@ -19,7 +19,7 @@ from strokecore.engines.select import default_package, select_engine
 from strokecore.engines.threads import default_threads
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.model_package import ModelPackage, load_package
-from strokecore.shipped import package_folder
+from strokecore.shipped import SHIPPED, package_folder
 
 
 def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = False) -> dict[str, Any]:
@@ -27,16 +27,16 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
 
     Parameters
     ----------
-    folder: a model package; None for the one that runs when none is named.
+    folder: a model package; None for the one that runs when none is named, and for what needs one the shipped
+        one.
     wanted: as in ``--engine``.
     check: run the whole parity gate on every engine that is here, whatever is remembered of it.
 
-    Raises
-    ------
-    UsageError: a check without a package.
-    ModelPackageError: the package is damaged or does not fit this version.
+    Raises ModelPackageError when the package is damaged or does not fit this version.
     """
     folder = package_folder(folder) or default_package()
+    if folder is None and (check or wanted in ENGINES):
+        folder = SHIPPED
     found = [availability(engine) for engine in ENGINES]
     package = None
     checked: dict[tuple[str, str], dict[str, Any]] = {}
@@ -44,8 +44,6 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
         package = load_package(folder, atlas_sha256=load_atlas().sha256)
         if check:
             checked = _check(package, found)
-    elif check:
-        raise UsageError("The parity gate compares engines on a model package; add --model DIR.")
     return {
         "threads": default_threads(),
         "model": package and {"name": package.name, "version": package.version, "sha256": package.sha256},

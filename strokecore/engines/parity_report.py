@@ -37,7 +37,7 @@ LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(
         "sum": Limit(None, 0.01),
         "region_probability": Limit(None, 0.05),
         "classes": Limit(0.99, None),
-        "bias": Limit(-0.02, 0.02),
+        "bias": Limit(-0.025, 0.025),
         "scale": Limit(0.98, 1.02),
         "shift": Limit(None, 0.1),
         "rearranged": Limit(None, 0.5),

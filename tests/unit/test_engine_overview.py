@@ -97,10 +97,20 @@ def test_a_check_runs_the_whole_gate_on_every_engine(
     assert not criteria["bias"]["passed"]
     assert set(by_name["openvino"][1]["report"]["criteria"]) == set(LIMITS)
     machine["openvino bf16"] = None  # repaired: a check does not believe what is remembered
+    select._kept.cache_clear()
     assert main(["engines", "--model", str(folder), "--check"]) == 0
     printed = capsys.readouterr().out
     assert "golden_difference" in printed
     assert "--engine auto: openvino bf16" in printed
+
+
+def test_a_check_without_a_package_takes_the_one_that_ships(
+    machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHIPPED", folder)
+    found = record(capsys, "--check")
+    assert found["model"]["name"] == "mirror"
+    assert verdicts(found)["onnx fp32"] is True
 
 
 def test_it_begins_at_the_engine_that_is_asked_for(
@@ -118,14 +128,6 @@ def test_when_nothing_may_serve_the_status_says_so(
     found = record(capsys, "--model", str(folder), status=1)
     assert found["chosen"]["engine"] is None
     assert "onnx fp32: could not be started" in found["chosen"]["why"]
-
-
-def test_a_check_needs_a_package(
-    machine: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "default_package", lambda: None)
-    assert main(["engines", "--check"]) == 2
-    assert "add --model DIR" in capsys.readouterr().err
 
 
 def test_a_package_that_is_damaged_is_wrong_usage(

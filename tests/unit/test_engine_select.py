@@ -101,7 +101,10 @@ def test_a_plan_that_is_not_there_is_built_beside_the_work(
     plans["answer"] = "TensorRT bf16 could not be built lately: no memory"
     plans["ready"] = {"fp16"}
     found = words(steps("auto", package, never))
-    assert found == ["tensorrt bf16 (engine could not be built)", "tensorrt fp16", "onnx fp32"]
+    # what could not be built does not keep the next precision from its turn
+    not_built = "(engine could not be built)"
+    assert found[:2] == [f"tensorrt bf16 {not_built}", "tensorrt fp16"]
+    assert found[2:] == [f"tensorrt tf32 {not_built}", f"tensorrt fp32 {not_built}", "onnx fp32"]
 
 
 def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(
