@@ -104,7 +104,9 @@ def _compiled(core: Any, package: ModelPackage, settings: dict[str, Any], key: d
     model = core.read_model(package.onnx)
     check_tensors(package, {t.any_name: _described(t) for t in (*model.inputs, *model.outputs)})
     compiled = core.compile_model(model, "CPU", settings)
-    openvino_cache.store(key, compiled.export_model().getvalue())
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    openvino_cache.store(key, stream.getvalue())
     return compiled
 
 

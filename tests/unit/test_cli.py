@@ -40,7 +40,7 @@ def test_a_missing_folder_is_a_usage_error(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("extra", [["--engine", "tensorrt"], ["--model", "somewhere"]])
-def test_an_engine_that_does_not_exist_yet_is_said(
+def test_an_engine_or_package_that_cannot_be_had_is_said(
     extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["score", str(tmp_path), "--out", str(tmp_path / "out"), *extra]) == 2
