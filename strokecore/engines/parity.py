@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # Outputs of one check that are held at the same time; a batch beyond is tested with fewer slices.
 _HELD_BYTES: Final = 2**29
+# Batches of these sizes are not among the others; 1 and 4 are parts of them.
+_SMALLER: Final = (32, 16, 8, 2)
 
 
 class Runner(Protocol):
@@ -138,12 +140,12 @@ def region_probabilities(
 def _batches(engine: Runner, golden: Golden, fresh: int, reference: Answers) -> list[Indices]:
     """Which slices each run gets, by index into golden slices followed by random ones.
 
-    All at once, and more than the engine's own batch, so that its last part is not full; a few in reversed
-    order; one alone; the few again. No run repeats the one before it, so that an answer that comes one run
-    late is seen.
+    All at once, and more than the engine's own batch, so that its last part is not full; smaller batches, for
+    each of which a GPU has a graph of its own; a few in reversed order; one alone; the few again. No run
+    repeats the one before it, so that an answer that comes one run late is seen.
     """
     number = len(golden.slices) + fresh
-    own = int(getattr(engine, "batch", 1))
+    own = int(getattr(engine, "most", getattr(engine, "batch", 1)))
     row_bytes = sum(arm[0].nbytes for arm in reference)
     at_once = max(number, min(own + 1, _HELD_BYTES // row_bytes))
     while at_once % 2 == 0 or (own > 1 and at_once % own == 0):
@@ -152,7 +154,16 @@ def _batches(engine: Runner, golden: Golden, fresh: int, reference: Answers) -> 
     more = (number // 2 + np.arange(at_once - number)) % number
     infarct = 1 - golden.answers.bg[:, 0].mean(axis=(1, 2))
     few = np.arange(number - 1, max(number - 6, len(golden.slices) - 1), -1)
-    return [np.concatenate([np.arange(number), more]), few, np.array([int(infarct.argmax())]), few]
+    smaller = [
+        (number // 3 + np.arange(size)) % number for size in _SMALLER if size <= min(at_once, own // 2)
+    ]
+    return [
+        np.concatenate([np.arange(number), more]),
+        *smaller,
+        few,
+        np.array([int(infarct.argmax())]),
+        few,
+    ]
 
 
 def _values(
@@ -176,7 +187,7 @@ def _values(
         fit(infarct_log_odds(f[:heads]), infarct_log_odds(r[:heads]), fresh.inside)
         for f, r in zip(random, theirs, strict=True)
     ]
-    few, _, again = found[1:]
+    few, _, again = found[-3:]
     return {
         "not_finite": 0,
         "sum": sum_error(found),

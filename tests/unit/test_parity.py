@@ -178,7 +178,32 @@ def test_more_slices_than_the_engines_own_batch_are_run(
         assert engine.runs[0] >= max(number, batch + 1)
         assert engine.runs[0] % 2 == 1
         assert batch == 1 or engine.runs[0] % batch
-        assert engine.runs[1:] == [5, 1, 5]
+        assert engine.runs[-3:] == [5, 1, 5]
+        assert engine.runs[1:-3] == [size for size in (16, 8, 2) if size <= batch // 2]
+
+
+def test_a_batch_size_that_is_wrong_by_itself_is_found(
+    package: ModelPackage, golden: Golden, fresh: Fresh
+) -> None:
+    """A GPU engine has a graph for each size; most slices of a head can be right and some not."""
+
+    def wrong_for(size: int) -> Fault:
+        def fault(slices: Float4D, run: int) -> Arms:
+            parts = []
+            left = slices
+            while len(left):
+                taken = left[: 1 << (len(left).bit_length() - 1)][:64]
+                bg, sg = mirror_answers(taken)
+                parts.append((bg[..., ::-1], sg[..., ::-1]) if len(taken) == size else (bg, sg))
+                left = left[len(taken) :]
+            bg, sg = (np.concatenate(arms) for arms in zip(*parts, strict=True))
+            return bg, sg
+
+        return fault
+
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        report = judged(package, golden, fresh, wrong_for(size), batch=64)
+        assert "batch" in failed(report), size
 
 
 def test_region_decisions_are_the_packages_own(package: ModelPackage) -> None:
