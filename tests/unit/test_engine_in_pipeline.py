@@ -16,7 +16,7 @@ from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.dicom import sr
 from strokecore.dicom.instance import Stamp
-from strokecore.engines import select
+from strokecore.engines import learned, select
 from strokecore.engines.openvino import OpenVinoEngine
 from strokecore.errors import EngineError
 from strokecore.model_package import load_package
@@ -25,15 +25,14 @@ from tests.unit.engine_cases import BROKEN, CPU, ONNX, OPENVINO, fault_of, prete
 from tests.unit.package_cases import mirror_answers, write_package
 
 # Steps before an engine is asked; they are the same for all engines, so this module takes them once.
-STEPS = (
-    "read_series",
-    "fit_head_frame",
-    "to_canonical",
-    "coverage",
-    "segment_brain",
-    "register_atlas",
-    "place_atlas",
-)
+STEPS = {
+    pipeline: (
+        *("read_series", "fit_head_frame", "to_canonical", "coverage", "segment_brain", "register_atlas"),
+        *("place_atlas", "scan_flags", "blood_flags"),
+    ),
+    learned: ("hu_slices", "mask_slices", "measure_regions"),
+    learned.Tissue: ("of",),
+}
 MOMENT = "2026-11-25T12:00:00+00:00"
 
 
@@ -55,8 +54,9 @@ def head_taken_once() -> Iterator[None]:
         return run
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in STEPS:
-            patch.setattr(pipeline, name, once(getattr(pipeline, name)))
+        for place, names in STEPS.items():
+            for name in names:
+                patch.setattr(place, name, once(getattr(place, name)))
         yield
 
 
