@@ -17,6 +17,7 @@ ENGINES: Final = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
 DEFAULT_STABLE_AGE_S: Final = 60.0  # Orthanc's own default
 DEFAULT_HTTP_PORT: Final = 8042  # Orthanc's own default
 CACHE_NAME: Final = "strokecore-cache"
+SHIPPED_MODEL: Final = "shipped"  # strokecore.shipped.NAME, which the scorer resolves
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         )
     elif not _is_program(python):
         problems.append(Problem("python_missing", "StrokeCore.Python is not a program that can be run."))
-    if model is not None and not os.path.isdir(model):
-        problems.append(Problem("model_missing", "StrokeCore.Model is not a folder."))
+    if model not in (None, SHIPPED_MODEL) and not os.path.isdir(model):
+        problems.append(Problem("model_missing", 'StrokeCore.Model is neither a folder nor "shipped".'))
     if folder is not None and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
         problems.append(
             Problem("temporary_directory_missing", "StrokeCore.TemporaryDirectory is not a writable folder.")

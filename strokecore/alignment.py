@@ -24,6 +24,9 @@ _MOST_STEPS: Final = 40
 _FIRST_DAMPING: Final = 1e-3
 _LEAST_DAMPING: Final = 1e-5
 _MOST_DAMPING: Final = 1e3
+# Rows of one product: too few for a linear algebra library to share them out among threads, which changes the
+# order of a sum and with it the last bits.
+_ROWS: Final = 1024
 # The cost falls by less than this share: converged.
 _CONVERGED: Final = 1e-4
 
@@ -87,6 +90,14 @@ def huber(residual: npt.NDArray[np.float32], scale: float) -> tuple[Floats, Floa
     return weight, np.where(size < scale, size**2, scale * (2 * size - scale))
 
 
+def summed(left: Floats, right: npt.NDArray[np.floating]) -> Floats:
+    """``left.T @ right`` of [n, a] and [n, b], in one order on any number of threads."""
+    whole = len(left) // _ROWS * _ROWS
+    blocks = (part[:whole].reshape(-1, _ROWS, part.shape[1]) for part in (left, right))
+    a, b = blocks
+    return np.asarray((a.transpose(0, 2, 1) @ b).sum(axis=0) + left[whole:].T @ right[whole:])
+
+
 def align(
     fixed: Image,
     fixed_mask: npt.NDArray[np.bool_],
@@ -132,7 +143,7 @@ def align(
         slope = np.stack([sample(g, indices) for g in gradient], axis=1).astype(np.float64)
         jacobian = _jacobian(slope, arms, linear, motion)
         weighted = jacobian * weight[:, None]
-        normal, downhill = weighted.T @ jacobian, -weighted.T @ difference
+        normal, downhill = summed(weighted, jacobian), -summed(weighted, difference[:, None])[:, 0]
         while True:
             damped = normal + damping * np.diag(np.diag(normal)) + 1e-12 * np.eye(len(normal))
             step = np.asarray(np.linalg.solve(damped, downhill), dtype=np.float64)

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
-from strokecore.anatomy.placed import PlacedAtlas, place_atlas
+from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import SIDES, Side
 from strokecore.anatomy.registration import register_atlas
 from strokecore.aspects import affected_side, find_regions, score_hemispheres
-from strokecore.brain import Brain, segment_brain
+from strokecore.brain import segment_brain
 from strokecore.config import ScoringConfig
 from strokecore.dicom.uids import result_key
 from strokecore.engines.base import Engine, Head, Lesion
@@ -100,7 +100,7 @@ def score_folder(
     engine = select_engine(config)
     atlas = load_atlas(config.atlas)
     watch = Stopwatch()
-    blank = _blank_result(config, engine, atlas, content_datetime or _now(), supersedes)
+    blank = blank_result(config, engine, atlas, content_datetime or _now(), supersedes)
     try:
         with watch.step("total"), quiet_pydicom():
             with watch.step("read"):
@@ -132,7 +132,7 @@ def failed_run(
 
     An exception's text can hold a header's values, and this one is stored and shown.
     """
-    blank = _blank_result(
+    blank = blank_result(
         config, select_engine(config), load_atlas(config.atlas), content_datetime or _now(), supersedes
     )
     flag = QualityFlag(
@@ -148,6 +148,15 @@ def score_series(
     series: Series, config: ScoringConfig, engine: Engine, atlas: Atlas, blank: Result, watch: Stopwatch
 ) -> Scored:
     """The steps, in order. Raises Refusal."""
+    frame, head = place_head(series, atlas, watch)
+    return score_head(series, frame, head, config, engine, blank, watch)
+
+
+def place_head(series: Series, atlas: Atlas, watch: Stopwatch) -> tuple[HeadFrame, Head]:
+    """A series in the canonical frame with its tissues and atlas regions: what engines are shown.
+
+    Raises Refusal.
+    """
     with watch.step("frame"):
         frame = fit_head_frame(series, atlas)
         hu = to_canonical(series, frame)
@@ -157,7 +166,29 @@ def score_series(
     with watch.step("register"):
         registration = register_atlas(hu, brain, frame.grid, covered, atlas)
         placed = place_atlas(atlas, registration, frame.grid, brain, covered)
-        head = _head(series, frame, hu, covered, brain, placed)
+    head = Head(
+        hu=hu,
+        grid=frame.grid,
+        brain=brain,
+        regions=placed.regions,
+        grey=placed.grey,
+        tissue=placed.tissue,
+        covered=covered,
+        slice_thickness_mm=series.slice_thickness_mm,
+    )
+    return frame, head
+
+
+def score_head(
+    series: Series,
+    frame: HeadFrame,
+    head: Head,
+    config: ScoringConfig,
+    engine: Engine,
+    blank: Result,
+    watch: Stopwatch,
+) -> Scored:
+    """What one engine makes of a placed head; several may be shown the same."""
     with watch.step("segment"):
         lesion = engine.segment(head)
     with watch.step("score"):
@@ -184,26 +215,6 @@ def score_series(
             result_key=result_key(series, blank.software, config.sha256, model),
         )
     return Scored(result, series, masks)
-
-
-def _head(
-    series: Series,
-    frame: HeadFrame,
-    hu: npt.NDArray[np.float32],
-    covered: npt.NDArray[np.bool_],
-    brain: Brain,
-    placed: PlacedAtlas,
-) -> Head:
-    return Head(
-        hu=hu,
-        grid=frame.grid,
-        brain=brain,
-        regions=placed.regions,
-        grey=placed.grey,
-        tissue=placed.tissue,
-        covered=covered,
-        slice_thickness_mm=series.slice_thickness_mm,
-    )
 
 
 def _source_masks(series: Series, frame: HeadFrame, head: Head, lesion: Lesion) -> SourceMasks:
@@ -244,9 +255,10 @@ def model_info(engine: Engine) -> ModelInfo:
     )
 
 
-def _blank_result(
+def blank_result(
     config: ScoringConfig, engine: Engine, atlas: Atlas, content_datetime: str, supersedes: str | None
 ) -> Result:
+    """What a run says before anything is known of its series."""
     none = AspectsScore(None, 0)
     return Result(
         status="failed",

@@ -11,12 +11,13 @@ from typing import Any, Final, Self
 import numpy as np
 
 from strokecore.engines import plans
+from strokecore.engines.batched import padded_batch
 from strokecore.engines.cuda import Cuda, CudaError
 from strokecore.engines.learned import Float4D, LearnedEngine
 from strokecore.engines.plans import PlanKey
 from strokecore.engines.tensorrt_api import ICudaEngine, Runtime, load_tensorrt
 from strokecore.engines.tensorrt_build import PRECISIONS, check_precision, logger_of
-from strokecore.engines.tensorrt_lanes import Lanes, OutOfMemory, Shape, next_batch
+from strokecore.engines.tensorrt_lanes import Lanes, OutOfMemory, Shape
 from strokecore.engines.tensorrt_plan import (
     build,
     plan_key,
@@ -107,7 +108,7 @@ class TensorRtEngine(LearnedEngine):
             try:
                 cuda.activate()
                 while done < len(slices):
-                    taken, batch = next_batch(len(slices) - done, self.most)
+                    taken, batch = padded_batch(len(slices) - done, self.most)
                     try:
                         answer = lanes.run(slices[done : done + taken], batch)
                     except OutOfMemory as error:

@@ -30,26 +30,12 @@ Shape = tuple[int, ...]
 
 MAX_LANES: Final = 4
 """Graphs that are kept; a node meets series of few lengths."""
-# Of a padded batch at most a quarter is thrown away; else a smaller full one goes first.
-_PADDING: Final = 4
-
-
 # How TensorRT words it.
 _NO_MEMORY: Final = re.compile(r"out ?of ?memory|could not be allocated", re.IGNORECASE)
 
 
 class OutOfMemory(Exception):
     """The GPU has no memory for this many slices."""
-
-
-def next_batch(left: int, most: int) -> tuple[int, int]:
-    """(slices taken, batch that they run in) of ``left`` slices; a batch is a power of two up to ``most``."""
-    if left >= most:
-        return most, most
-    batch = 1 << (left - 1).bit_length()
-    if (batch - left) * _PADDING <= batch:
-        return left, batch
-    return batch // 2, batch // 2
 
 
 class Buffers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from strokecore.cache import cache_folder
+from strokecore.cache import CACHE_VARIABLE, cache_folder
 from strokecore.engines import plans
 from strokecore.engines.cuda import Cuda, CudaError
 from strokecore.engines.nvidia import Gpu, gpus
@@ -174,6 +174,7 @@ def _start(command: list[str]) -> None:
         _started.append(
             subprocess.Popen(
                 command,
+                env=_lasting_environment(),
                 # "python -m" looks in the working folder first: there it finds the code that runs here
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
@@ -184,3 +185,9 @@ def _start(command: list[str]) -> None:
         )
     finally:
         os.close(descriptor)
+
+
+def _lasting_environment() -> dict[str, str]:
+    """Without the folders of a scan, which end before a build does; the cache stays the same one."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
+    return {**kept, CACHE_VARIABLE: str(cache_folder())}

@@ -19,7 +19,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -30,10 +30,9 @@ import numpy as np
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
-from strokecore.aspects import affected_side, find_regions, score_hemispheres
 from strokecore.config import ScoringConfig
 from strokecore.engines.asymmetry import AsymmetryEngine
-from strokecore.engines.base import Engine, Head, Lesion
+from strokecore.engines.base import Engine
 from strokecore.engines.onnx import OnnxEngine
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.cases import NORMAL_SHARE, Case
@@ -44,9 +43,9 @@ from strokecore.evaluate.summary import summarise
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.model_package import load_package
-from strokecore.pipeline import Stopwatch, _blank_result, model_info, score_series
+from strokecore.pipeline import Stopwatch, blank_result, model_info, place_head, score_head
 from strokecore.quiet import quiet_pydicom
-from strokecore.result import SoftwareInfo
+from strokecore.result import Result, SoftwareInfo
 from strokecore.series import Series, read_series
 from strokecore.simulate import random_affected, random_spec, unseen_fields
 from tests.studies.inserted import inserted, mirrored, own_regions
@@ -57,6 +56,8 @@ MARGIN: Final = 0.02
 DELTA_HU: Final = 5.0
 WEIGHT_FREE: Final = "weight-free"
 TIMEOUT_S: Final = 600.0
+# Of outputs that are never written.
+_DATE: Final = "2026-01-01T00:00:00+00:00"
 
 
 @dataclass(frozen=True)
@@ -67,22 +68,6 @@ class Inserted:
     truth: Truth
     mirror: bool
     seed: int
-
-
-class Keeping:
-    """The weight-free engine, and the head that it was shown."""
-
-    def __init__(self) -> None:
-        self._engine = AsymmetryEngine()
-        self.name, self.version, self.sha256 = self._engine.name, self._engine.version, self._engine.sha256
-        self.engine, self.precision = self._engine.engine, self._engine.precision
-        self.fallbacks: tuple[str, ...] = ()
-        self.head: Head | None = None
-        self.lesion: Lesion | None = None
-
-    def segment(self, head: Head) -> Lesion:
-        self.head, self.lesion = head, self._engine.segment(head)
-        return self.lesion
 
 
 def simulated(kind: str, seeds: Sequence[int]) -> list[Case]:
@@ -128,27 +113,20 @@ def _real(mirror: bool) -> tuple[Series, Any]:
     return series, own_regions(series)
 
 
-def _results(series: Series, models: tuple[Path, ...]) -> list[Any]:
-    keeping, config, atlas = Keeping(), ScoringConfig(), load_atlas()
-    blank = _blank_result(config, keeping, atlas, "2026-01-01T00:00:00+00:00", None)
-    first = score_series(series, config, keeping, atlas, blank, Stopwatch()).result
-    head = keeping.head
-    assert head is not None
-    results = [first]
-    for model in models:
-        engine: Engine = OnnxEngine(load_package(model))
-        findings = find_regions(head, engine.segment(head))
-        aspects = score_hemispheres(findings)
-        results.append(
-            replace(
-                first,
-                regions=findings,
-                aspects=aspects,
-                affected_side=affected_side(aspects),
-                model=model_info(engine),
-            )
-        )
-    return results
+def _results(series: Series, models: tuple[Path, ...]) -> list[Result]:
+    config, atlas, watch = ScoringConfig(), load_atlas(), Stopwatch()
+    frame, head = place_head(series, atlas, watch)
+    return [
+        score_head(
+            series, frame, head, config, engine, blank_result(config, engine, atlas, _DATE, None), watch
+        ).result
+        for engine in engines_of(models)
+    ]
+
+
+def engines_of(models: tuple[Path, ...]) -> list[Engine]:
+    """The weight-free engine, then one for each package in the reference's fp32."""
+    return [AsymmetryEngine(), *(OnnxEngine(load_package(model)) for model in models)]
 
 
 def balanced(outcomes: Sequence[Outcome], counts: st.Counts) -> tuple[float, Any]:
@@ -181,8 +159,7 @@ def main() -> None:
         (case.name, answer) for case, answer in zip(cases, found, strict=True) if isinstance(answer, Lost)
     ]
     assert not lost, lost
-    engines: list[tuple[str, Engine]] = [(WEIGHT_FREE, Keeping())]
-    engines += [(path.name, OnnxEngine(load_package(path))) for path in models]
+    engines = list(zip((WEIGHT_FREE, *(path.name for path in models)), engines_of(models), strict=True))
     options.out.mkdir(parents=True, exist_ok=True)
     columns = list(zip(*found, strict=True))
     software = SoftwareInfo(__version__, load_atlas().sha256, ScoringConfig().sha256)

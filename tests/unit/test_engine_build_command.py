@@ -189,7 +189,10 @@ def test_a_background_build_is_started_once(
     package: ModelPackage, trt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
-    code = f"import sys; open({str(started)!r}, 'w').write(repr(sys.argv[1:])); print('built')"
+    told = "[os.environ.get(name) for name in ('HOME', 'TMPDIR', 'STROKECORE_CACHE')]"
+    code = f"import os, sys; open({str(started)!r}, 'w').write(repr(sys.argv[1:] + {told})); print('built')"
+    monkeypatch.setenv("HOME", str(tmp_path / "scan"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scan"))
     monkeypatch.setattr(
         tensorrt_plan, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
     )
@@ -197,7 +200,9 @@ def test_a_background_build_is_started_once(
     assert said == "TensorRT bf16 is not built yet; a build was started in the background"
     (process,) = tensorrt_plan._started
     assert process.wait(60) == 0
-    assert started.read_text() == repr([str(package.folder), "bf16", "0"])
+    # a scan's own folders end before the build does, the cache stays
+    told = [None, None, str(tmp_path / "cache")]
+    assert started.read_text() == repr([str(package.folder), "bf16", "0", *told])
     assert (tmp_path / "cache" / "tensorrt" / "build.log").read_text() == "built\n"
     with plans.building(gpus()[0]):
         said = start_background_build(package, "bf16")

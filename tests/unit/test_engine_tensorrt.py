@@ -14,7 +14,6 @@ import pytest
 from strokecore.engines import tensorrt_lanes
 from strokecore.engines.onnx import OnnxEngine
 from strokecore.engines.tensorrt import TensorRtEngine
-from strokecore.engines.tensorrt_lanes import next_batch
 from strokecore.errors import EngineError
 from strokecore.model_package import ModelPackage, load_package
 from tests.unit.cuda_fake import ECC, LAUNCH_FAILED
@@ -71,27 +70,6 @@ def test_batches_are_padded_to_powers_of_two(package: ModelPackage, trt: FakeTen
         trt._runs.clear()
         engine.run(slices(69))
         assert set(trt._runs) == {64, 4, 1}
-
-
-@pytest.mark.parametrize(
-    ("left", "most", "expected"),
-    [
-        (1, 64, (1, 1)),
-        (2, 64, (2, 2)),
-        (3, 64, (3, 4)),
-        (5, 64, (4, 4)),
-        (6, 64, (6, 8)),
-        (23, 64, (16, 16)),
-        (24, 64, (24, 32)),
-        (33, 64, (32, 32)),
-        (64, 64, (64, 64)),
-        (200, 64, (64, 64)),
-        (30, 16, (16, 16)),
-        (1, 1, (1, 1)),
-    ],
-)
-def test_next_batch(left: int, most: int, expected: tuple[int, int]) -> None:
-    assert next_batch(left, most) == expected
 
 
 def test_a_graph_is_captured_once_for_each_size(package: ModelPackage, trt: FakeTensorRt) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.settings import Settings, SettingsError, parse_settings
+from orthanc_plugin.settings import SHIPPED_MODEL, Settings, SettingsError, parse_settings
+from strokecore import shipped
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "orthanc.json"
 
@@ -43,6 +44,11 @@ def test_options_are_taken(tmp_path: Path) -> None:
     assert (settings.workers, settings.timeout_s, settings.engine) == (4, 30.5, "onnx")
     assert (settings.stable_age_s, settings.http_port, settings.tls) == (7, 8043, True)
     assert settings.model == str(tmp_path)
+
+
+def test_the_shipped_model_is_named_without_a_folder() -> None:
+    assert SHIPPED_MODEL == shipped.NAME
+    assert parse_settings(configuration(Model="shipped")).model == "shipped"
 
 
 def test_the_cache_lies_beside_orthancs_database_unless_it_is_named() -> None:

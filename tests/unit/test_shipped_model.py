@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from strokecore import shipped
+from strokecore.anatomy.regions import SIDES, RegionId, Side
 from strokecore.engines.onnx import OnnxEngine
 from strokecore.model_package import load_package
 from strokecore.shipped import IS_DEFAULT, SHIPPED, package_folder
-from tests.unit.heads import flat_head
+from tests.unit.heads import darken, flat_head
 from trainer.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +48,15 @@ def test_a_healthy_flat_head_has_no_finding() -> None:
     evidence = OnnxEngine(load_package(SHIPPED)).segment(flat_head(noise_hu=1.0)).evidence
     assert len(evidence) == 20
     assert max(found.probability or 0.0 for found in evidence.values()) < 0.5
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
+    dark = RegionId("M2", side)
+    evidence = OnnxEngine(load_package(SHIPPED)).segment(darken(flat_head(noise_hu=1.0), dark, 7.0)).evidence
+    called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
+    assert called == {side}
+    assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5
 
 
 def test_shipped_is_a_name_for_it() -> None:
