@@ -22,7 +22,7 @@ _KEPT_CHARACTERS: Final = 6000
 _PATIENT: Final = ("--affected", "right:I,M1,M2", "--delta-hu", "6", "--seed", "3", "--tilt", "12")
 _STROKECORE: Final = (sys.executable, "-I", "-m", "strokecore", "--verbose")
 _HAS_TENSORRT: Final = (
-    "import sys\nfrom strokecore.engines.tensorrt import unavailable\n"
+    "import sys\nfrom strokecore.learned.tensorrt import unavailable\n"
     "if reason := unavailable(): sys.exit(reason)\n"
     "import tensorrt; print('TensorRT', tensorrt.__version__)"
 )

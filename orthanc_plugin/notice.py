@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from strokecore.config import ScoringConfig
-from strokecore.outputs import write_all
 from strokecore.pipeline import failed_run
+from strokecore.reports.outputs import write_all
 
 
 def main(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ ENGINES: Final = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
 DEFAULT_STABLE_AGE_S: Final = 60.0  # Orthanc's own default
 DEFAULT_HTTP_PORT: Final = 8042  # Orthanc's own default
 CACHE_NAME: Final = "strokecore-cache"
-SHIPPED_MODEL: Final = "shipped"  # strokecore.shipped.NAME, which the scorer resolves
+SHIPPED_MODEL: Final = "shipped"  # strokecore.learned.shipped.NAME, which the scorer resolves
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
-from strokecore.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
+from strokecore.reading.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
 
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 

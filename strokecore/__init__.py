@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from strokecore.config import ScoringConfig
     from strokecore.errors import Refusal, StrokeCoreError
     from strokecore.pipeline import score_folder
+    from strokecore.reading.series import Series, read_series
     from strokecore.result import Result
-    from strokecore.series import Series, read_series
 
 _HOME = {
     "Refusal": "errors",
     "Result": "result",
     "ScoringConfig": "config",
-    "Series": "series",
+    "Series": "reading.series",
     "StrokeCoreError": "errors",
-    "read_series": "series",
+    "read_series": "reading.series",
     "score_folder": "pipeline",
 }
 

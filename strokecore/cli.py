@@ -51,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from strokecore import report
     from strokecore.config import ScoringConfig
-    from strokecore.outputs import prepare, reason, write_all
     from strokecore.pipeline import failed_run, score_folder
-    from strokecore.quiet import quiet_pydicom
+    from strokecore.reading.quiet import quiet_pydicom
+    from strokecore.reports import report
+    from strokecore.reports.outputs import prepare, reason, write_all
 
     if not options.folder.is_dir():
         raise UsageError(f"{options.folder} is not a folder; give the folder that holds the DICOM files.")

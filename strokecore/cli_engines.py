@@ -38,7 +38,7 @@ def _engines(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from strokecore.engines.overview import overview, print_overview
+    from strokecore.learned.overview import overview, print_overview
 
     record = overview(options.model, options.engine, check=options.check)
     if options.json:
@@ -75,7 +75,7 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from strokecore.engines.threads import default_threads
+    from strokecore.learned.threads import default_threads
 
     # numpy's matrix product stands for the peak of as many cores; read when numpy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads or default_threads()))
@@ -135,7 +135,7 @@ def _add_build_engine(commands: Commands) -> None:
 def _build_engine(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from strokecore.engines.build_command import build_engine
+    from strokecore.learned.build_command import build_engine
 
     return build_engine(
         options.model,

@@ -15,21 +15,19 @@ import numpy.typing as npt
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
-from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import SIDES, Side
-from strokecore.anatomy.registration import register_atlas
-from strokecore.aspects import affected_side, find_regions, score_hemispheres
-from strokecore.brain import segment_brain
 from strokecore.config import ScoringConfig
-from strokecore.dicom.uids import result_key
-from strokecore.engines.base import Engine, Head, Lesion
-from strokecore.engines.select import select_engine
 from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
-from strokecore.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
-from strokecore.patient import check_patient
-from strokecore.quality import blood_flags, engine_flags, scan_flags
-from strokecore.quiet import quiet_pydicom
+from strokecore.head.brain import segment_brain
+from strokecore.head.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
+from strokecore.head.registration import register_atlas
+from strokecore.head.warped_atlas import place_atlas
+from strokecore.identifiers import result_key
+from strokecore.learned.selection import select_engine
+from strokecore.reading.patient import check_patient
+from strokecore.reading.quiet import quiet_pydicom
+from strokecore.reading.series import Series, read_series
 from strokecore.result import (
     AspectsScore,
     ModelInfo,
@@ -39,7 +37,9 @@ from strokecore.result import (
     SourceMasks,
     Status,
 )
-from strokecore.series import Series, read_series
+from strokecore.scoring.aspects import affected_side, find_regions, score_hemispheres
+from strokecore.scoring.engine import Engine, Head, Lesion
+from strokecore.scoring.quality import blood_flags, engine_flags, scan_flags
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def _series_info(series: Series) -> SeriesInfo:
 
 
 def model_info(engine: Engine) -> ModelInfo:
-    """What segments, or segmented: see strokecore.engines.base.Engine."""
+    """What segments, or segmented: see strokecore.scoring.engine.Engine."""
     return ModelInfo(
         engine.name, engine.version, engine.sha256, engine.engine, engine.precision, engine.fallbacks
     )

@@ -15,9 +15,9 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
-from strokecore import tags
-from strokecore.dicom_files import DicomFile, find_dicom
 from strokecore.errors import StrokeCoreError
+from strokecore.reading import tags
+from strokecore.reading.files import DicomFile, find_dicom
 
 _log = logging.getLogger(__name__)
 

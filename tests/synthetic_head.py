@@ -8,9 +8,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from strokecore.alignment import Image
 from strokecore.anatomy.atlas import Atlas
-from strokecore.series import Series
+from strokecore.head.alignment import Image
+from strokecore.reading.series import Series
 
 Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -37,7 +37,7 @@ from trainer.evaluate import (
     on_best_device,
     threshold_record,
 )
-from trainer.loss_config import TaglConfig
+from trainer.loss.config import TaglConfig
 from trainer.measure.metrics import PatientFigures
 from trainer.measure.paired import Verdict, difference, figure, judge
 from trainer.measure.pictures import require_matplotlib

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from strokecore.errors import UsageError
-from strokecore.network import NetworkConfig
-from strokecore.preprocess import InputSpec
-from trainer.loss_config import TaglConfig
+from strokecore.learned.preprocessing import InputSpec
+from trainer.loss.config import TaglConfig
+from trainer.network.network import NetworkConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
 

@@ -30,8 +30,8 @@ from trainer.measure.summary import GROUPS, of_group, patient_row, print_summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from strokecore.network import StrokeNet
     from trainer.measure.answer import Panel
+    from trainer.network.network import StrokeNet
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.arms import BLEND_MM, CLASSES
-from strokecore.engines.combination import Combination
-from strokecore.engines.learned import Float4D
 from strokecore.errors import UsageError
-from strokecore.model_package import (
+from strokecore.learned.arms import BLEND_MM, CLASSES
+from strokecore.learned.combination import Combination
+from strokecore.learned.engine import Float4D
+from strokecore.learned.package import (
     CARD,
     GOLDEN,
     INPUT_NAME,
@@ -34,7 +34,7 @@ from strokecore.model_package import (
     load_package,
     output_shapes,
 )
-from strokecore.preprocess import PREPROCESS_VERSION
+from strokecore.learned.preprocessing import PREPROCESS_VERSION
 from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device
@@ -76,7 +76,7 @@ def export(
     run: folder of a training run.
     out: the package; must not exist. It appears under its name only when it is complete and proved.
     data: the prepared data that the run was trained on, when it has moved.
-    joined: join the weight-free engine's opinion to the network's (strokecore.engines.combination).
+    joined: join the weight-free engine's opinion to the network's (strokecore.learned.combination).
     note: Markdown for the end of the model card, such as a site's own validation.
     typed: add the graphs in bf16 and fp16, which a node with TensorRT otherwise makes for itself.
 

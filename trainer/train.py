@@ -22,7 +22,6 @@ from rich.console import Console
 from torch import Tensor
 
 from strokecore.errors import StrokeCoreError, UsageError
-from strokecore.network import StrokeNet
 from trainer.config import Recipe
 from trainer.data.batch import Batch
 from trainer.data.cases import Dataset
@@ -41,7 +40,8 @@ from trainer.loop.schedule import learning_rate
 from trainer.loop.session import Session
 from trainer.loop.state import TrainingState
 from trainer.loop.validate import Validation, Validator
-from trainer.loss import LossTerms, TerritoryAwareGatedLoss
+from trainer.loss.tagl import LossTerms, TerritoryAwareGatedLoss
+from trainer.network.network import StrokeNet
 
 # A kill costs at most this much work; a checkpoint of the largest recipe takes about a second.
 CHECKPOINT_SECONDS: Final = 60.0

@@ -1,7 +1,7 @@
 """How far an engine's answer is from the reference's: a fast wrong answer is worth nothing.
 
 Two of the parity gate's measures, on the slices that are timed. Whether an engine may serve is for the gate
-to say (strokecore.engines.parity).
+to say (strokecore.learned.parity).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strokecore.arms import infarct_probability
 from strokecore.bench.inputs import BenchSlices
-from strokecore.engines.differences import dice, large_difference
-from strokecore.engines.learned import Float4D
+from strokecore.learned.arms import infarct_probability
+from strokecore.learned.differences import dice, large_difference
+from strokecore.learned.engine import Float4D
 
 Answer = tuple[Float4D, Float4D]
-"""Class probabilities of both arms, see strokecore.engines.learned.Run."""
+"""Class probabilities of both arms, see strokecore.learned.engine.Run."""
 
 
 @dataclass(frozen=True)

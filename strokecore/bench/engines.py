@@ -15,9 +15,9 @@ from strokecore.bench.rounds import take_turns
 from strokecore.bench.settings import BenchSettings
 from strokecore.bench.subjects import Running, Subject
 from strokecore.bench.words import in_words, without_folders
-from strokecore.engines.nvidia import gpus
 from strokecore.errors import EngineError
-from strokecore.model_package import ModelPackage
+from strokecore.learned.nvidia import gpus
+from strokecore.learned.package import ModelPackage
 
 
 @dataclass

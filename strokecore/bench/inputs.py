@@ -8,11 +8,11 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.engines.fresh import fresh_slices
-from strokecore.engines.golden import read_golden
-from strokecore.engines.learned import Float4D
 from strokecore.errors import ModelPackageError
-from strokecore.model_package import ModelPackage
+from strokecore.learned.engine import Float4D
+from strokecore.learned.fresh import fresh_slices
+from strokecore.learned.golden import read_golden
+from strokecore.learned.package import ModelPackage
 
 _SEED: Final = 1
 
@@ -24,7 +24,7 @@ class BenchSlices:
     Attributes
     ----------
     slices: float32 [n, channels, rows, columns].
-    share: float64 [n], weight of the SG arm (strokecore.arms.sg_share).
+    share: float64 [n], weight of the SG arm (strokecore.learned.arms.sg_share).
     brain: bool [n, rows, columns], of real or simulated heads; False in slices of noise.
     origin: "golden", the package's own; "random", drawn ones, where it has none that can be read.
     """

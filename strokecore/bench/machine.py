@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from strokecore.engines.nvidia import driver_version, gpus
-from strokecore.engines.threads import cpu_name, usable_cores
+from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.threads import cpu_name, usable_cores
 
 _LIBRARIES: Final = (
     "numpy",

@@ -102,7 +102,7 @@ def forget_peak() -> None:
 def _measure(job: dict[str, Any]) -> Memory:
     from strokecore.bench.inputs import bench_slices
     from strokecore.bench.subjects import Subject
-    from strokecore.model_package import load_package
+    from strokecore.learned.package import load_package
 
     package = load_package(Path(job["package"]))
     subject = Subject.from_dict(job["subject"])

@@ -86,7 +86,7 @@ def _torch_product(on_gpu: bool, precision: str, threads: int, size: int) -> Pro
         raise EngineError(f"no matrix product stands for {precision} here")
     if on_gpu and not torch.cuda.is_available():
         raise EngineError("the peak of a GPU is measured with torch, and this torch sees none")
-    from strokecore.engines.torch_settings import torch_settings
+    from strokecore.learned.torch_settings import torch_settings
 
     device = torch.device("cuda" if on_gpu else "cpu")
     a, b = (torch.randn(size, size, device=device).to(kinds[precision]) for _ in range(2))

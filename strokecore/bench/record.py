@@ -14,7 +14,7 @@ from strokecore.bench.memory import Memory
 from strokecore.bench.steps import Scoring, Steps
 from strokecore.bench.summary import Spread, speed_up
 from strokecore.evaluate.statistics import Estimate
-from strokecore.model_package import ModelPackage
+from strokecore.learned.package import ModelPackage
 
 _MIB: Final = 2**20
 # More digits than a time of two runs ever shares.

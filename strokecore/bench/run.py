@@ -18,10 +18,10 @@ from strokecore.bench.settings import NONE, BenchSettings
 from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
 from strokecore.bench.words import in_words, without_folders
-from strokecore.engines.nvidia import gpus
-from strokecore.engines.threads import THREADS_VARIABLE, default_threads
-from strokecore.model_package import ModelPackage, load_package
-from strokecore.shipped import SHIPPED, package_folder
+from strokecore.learned.nvidia import gpus
+from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.shipped import SHIPPED, package_folder
+from strokecore.learned.threads import THREADS_VARIABLE, default_threads
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 def run_bench(
     settings: BenchSettings, kinds: Mapping[str, Kind] = KINDS, say: Say = lambda words: None
 ) -> dict[str, Any]:
-    """Measure what ``settings`` asks for; JSON-ready, as strokecore/bench.schema.json has it.
+    """Measure what ``settings`` asks for; JSON-ready, as strokecore/bench/bench.schema.json has it.
 
     Raises
     ------

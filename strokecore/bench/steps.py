@@ -115,8 +115,8 @@ def _in_a_process(folder: Path, model: Path | None) -> tuple[float, dict[str, An
 
 
 def _in_this_process(folder: Path, model: Path | None) -> tuple[float, dict[str, float]]:
-    from strokecore.outputs import write_all
     from strokecore.pipeline import score_folder
+    from strokecore.reports.outputs import write_all
 
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()

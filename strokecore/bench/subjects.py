@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from strokecore.engines.availability import ENGINES, availability
-from strokecore.engines.learned import Float4D
 from strokecore.errors import UsageError
-from strokecore.model_package import ModelPackage
+from strokecore.learned.availability import ENGINES, availability
+from strokecore.learned.engine import Float4D
+from strokecore.learned.package import ModelPackage
 
 REFERENCE: Final = "onnx"
 """The engine that all others are compared with."""
@@ -65,12 +65,12 @@ class Kind:
 # torch-eager runs the network operation by operation on the GPU, as research code does; on the CPU torch
 # always does. It is what one has without any of this work, and so the baseline.
 KINDS: Final[dict[str, Kind]] = {
-    "onnx": Kind("strokecore.engines.onnx", "OnnxEngine"),
-    "onnx-cuda": Kind("strokecore.engines.onnx", "OnnxEngine", {"provider": "cuda"}, gpu=True),
-    "openvino": Kind("strokecore.engines.openvino", "OpenVinoEngine"),
-    "torch": Kind("strokecore.engines.torch", "TorchEngine"),
-    "torch-eager": Kind("strokecore.engines.torch", "TorchEngine", {"cuda_graphs": False}, gpu=True),
-    "tensorrt": Kind("strokecore.engines.tensorrt", "TensorRtEngine", gpu=True),
+    "onnx": Kind("strokecore.learned.onnx", "OnnxEngine"),
+    "onnx-cuda": Kind("strokecore.learned.onnx", "OnnxEngine", {"provider": "cuda"}, gpu=True),
+    "openvino": Kind("strokecore.learned.openvino", "OpenVinoEngine"),
+    "torch": Kind("strokecore.learned.torch", "TorchEngine"),
+    "torch-eager": Kind("strokecore.learned.torch", "TorchEngine", {"cuda_graphs": False}, gpu=True),
+    "tensorrt": Kind("strokecore.learned.tensorrt", "TensorRtEngine", gpu=True),
 }
 
 

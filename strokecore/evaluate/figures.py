@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from strokecore.anatomy.regions import SIDES
-from strokecore.aspects import FULL_SCORE
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.study import Outcome
 from strokecore.evaluate.summary import in_words
+from strokecore.scoring.aspects import FULL_SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.series import Series
+from strokecore.reading.series import Series
 from strokecore.simulate.write import TRUTH_FOLDER
 
 MASK_FILE: Final = "truth.nii.gz"

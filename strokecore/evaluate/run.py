@@ -11,13 +11,13 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
-from strokecore.engines.select import select_engine
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import Case
 from strokecore.evaluate.figures import draw_all
 from strokecore.evaluate.record import study_record, write_cases, write_study
 from strokecore.evaluate.study import TIMEOUT_S, Scorer, run_study
 from strokecore.evaluate.summary import summarise
+from strokecore.learned.selection import select_engine
 from strokecore.pipeline import model_info, score_folder
 from strokecore.result import SoftwareInfo
 

@@ -17,7 +17,7 @@ from strokecore.evaluate.mask import MaskError, dice, read_mask
 from strokecore.evaluate.truth import Truth, read_truth
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.pipeline import Scored, score_folder
-from strokecore.report import reasons
+from strokecore.reports.report import reasons
 from strokecore.result import Result, Status
 
 # A region that cannot be assessed is neither called nor cleared.

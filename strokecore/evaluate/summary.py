@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SIDES
-from strokecore.aspects import FULL_SCORE
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.study import Outcome
 from strokecore.evaluate.truth import Truth
+from strokecore.scoring.aspects import FULL_SCORE
 
 # Trials chose patients for thrombectomy by ASPECTS >= 6; >= 8 is the other customary cut (few early changes).
 DICHOTOMIES: Final = (6, 8)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
-from strokecore.aspects import FULL_SCORE, affected_side
 from strokecore.errors import UsageError
 from strokecore.result import AspectsScore
+from strokecore.scoring.aspects import FULL_SCORE, affected_side
 from strokecore.simulate.spec import TEST_SEEDS, TUNE_SEEDS, VALIDATE_SEEDS
 from strokecore.simulate.write import TRUTH_FOLDER
 
@@ -158,6 +158,6 @@ def _not_a_number(name: str) -> float:
 
 @cache
 def _schema() -> dict[str, Any]:
-    text = resources.files("strokecore").joinpath("truth.schema.json").read_text(encoding="utf-8")
+    text = resources.files("strokecore.evaluate").joinpath("truth.schema.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded

@@ -18,8 +18,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from strokecore.arms import CLASSES
-from strokecore.model_package import (
+from strokecore.learned.arms import CLASSES
+from strokecore.learned.package import (
     INPUT_NAME,
     MANIFEST,
     OUTPUT_NAMES,
@@ -27,12 +27,12 @@ from strokecore.model_package import (
     load_package,
     output_shapes,
 )
-from strokecore.network import BACKBONES, NetworkConfig, StrokeNet
-from strokecore.preprocess import InputSpec
+from strokecore.learned.preprocessing import InputSpec
 from strokecore.simulate import VALIDATE_SEEDS
-from tests.unit.package_cases import manifest
+from tests.unit.learned.package_cases import manifest
 from trainer.data.cases import Case, Dataset
 from trainer.loop.checkpoint import write_weights
+from trainer.network.network import BACKBONES, NetworkConfig, StrokeNet
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
 from trainer.prepare.simulated import prepare_simulated
 

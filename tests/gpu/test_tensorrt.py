@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strokecore.engines import plans, tensorrt_plan
-from strokecore.engines.cuda import Cuda, CudaError
-from strokecore.engines.nvidia import driver_version, gpus
-from strokecore.engines.onnx import OnnxEngine
-from strokecore.engines.tensorrt import TensorRtEngine, build, ready, unavailable
-from strokecore.engines.tensorrt_build import PRECISIONS, check_precision
 from strokecore.errors import EngineError
-from strokecore.model_package import ModelPackage, load_package
-from tests.unit.tensorrt_cases import INPUT, slices, write_small_package
-from tests.unit.tensorrt_uses import SOURCE
+from strokecore.learned import plans, tensorrt_plan
+from strokecore.learned.cuda import Cuda, CudaError
+from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.tensorrt import TensorRtEngine, build, ready, unavailable
+from strokecore.learned.tensorrt_build import PRECISIONS, check_precision
+from tests.unit.learned.tensorrt_cases import INPUT, slices, write_small_package
+from tests.unit.learned.tensorrt_uses import SOURCE
 
 pytestmark = pytest.mark.gpu
 

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from strokecore.engines.onnx import OnnxEngine
-from strokecore.engines.torch import TorchEngine
 from strokecore.errors import EngineError
-from strokecore.model_package import ModelPackage, load_package
-from strokecore.shipped import SHIPPED
-from tests.unit.network_cases import nano_backbones, random_network, random_slices, write_network_package
+from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.shipped import SHIPPED
+from strokecore.learned.torch import TorchEngine
+from tests.unit.learned.network_cases import (
+    nano_backbones,
+    random_network,
+    random_slices,
+    write_network_package,
+)
 
 pytestmark = pytest.mark.gpu
 

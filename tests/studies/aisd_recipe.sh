@@ -17,7 +17,7 @@ recipe=trainer/recipes/aisd_dinov3_vitb16.yaml
 "$python" -c "
 import sys
 from pathlib import Path
-from tests.unit.miniature_aisd import write_miniature
+from tests.unit.trainer.prepare.miniature_aisd import write_miniature
 write_miniature(Path(sys.argv[1]))
 " "$out/aisd"
 "$python" -m trainer prepare aisd "$out/aisd" "$out/data"

@@ -31,9 +31,6 @@ from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.config import ScoringConfig
-from strokecore.engines.asymmetry import AsymmetryEngine
-from strokecore.engines.base import Engine
-from strokecore.engines.onnx import OnnxEngine
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.cases import NORMAL_SHARE, Case
 from strokecore.evaluate.compare import compare
@@ -42,11 +39,14 @@ from strokecore.evaluate.study import Outcome, outcome
 from strokecore.evaluate.summary import summarise
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.model_package import load_package
+from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.package import load_package
 from strokecore.pipeline import Stopwatch, blank_result, model_info, place_head, score_head
-from strokecore.quiet import quiet_pydicom
+from strokecore.reading.quiet import quiet_pydicom
+from strokecore.reading.series import Series, read_series
 from strokecore.result import Result, SoftwareInfo
-from strokecore.series import Series, read_series
+from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.engine import Engine
 from strokecore.simulate import random_affected, random_spec, unseen_fields
 from tests.studies.inserted import inserted, mirrored, own_regions
 

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import RegionId
-from strokecore.anatomy.registration import register_atlas
-from strokecore.brain import segment_brain
-from strokecore.frame import coverage, fit_head_frame, to_canonical, to_source
-from strokecore.series import Series
+from strokecore.head.brain import segment_brain
+from strokecore.head.frame import coverage, fit_head_frame, to_canonical, to_source
+from strokecore.head.registration import register_atlas
+from strokecore.head.warped_atlas import place_atlas
+from strokecore.reading.series import Series
 from strokecore.simulate.infarct import EDGE_SIGMA_MM, WHITE_SHARE
 
 # As the simulator: two scales (correlation length, rms of each component), mm; borders move by 2-3 mm.

@@ -63,7 +63,7 @@ def test_the_plugin_uses_the_standard_library_only(path: Path) -> None:
     names = imported(path)
     assert tops(names) <= set(sys.stdlib_module_names) | {"orthanc", "orthanc_plugin", "strokecore"}
     ours = {name for name in names if name.split(".")[0] == "strokecore"}
-    assert ours <= {"strokecore", "strokecore.acquisition"}
+    assert ours <= {"strokecore", "strokecore.reading.acquisition"}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -92,7 +92,7 @@ HEAVY = {
     "statement",
     [
         "import strokecore",
-        "import strokecore.acquisition",
+        "import strokecore.reading.acquisition",
         "import orthanc_plugin.dispatcher, orthanc_plugin.rest",
     ],
 )
@@ -101,5 +101,5 @@ def test_light_imports_stay_light(statement: str) -> None:
 
 
 def test_scoring_needs_no_training_or_gpu_package() -> None:
-    loaded = modules_after("import strokecore.pipeline, strokecore.outputs")
+    loaded = modules_after("import strokecore.pipeline, strokecore.reports.outputs")
     assert not loaded & {"torch", "tensorrt", "nibabel", "nilearn", "matplotlib", "distributed"}

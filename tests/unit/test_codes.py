@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from strokecore import quality
+from strokecore.scoring import quality
 
 ROOT = Path(__file__).resolve().parents[2]
 # functions and classes whose first argument is a code; local helpers included

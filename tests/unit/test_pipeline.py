@@ -12,10 +12,10 @@ import pytest
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.cli import main
 from strokecore.config import ScoringConfig
-from strokecore.engines.asymmetry import AsymmetryEngine
-from strokecore.engines.base import Head, Lesion
 from strokecore.errors import UsageError
 from strokecore.pipeline import Scored, score_folder
+from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.engine import Head, Lesion
 
 PATIENT_WORDS = ("SIMULATED", "SIM-3")
 STEPS = {"read", "frame", "brain", "register", "segment", "score", "dicom", "total"}

@@ -1,8 +1,8 @@
 """Random changes of training slices: pose, side, kernel, density and noise; in HU and mm.
 
 The order is that of a scanner: where the head lies (geometry), the kernel (blur), the calibration (density),
-the dose (noise). Windows and the mirror channel are made afterwards (strokecore.preprocess.to_channels), so
-that the mirror channel is the mirror image of the very slice beside it, noise included.
+the dose (noise). Windows and the mirror channel are made afterwards (strokecore.learned.preprocessing),
+so that the mirror channel is the mirror image of the very slice beside it, noise included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.config import AugmentConfig
 
 # Changes whenever the same draw would give other pixels; feature caches of another version are not read.
 AUGMENT_VERSION: Final = "1"
-# Density of what the scan does not cover (strokecore.frame); it is kept out of blur, density and noise.
+# Density of what the scan does not cover (strokecore.head.frame); it is kept out of blur, density and noise.
 OUTSIDE_HU: Final = -1024.0
 # A Gaussian ends at three standard deviations; narrower than a third of a pixel it changes nothing.
 _BLUR_REACH: Final = 3.0

@@ -8,8 +8,8 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from strokecore.preprocess import InputSpec, to_channels
-from trainer.loss import ArmSlices
+from strokecore.learned.preprocessing import InputSpec, to_channels
+from trainer.loss.tagl import ArmSlices
 
 Kind = Literal["pairs", "singles"]
 
@@ -29,7 +29,7 @@ class SliceKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ArmTruth:
-    """The truth of one arm's slices of a batch; see ``trainer.loss.ArmSlices`` for what each means.
+    """The truth of one arm's slices of a batch; see ``trainer.loss.tagl.ArmSlices`` for what each means.
 
     Attributes
     ----------

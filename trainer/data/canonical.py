@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
-from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
-from strokecore.anatomy.registration import register_atlas
-from strokecore.arms import COUPLED, level_plane_mm
-from strokecore.brain import segment_brain
 from strokecore.errors import Refusal
-from strokecore.frame import Grid, coverage, fit_head_frame, to_canonical
-from strokecore.series import Series
+from strokecore.head.brain import segment_brain
+from strokecore.head.frame import Grid, coverage, fit_head_frame, to_canonical
+from strokecore.head.registration import register_atlas
+from strokecore.head.warped_atlas import place_atlas
+from strokecore.learned.arms import COUPLED, level_plane_mm
+from strokecore.reading.series import Series
 from trainer.data.cases import Case, CaseRecord, Group, Labels, Split
 
 # A region counts as affected in a case's record when this share of it is infarct; the same share makes a

@@ -28,8 +28,8 @@ import numpy.typing as npt
 from strokecore import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import UsageError
-from strokecore.frame import CANONICAL_GRID
-from strokecore.preprocess import PREPROCESS_VERSION
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.preprocessing import PREPROCESS_VERSION
 
 Split = Literal["train", "validate", "test"]
 Labels = Literal["territory", "binary"]
@@ -57,7 +57,7 @@ class CaseRecord:
     split: train, validate or test; fixed when the data is prepared.
     labels: "territory" when each lesion voxel's region is known, else "binary".
     group: pattern of the infarct (trainer.patterns).
-    level_plane_mm: head z between the two ASPECTS levels (strokecore.arms).
+    level_plane_mm: head z between the two ASPECTS levels (strokecore.learned.arms).
     slice_thickness_mm: of the source.
     lesion_ml: volume of the infarct.
     affected: regions with infarct, such as "left:M1"; empty when only the infarct's outline is known.

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from strokecore.errors import UsageError
-from strokecore.frame import CANONICAL_GRID
-from strokecore.network import StrokeNet
-from strokecore.preprocess import PREPROCESS_VERSION, slice_centres_mm, to_channels
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.preprocessing import PREPROCESS_VERSION, slice_centres_mm, to_channels
 from trainer.config import Recipe
 from trainer.data.augment import AUGMENT_VERSION
 from trainer.data.batch import PLAIN, Batch, SliceKey
 from trainer.data.slices import CaseSlices
+from trainer.network.network import StrokeNet
 
 log = logging.getLogger(__name__)
 

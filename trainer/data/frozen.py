@@ -8,13 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from strokecore.network import StrokeNet
-from strokecore.preprocess import to_channels
+from strokecore.learned.preprocessing import to_channels
 from trainer.config import Recipe
 from trainer.data.batch import SliceKey
 from trainer.data.cases import Dataset
 from trainer.data.features import FeatureCache
 from trainer.data.slices import CaseSlices
+from trainer.network.network import StrokeNet
 
 # Keys and HU float32 [m, H, W] of slices, to the four taps [m, hidden, h, w] on the training's device.
 Features = Callable[[Sequence[SliceKey], Tensor], tuple[Tensor, ...]]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from strokecore.arms import Arm
 from strokecore.errors import UsageError
+from strokecore.learned.arms import Arm
 from trainer.config import Recipe
 from trainer.data.augment import (
     NONE,

@@ -1,7 +1,7 @@
 """Prepared cases as the slices that the model sees, held in memory for the whole training.
 
-The slices are made by strokecore.preprocess, as on the node. About 6 bytes per pixel are kept: 2.5 MB per
-case of 27 slices of 136 x 112 pixels.
+The slices are made by strokecore.learned.preprocessing, as on the node. About 6 bytes per pixel are kept:
+2.5 MB per case of 27 slices of 136 x 112 pixels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
-from strokecore.arms import COUPLED, Arm, arm_target, sg_share
 from strokecore.errors import UsageError
-from strokecore.frame import CANONICAL_GRID
-from strokecore.preprocess import InputSpec, hu_slices, label_slices, mask_slices, slice_centres_mm
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.arms import COUPLED, Arm, arm_target, sg_share
+from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, slice_centres_mm
 from trainer.data.cases import Case, CaseRecord, Dataset
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class CaseSlices:
     record: of the case.
     pixel_mm: in-plane spacing.
     hu: float16, slab means, -1024 outside the scan. Rounding moves the density of brain by at most 1/64 HU.
-    bg_target, sg_target: uint8, class index of each arm (strokecore.arms); 0 or 1 where labels are binary.
+    bg_target, sg_target: uint8, class index of each arm (learned.arms); 0 or 1 where labels are binary.
     brain: bool, parenchyma.
     territories: uint8, RegionId.label of the person's atlas, 0 elsewhere.
     z_mm: float64 [n], head z of the slices' centres.

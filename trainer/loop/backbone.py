@@ -6,10 +6,10 @@ import logging
 
 import torch
 
-from strokecore.backbone_weights import BackboneOrigin, load_backbone, random_origin
 from strokecore.errors import UsageError
-from strokecore.network import StrokeNet
 from trainer.config import Recipe
+from trainer.network.network import StrokeNet
+from trainer.network.weights import BackboneOrigin, load_backbone, random_origin
 
 log = logging.getLogger(__name__)
 

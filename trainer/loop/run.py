@@ -26,8 +26,8 @@ from trainer.loop.checkpoint import load_state, read_weights, write_atomically, 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from strokecore.network import StrokeNet
     from trainer.data.cases import Dataset
+    from trainer.network.network import StrokeNet
 
 RUN_SCHEMA: Final = 1
 

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from strokecore.errors import UsageError
 from trainer.loop.checkpoint import load_state, save_state
 from trainer.loop.ema import WeightAverage
-from trainer.loss import TerritoryAwareGatedLoss
+from trainer.loss.tagl import TerritoryAwareGatedLoss
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 

@@ -16,13 +16,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from strokecore.arms import Arm, infarct_probability, sg_share
 from strokecore.errors import UsageError
+from strokecore.learned.arms import Arm, infarct_probability, sg_share
 from trainer.config import Recipe
 from trainer.data.batch import PLAIN, SliceKey
 from trainer.data.frozen import Features
 from trainer.data.slices import CaseSlices
-from trainer.loss import ArmSlices, slice_losses
+from trainer.loss.tagl import ArmSlices, slice_losses
 
 # Probability from which a pixel counts as infarct here; the package's own threshold is fitted at export.
 THRESHOLD: Final = 0.5

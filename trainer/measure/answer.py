@@ -14,13 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from strokecore.arms import CLASSES, Arm, infarct_probability, sg_share
-from strokecore.frame import CANONICAL_GRID
-from strokecore.network import StrokeNet
-from strokecore.preprocess import InputSpec, hu_slices, mask_slices, slice_centres_mm, to_channels, to_volume
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.arms import CLASSES, Arm, infarct_probability, sg_share
+from strokecore.learned.preprocessing import (
+    InputSpec,
+    hu_slices,
+    mask_slices,
+    slice_centres_mm,
+    to_channels,
+    to_volume,
+)
 from trainer.data.cases import Case
 from trainer.loop.checkpoint import tensors_sha256
 from trainer.measure.metrics import Names, class_names
+from trainer.network.network import StrokeNet
 
 Floats = npt.NDArray[np.float32]
 

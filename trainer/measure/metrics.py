@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.arms import CLASSES, Arm, arm_target, sg_share
-from strokecore.frame import CANONICAL_GRID, Grid
+from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.learned.arms import CLASSES, Arm, arm_target, sg_share
 from trainer.data.cases import Case, Group, Labels
 
 Bools = npt.NDArray[np.bool_]

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import UsageError
-from strokecore.frame import CANONICAL_GRID
-from strokecore.preprocess import STROKE_WINDOW
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.preprocessing import STROKE_WINDOW
 from trainer.data.cases import Case
 
 if TYPE_CHECKING:

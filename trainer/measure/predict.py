@@ -6,11 +6,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from strokecore.arms import infarct_probability, sg_share
-from strokecore.frame import CANONICAL_GRID
-from strokecore.network import StrokeNet
-from strokecore.preprocess import InputSpec, hu_slices, mask_slices, slice_centres_mm, to_channels, to_volume
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.arms import infarct_probability, sg_share
+from strokecore.learned.preprocessing import (
+    InputSpec,
+    hu_slices,
+    mask_slices,
+    slice_centres_mm,
+    to_channels,
+    to_volume,
+)
 from trainer.data.cases import Case
+from trainer.network.network import StrokeNet
 
 Float4D = npt.NDArray[np.float32]
 
@@ -22,12 +29,12 @@ def predict_slices(net: StrokeNet, channels: Float4D, batch: int = 16) -> tuple[
     Parameters
     ----------
     net: in eval mode, on any device; computed in its own precision, float32.
-    channels: float32 [n, 3, H, W] from ``strokecore.preprocess.to_channels``.
+    channels: float32 [n, 3, H, W] from ``strokecore.learned.preprocessing.to_channels``.
     batch: slices at once.
 
     Returns
     -------
-    BG probabilities float32 [n, 9, H, W] and SG probabilities [n, 6, H, W], in the order of strokecore.arms.
+    BG probabilities float32 [n, 9, H, W] and SG probabilities [n, 6, H, W], in the order of learned.arms.
 
     Raises ValueError when ``net`` is in training mode: dropout would answer at random.
     """

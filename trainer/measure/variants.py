@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from strokecore.errors import UsageError
-from trainer.loss_config import TaglConfig
+from trainer.loss.config import TaglConfig
 
 CONTROL: Final = "control"
 TAGL: Final = "TAGL"

@@ -14,10 +14,10 @@ import numpy as np
 from scipy import optimize, special
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.aspects import REGION_THRESHOLD
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
-from strokecore.model_package import Calibration
+from strokecore.learned.package import Calibration
+from strokecore.scoring.aspects import REGION_THRESHOLD
 from trainer.evaluate import THRESHOLDS
 from trainer.package.evidence import Bools, Evidence, Floats
 

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from strokecore.anatomy.atlas import Atlas
-from strokecore.anatomy.placed import place_atlas
 from strokecore.anatomy.regions import RegionId
-from strokecore.anatomy.registration import register_atlas
-from strokecore.brain import segment_brain
-from strokecore.engines.asymmetry import AsymmetryEngine
-from strokecore.engines.base import Head, Lesion
-from strokecore.engines.combination import Combination, VoxelWeights, region_map, voxel_opinions
-from strokecore.frame import CANONICAL_GRID
+from strokecore.head.brain import segment_brain
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.registration import register_atlas
+from strokecore.head.warped_atlas import place_atlas
+from strokecore.learned.combination import Combination, VoxelWeights, region_map, voxel_opinions
+from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.engine import Head, Lesion
 from trainer.data.augment import OUTSIDE_HU
 from trainer.data.cases import Case
 

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.aspects import MIN_PLANE_AREA_MM2, minimum_extent_mm
-from strokecore.engines.combination import Combination, combined, region_opinions
-from strokecore.engines.learned import Run, infarct_map, region_log_odds
-from strokecore.frame import CANONICAL_GRID
-from strokecore.model_package import Calibration
-from strokecore.preprocess import InputSpec
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.combination import Combination, combined, region_opinions
+from strokecore.learned.engine import Run, infarct_map, region_log_odds
+from strokecore.learned.package import Calibration
+from strokecore.learned.preprocessing import InputSpec
+from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, minimum_extent_mm
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import THRESHOLDS
 from trainer.package.combine import fit_combination, voxel_sample, weight_free

@@ -14,14 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from strokecore.arms import sg_share
-from strokecore.engines.learned import Float4D
 from strokecore.errors import StrokeCoreError
-from strokecore.frame import CANONICAL_GRID
-from strokecore.model_package import INPUT_NAME, OUTPUT_NAMES
-from strokecore.network import StrokeNet
-from strokecore.plain_graph import make_plain
-from strokecore.preprocess import (
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.arms import sg_share
+from strokecore.learned.engine import Float4D
+from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES
+from strokecore.learned.plain_graph import make_plain
+from strokecore.learned.preprocessing import (
     InputSpec,
     hu_slices,
     label_slices,
@@ -30,6 +29,7 @@ from strokecore.preprocess import (
     to_channels,
 )
 from trainer.data.cases import Case
+from trainer.network.network import StrokeNet
 
 if TYPE_CHECKING:
     import onnx
@@ -71,7 +71,7 @@ class ProbabilityNet(nn.Module):
 def to_onnx(net: StrokeNet, size: tuple[int, int]) -> bytes:
     """The network on the CPU in fp32 as an ONNX file whose number of slices is free.
 
-    Made plain (strokecore.plain_graph), and without the exporter's notes: they hold paths of this machine.
+    Made plain (plain_graph), and without the exporter's notes: they hold paths of this machine.
     """
     example = torch.zeros(2, 3, *size)  # 1 would be taken for a constant
     with _quiet_exporter():
@@ -101,7 +101,7 @@ def golden(net: StrokeNet, cases: Sequence[Case], spec: InputSpec) -> dict[str, 
     slices: float32 [n, 3, H, W], evenly spaced brain slices of ``cases``, then random ones.
     bg_probability, sg_probability: float32 [n, 9 or 6, H, W], to 2**-16.
     case: int16 [n], index of the slice's case, -1 for random ones.
-    share: float32 [n], weight of the SG arm (strokecore.arms.sg_share); regions: uint8 [n, H, W],
+    share: float32 [n], weight of the SG arm (strokecore.learned.arms.sg_share); regions: uint8 [n, H, W],
     RegionId.label; brain: bool [n, H, W]: what region decisions are made from.
     """
     low, high = _GOLDEN_SLICES

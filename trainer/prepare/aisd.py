@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import Refusal, UsageError
-from strokecore.series import Series, read_series
+from strokecore.reading.series import Series, read_series
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Split
 from trainer.prepare.aisd_layout import TEST_IDS, TRAINING_SCANS, AisdCase, find_cases
 from trainer.prepare.case_file import make_case

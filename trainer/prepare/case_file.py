@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.series import Series
+from strokecore.reading.series import Series
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import Case, CaseRecord, Split, made_case, write_case
 

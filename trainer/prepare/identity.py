@@ -7,7 +7,7 @@ from typing import Final
 
 from pydicom import Dataset as Header
 
-from strokecore import tags
+from strokecore.reading import tags
 
 # A case's id is a file name on every system, and a pseudonym has no need of more.
 _CASE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

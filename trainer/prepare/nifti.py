@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import UsageError
-from strokecore.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, tilt_deg
-from strokecore.series import Series
-from strokecore.serieschecks import (
+from strokecore.reading.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, tilt_deg
+from strokecore.reading.refusals import (
     AIR_PERCENTILE_HU,
     MAX_THICKNESS_MM,
     MAX_THICKNESS_ROUNDING_MM,
     MIN_EXTENT_MM,
     MIN_SLICES,
 )
+from strokecore.reading.series import Series
 from trainer.prepare.unusable import UnusableError
 
 Floats = npt.NDArray[np.float64]

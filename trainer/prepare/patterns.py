@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from strokecore.anatomy.regions import CORTICAL, DEEP, SIDES, SUPRAGANGLIONIC, RegionId, Side
-from strokecore.arms import COUPLED
+from strokecore.learned.arms import COUPLED
 from strokecore.simulate import SampleSpec, random_affected, random_spec, training_fields
 from trainer.data.cases import Group
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from strokecore import tags
-from strokecore.series import Series
+from strokecore.reading import tags
+from strokecore.reading.series import Series
 from trainer.prepare.unusable import UnusableError
 
 Bytes = npt.NDArray[np.uint8]

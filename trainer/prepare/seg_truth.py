@@ -1,7 +1,7 @@
 """The infarct of a DICOM Segmentation, as StrokeCore writes it and a radiologist corrects it.
 
-StrokeCore's seg.dcm (strokecore/dicom/seg.py) is BINARY on the CT's own voxels with up to three segments of
-the type infarct (SCT 55641003): left and right, told apart by the laterality among the type's modifiers, and
+StrokeCore's seg.dcm (reports/dicom/seg.py) is BINARY on the CT's own voxels with up to three segments of the
+type infarct (SCT 55641003): left and right, told apart by the laterality among the type's modifiers, and
 old infarct, whose modifier is chronic. The old infarct is no part of the truth.
 """
 
@@ -16,9 +16,9 @@ import pydicom
 from pydicom import Dataset
 
 from strokecore.anatomy.regions import SIDES, Side
-from strokecore.dicom import codes
-from strokecore.geometry import SAME_POSITION_MM
-from strokecore.series import Series
+from strokecore.reading.geometry import SAME_POSITION_MM
+from strokecore.reading.series import Series
+from strokecore.reports.dicom import codes
 from trainer.prepare.unusable import UnusableError
 
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"

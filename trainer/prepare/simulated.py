@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from strokecore.errors import Refusal, UsageError
-from strokecore.series import Series, read_series
+from strokecore.reading.series import Series, read_series
 from strokecore.simulate import (
     SIMULATOR_VERSION,
     TEST_SEEDS,

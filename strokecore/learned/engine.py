@@ -1,0 +1,188 @@
+"""What all trained engines share: a head to slices, the network's answer to infarct map, regions and lesion.
+
+An engine of this kind only runs the network (``run``); everything else is here, so that every engine decides
+alike. The trainer fits the lesion threshold and the regions' calibration through these same functions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
+from strokecore.head.crop import crop, symmetric_box, uncrop
+from strokecore.head.frame import Grid
+from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
+from strokecore.learned.combination import combined, region_opinions
+from strokecore.learned.package import ModelPackage
+from strokecore.learned.preprocessing import (
+    InputSpec,
+    hu_slices,
+    mask_slices,
+    slice_centres_mm,
+    to_channels,
+    to_volume,
+)
+from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.engine import UNKNOWN, Head, Lesion, RegionEvidence
+from strokecore.scoring.old_infarct import keep_components
+from strokecore.scoring.tissue import MIN_VOXELS, Measured, Tissue, measure_regions
+
+Float3D = npt.NDArray[np.float32]
+Float4D = npt.NDArray[np.float32]
+Bool3D = npt.NDArray[np.bool_]
+
+Run = Callable[[Float4D], tuple[Float4D, Float4D]]
+"""A network: slices [n, channels, rows, columns] to class probabilities of the BG arm [n, 9, rows, columns]
+and of the SG arm [n, 6, rows, columns]."""
+
+# A region's mean infarct probability is kept this far from 0 and 1, so that its logit is finite.
+MEAN_MARGIN: Final = 1e-4
+
+
+class LearnedEngine(ABC):
+    """A trained model behind the engines' protocol.
+
+    Attributes
+    ----------
+    package: what is run; name, version and sha256 are its own.
+    """
+
+    engine: str
+    precision: str
+    fallbacks: tuple[str, ...] = ()
+
+    def __init__(self, package: ModelPackage) -> None:
+        self.package = package
+        self.name, self.version, self.sha256 = package.name, package.version, package.sha256
+
+    @abstractmethod
+    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
+        """See ``Run``."""
+
+    def close(self) -> None:  # noqa: B027 - most have something to free, none must
+        """Free what the engine holds; may be called twice."""
+
+    def segment(self, head: Head) -> Lesion:
+        """Infarct map, lesion and evidence per region.
+
+        Old infarct and its rim are never acute, nor is anything outside the skull or the scan. Infarct is
+        outlined also where brain borders on CSF or skull, as readers and the training's truth do; a region's
+        probability counts only brain that may be measured.
+        """
+        box = symmetric_box(head.brain.intracranial)
+        cropped = crop(head, box)
+        tissue = Tissue.of(cropped)
+        near_old, old = (uncrop(mask, box, head.grid.shape) for mask in (tissue.near_old, tissue.old))
+        probability = infarct_map(
+            self.run, head.hu, head.regions, head.brain.parenchyma, head.grid, self.package.spec
+        )
+        judged = head.brain.intracranial & head.covered & ~near_old
+        probability[~judged] = 0.0
+        usable = head.brain.parenchyma & head.covered & ~near_old
+        own = region_log_odds(probability, head.regions, usable)
+        other: dict[RegionId, float] = {}
+        if self.package.combination is not None:
+            weight_free = AsymmetryEngine().segment(head)
+            other = region_opinions(weight_free)
+            both = {
+                region: self.package.calibration[region.name].log_odds(own[region], other[region])
+                for region in own.keys() & other.keys()
+            }
+            probability = combined(
+                probability, weight_free.probability, head.regions, both, self.package.combination
+            )
+            probability[~judged] = 0.0
+        return Lesion(
+            probability=probability,
+            acute=keep_components(
+                probability >= self.package.lesion_threshold,
+                self.package.minimum_component_ml,
+                head.grid,
+            ),
+            old=old,
+            evidence=self._evidence(own, other, measure_regions(cropped, tissue))
+            | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
+        )
+
+    def _evidence(
+        self, own: dict[RegionId, float], other: dict[RegionId, float], measured: dict[RegionId, Measured]
+    ) -> dict[RegionId, RegionEvidence]:
+        """``own``, ``other``: log-odds by the network and, where it is joined, by the weight-free engine."""
+        joined = self.package.combination is not None
+        evidence = {}
+        for region, mine in measured.items():
+            if mine.voxels < MIN_VOXELS or region not in own or (joined and region not in other):
+                evidence[region] = UNKNOWN
+                continue
+            mirror = measured[region.mirror]
+            curve = self.package.calibration[region.name]
+            difference = mine.mean_hu - mirror.mean_hu if mine.has_mirror(mirror) else None
+            evidence[region] = RegionEvidence(
+                probability=curve.probability(own[region], other.get(region, 0.0)),
+                mean_hu=mine.mean_hu,
+                contralateral_difference_hu=difference,
+            )
+        return evidence
+
+
+def infarct_map(
+    run: Run,
+    hu: Float3D,
+    regions: npt.NDArray[np.uint8],
+    brain: Bool3D,
+    grid: Grid,
+    spec: InputSpec,
+) -> Float3D:
+    """Infarct probability of both arms joined, on ``grid``; float32 [z, y, x].
+
+    Parameters
+    ----------
+    hu, regions, brain: [z, y, x] on ``grid``; HU, RegionId.label, brain tissue.
+
+    Only the slices that hold brain are run; the others count as 0.
+
+    Raises FloatingPointError when the network answers with NaN.
+    """
+    shown = mask_slices(brain, grid, spec).any(axis=(1, 2))
+    slices = hu_slices(hu, grid, spec)
+    found = np.zeros(slices.shape, np.float32)
+    if shown.any():
+        share = sg_share(slice_centres_mm(grid, spec)[shown], _plane_mm(regions, grid))
+        bg, sg = run(to_channels(slices[shown], spec))
+        found[shown] = infarct_probability(bg, sg, share)
+    if not np.isfinite(found).all():
+        # never scored: a comparison with NaN is false, and all of it would look like healthy brain
+        raise FloatingPointError("the network's answer is not finite")
+    return to_volume(found, grid, spec)
+
+
+def region_log_odds(
+    probability: Float3D, regions: npt.NDArray[np.uint8], usable: Bool3D
+) -> dict[RegionId, float]:
+    """Logit of the mean infarct probability over each region's usable voxels; all arrays [z, y, x].
+
+    A region without a usable voxel is left out.
+    """
+    labels = regions[usable]
+    voxels = np.bincount(labels, minlength=256)
+    total = np.bincount(labels, weights=probability[usable], minlength=256)
+    log_odds = {}
+    for region in ALL_REGIONS:
+        if voxels[region.label]:
+            mean = np.clip(total[region.label] / voxels[region.label], MEAN_MARGIN, 1 - MEAN_MARGIN)
+            log_odds[region] = float(np.log(mean / (1 - mean)))
+    return log_odds
+
+
+def _plane_mm(regions: npt.NDArray[np.uint8], grid: Grid) -> float:
+    """Where the arms meet; with one level outside the atlas's reach the other level's arm answers alone."""
+    try:
+        return level_plane_mm(regions, grid)
+    except ValueError:
+        upper = [region.label for region in ALL_REGIONS if region.name in SUPRAGANGLIONIC]
+        return -np.inf if np.isin(regions, upper).any() else np.inf

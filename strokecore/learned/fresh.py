@@ -1,0 +1,105 @@
+"""Inputs that no file holds: smooth random heads, noise and an empty slice, for the parity gate.
+
+An engine that is right on a package's golden slices only would pass a check against these alone. Random heads
+are drawn anew each time, from a seed that the report names. They are no anatomy; they carry what a head CT
+carries into the network: skull, CSF, grey and white densities, and dark patches of lesion size at places that
+differ from side to side and from slice to slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from strokecore.learned.preprocessing import InputSpec, to_channels
+
+Float2D = npt.NDArray[np.float32]
+Bool2D = npt.NDArray[np.bool_]
+
+HEADS: Final = 6
+NOISE: Final = 1
+"""Slices of white noise: the largest activations, where fp16 overflows first."""
+AIR: Final = 1
+"""Slices without a head: every series has some at its ends."""
+AIR_HU: Final = -1000.0
+# Densities in HU and lengths in mm of an adult head, roughly.
+_SKULL_HU: Final = 900.0
+_CSF_HU: Final = 8.0
+_BRAIN_HU: Final = 34.0
+_SKULL_MM: Final = 7.0
+
+
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """Random input.
+
+    Attributes
+    ----------
+    seed: the same seed gives the same slices.
+    slices: float32 [n, channels, H, W]: HEADS heads, then noise, then air.
+    inside: bool [HEADS, H, W], the heads' brain.
+    """
+
+    seed: int
+    slices: npt.NDArray[np.float32]
+    inside: npt.NDArray[np.bool_]
+
+
+def fresh_slices(spec: InputSpec, seed: int) -> Fresh:
+    """HEADS + NOISE + AIR slices in a model's own input."""
+    rng = np.random.default_rng(seed)
+    hu, inside = zip(*(_head(spec, rng) for _ in range(HEADS)), strict=True)
+    air = np.full((AIR, *spec.size), AIR_HU, np.float32)
+    noise = rng.normal(size=(NOISE, len(spec.channels), *spec.size)).astype(np.float32)
+    slices = np.concatenate([to_channels(np.stack(hu), spec), noise, to_channels(air, spec)])
+    return Fresh(seed, slices, np.stack(inside))
+
+
+def _head(spec: InputSpec, rng: np.random.Generator) -> tuple[Float2D, Bool2D]:
+    """One slice in HU and its brain."""
+    rows, columns = (
+        (np.arange(count, dtype=np.float32) - (count - 1) / 2) * np.float32(spec.pixel_mm)
+        for count in spec.size
+    )
+    y, x = rows[:, None], columns[None, :]
+    field_mm = (rows[-1] - rows[0], columns[-1] - columns[0])
+    # filling the field, so that a model for a smaller one sees a whole head too
+    long = min(float(rng.uniform(78, 92)), 0.46 * float(field_mm[0]))
+    wide = min(float(rng.uniform(62, 74)), 0.46 * float(field_mm[1]))
+    at = (float(rng.normal(0, 2)), float(rng.normal(0, 2)))
+    turn = float(rng.normal(0, 0.06))
+    skull = _ellipse(y, x, at, (long, wide), turn)
+    brain = _ellipse(y, x, at, (long - _SKULL_MM, wide - _SKULL_MM), turn)
+    hu = np.where(skull, np.float32(_SKULL_HU), np.float32(AIR_HU))
+    texture = _smooth(spec, rng, 14.0, 3.0) + _smooth(spec, rng, 4.0, 2.5)
+    hu = np.where(brain, _BRAIN_HU + texture, hu)
+    for side in (-1, 1):  # ventricles of unlike size
+        ventricle = ((at[0] - 5, at[1] + side * float(rng.uniform(7, 13))), (22.0, float(rng.uniform(3, 8))))
+        hu = np.where(_ellipse(y, x, *ventricle, turn), np.float32(_CSF_HU), hu)
+    for _ in range(int(rng.integers(2, 5))):
+        place = (float(rng.uniform(-0.6, 0.6)) * long, float(rng.uniform(-0.7, 0.7)) * wide)
+        axes = (float(rng.uniform(8, 24)), float(rng.uniform(8, 24)))
+        patch = _ellipse(y, x, place, axes, float(rng.uniform(0, np.pi)))
+        softened = ndimage.gaussian_filter(patch.astype(np.float32), 3.0 / spec.pixel_mm)
+        hu = hu - np.where(brain, np.float32(rng.uniform(5, 14)) * softened, np.float32(0))
+    hu = hu + rng.normal(0, 2.0, spec.size).astype(np.float32)
+    return hu.astype(np.float32), brain
+
+
+def _ellipse(
+    y: Float2D, x: Float2D, centre_mm: tuple[float, float], axes_mm: tuple[float, float], turn: float
+) -> Bool2D:
+    """Inside an ellipse with half-axes (anterior-posterior, left-right) turned by ``turn`` radians."""
+    dy, dx = y - centre_mm[0], x - centre_mm[1]
+    along, across = dy * np.cos(turn) + dx * np.sin(turn), dx * np.cos(turn) - dy * np.sin(turn)
+    return np.asarray((along / axes_mm[0]) ** 2 + (across / axes_mm[1]) ** 2 <= 1.0)
+
+
+def _smooth(spec: InputSpec, rng: np.random.Generator, sigma_mm: float, amplitude_hu: float) -> Float2D:
+    """Random texture with a given grain."""
+    grain = ndimage.gaussian_filter(rng.normal(size=spec.size), sigma_mm / spec.pixel_mm)
+    return np.asarray(grain * (amplitude_hu / max(float(grain.std()), 1e-9)), np.float32)

@@ -1,0 +1,119 @@
+"""OpenVINO on the CPU: bf16 where the CPU computes in it, else fp32."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any, Final
+
+from strokecore.errors import EngineError
+from strokecore.learned import openvino_cache
+from strokecore.learned.engine import Float4D
+from strokecore.learned.openvino_library import load_openvino
+from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
+from strokecore.learned.runtime import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
+from strokecore.learned.threads import cpu_name, on_cpu
+
+_CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
+_INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
+
+
+class OpenVinoEngine(BatchedEngine):
+    """A package's graph in OpenVINO's CPU plugin."""
+
+    engine = "openvino"
+    PRECISIONS = ("bf16", "fp32")
+
+    def __init__(self, package: ModelPackage, precision: str, threads: int | None = None) -> None:
+        """Compile the graph, or load it from the cache of compiled ones.
+
+        Parameters
+        ----------
+        threads: at work on one batch; None as ``default_threads``.
+
+        Raises
+        ------
+        EngineError: OpenVINO is not installed, cannot run the graph, or this CPU lacks the precision.
+        ModelPackageError: the graph is not the one that model.json describes.
+        """
+        super().__init__(package, precision, threads, CPU_BATCH_PIXELS)
+        openvino = load_openvino()
+        self.library = f"openvino {openvino.__version__.split('-')[0]}"
+        self.device = on_cpu(self.threads)
+        try:
+            core = openvino.Core()
+            has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if _CAPABILITIES[precision] not in has:
+                raise EngineError(
+                    f"{cpu_name()} does not compute in {precision}, says OpenVINO (it has {', '.join(has)}); "
+                    "use openvino in fp32, or onnx."
+                )
+            key = {
+                "package_sha256": package.sha256,
+                "openvino": openvino.__version__,
+                "precision": precision,
+                "cpu": f"{cpu_name()}; {', '.join(sorted(has))}",
+            }
+            compiled = _compiled(core, package, _settings(precision, self.threads), key)
+            self._request: Any = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise EngineError(
+                f"{self.library} cannot run {package.onnx.name} of {package.name} in {precision} "
+                f"({'no memory' if is_memory(error) else said(error)}); use another engine."
+            ) from error
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != _INFERENCE_PRECISION[precision]:
+            raise EngineError(f"OpenVINO computes in {used} when asked for {precision}; use another engine.")
+
+    def _answer(self, slices: Float4D, bg: Float4D, sg: Float4D) -> None:
+        self._request.infer({INPUT_NAME: slices}, share_inputs=True)
+        for name, values in zip(OUTPUT_NAMES.values(), (bg, sg), strict=True):
+            values[:] = self._request.get_tensor(name).data
+
+    def _free(self) -> None:
+        self._request = None
+
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return RuntimeError, MemoryError
+
+
+def _settings(precision: str, threads: int) -> dict[str, Any]:
+    """Properties of the compiled model.
+
+    Threads are not pinned: OpenVINO pins them to the first cores, and so would every worker of this machine.
+    Without "ACCURACY" it may use other formats than fp32 where it thinks that faster.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[precision],
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _compiled(core: Any, package: ModelPackage, settings: dict[str, Any], key: dict[str, str]) -> Any:
+    """From the cache where it is there and sound, else compiled now and kept."""
+    kept = openvino_cache.load(key)
+    if kept is not None:
+        # whole as it was written; should the library not like it after all, it is made again
+        with contextlib.suppress(RuntimeError):
+            return core.import_model(io.BytesIO(kept), "CPU", settings)
+        openvino_cache.discard(key)
+    model = core.read_model(package.onnx)
+    check_tensors(package, {t.any_name: _described(t) for t in (*model.inputs, *model.outputs)})
+    compiled = core.compile_model(model, "CPU", settings)
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    openvino_cache.store(key, stream.getvalue())
+    return compiled
+
+
+def _described(tensor: Any) -> tuple[str, list[Any]]:
+    """(type, shape) as ``check_tensors`` has them."""
+    shape = [
+        length.get_length() if length.is_static else str(length) for length in tensor.get_partial_shape()
+    ]
+    kind = tensor.get_element_type().to_string()
+    return {"f32": "float32"}.get(kind, kind), shape

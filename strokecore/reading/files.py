@@ -1,0 +1,133 @@
+"""Find the DICOM files in a folder, whatever else lies there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydicom
+from pydicom import Dataset
+
+from strokecore.errors import UsageError
+from strokecore.reading import tags
+
+_log = logging.getLogger(__name__)
+
+_DICOMDIR: Final = "1.2.840.10008.1.3.10"
+_PREAMBLE_BYTES: Final = 128
+# A file without preamble starts with an element of group 0002 or 0008, little endian.
+_FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00")
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """One instance: where it lies and its header without PixelData."""
+
+    path: Path
+    header: Dataset
+
+    @property
+    def series_uid(self) -> str:
+        return tags.text(self.header, "SeriesInstanceUID")
+
+    @property
+    def instance_uid(self) -> str:
+        return tags.text(self.header, "SOPInstanceUID")
+
+    @property
+    def patient_and_study(self) -> tuple[str, str]:
+        return tags.text(self.header, "PatientID"), tags.text(self.header, "StudyInstanceUID")
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    files: DICOM instances, sorted by SOPInstanceUID, so that nothing depends on file names.
+    damaged: number of files or folders that look like DICOM, or could not be opened, and were skipped.
+    """
+
+    files: tuple[DicomFile, ...]
+    damaged: int
+
+
+def find_dicom(folder: Path) -> Folder:
+    """DICOM instances below ``folder``; DICOMDIR and other files are passed over. Raises UsageError."""
+    if not folder.is_dir():
+        raise UsageError("The input is not a folder; name the folder that holds the DICOM files.")
+    paths, damaged = _regular_files(folder)
+    files = []
+    for path in paths:
+        try:
+            header = read_header(path)
+        except Exception as error:  # pydicom raises many kinds on damaged input; none may stop the others
+            _log.debug("skipped a file: %s", type(error).__name__)
+            damaged += 1
+            continue
+        if header is None:
+            continue
+        file = DicomFile(path, header)
+        if file.series_uid and file.instance_uid:
+            files.append(file)
+        else:
+            damaged += 1
+    files.sort(key=lambda f: (f.instance_uid, f.path))
+    return Folder(tuple(files), damaged)
+
+
+def read_with_pixels(file: DicomFile) -> Dataset:
+    """The whole dataset. Raises whatever pydicom raises on damaged input."""
+    return pydicom.dcmread(file.path, force=True)
+
+
+def _regular_files(folder: Path) -> tuple[list[Path], int]:
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    unreadable: list[OSError] = []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
+        try:
+            here = os.stat(root)
+        except OSError as error:  # gone or locked since it was listed
+            unreadable.append(error)
+            folders.clear()
+            continue
+        if (here.st_dev, here.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        for name in names:
+            path = Path(root) / name
+            try:
+                regular = stat.S_ISREG(path.stat().st_mode)  # a pipe or device would block for ever
+            except OSError:
+                continue  # a dangling link
+            if regular:
+                found.append(path)
+    return found, len(unreadable)
+
+
+def read_header(path: Path) -> Dataset | None:
+    """Header of a DICOM instance; None for a file that is none or is a DICOMDIR.
+
+    Raises whatever pydicom raises on damaged input.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_PREAMBLE_BYTES + 4)
+    has_preamble = start[_PREAMBLE_BYTES:] == b"DICM"
+    if not has_preamble and (len(start) < _PREAMBLE_BYTES or start[:2] not in _FIRST_GROUPS):
+        return None
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble)
+    if tags.text(header, "SOPClassUID") == _DICOMDIR or "DirectoryRecordSequence" in header:
+        return None
+    media_class = getattr(getattr(header, "file_meta", None), "MediaStorageSOPClassUID", "")
+    if media_class == _DICOMDIR:
+        return None
+    if not has_preamble and "SOPClassUID" not in header:
+        return None
+    return header

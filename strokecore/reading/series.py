@@ -1,0 +1,213 @@
+"""DICOM files in, one checked CT series out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from strokecore.errors import Refusal, UsageError
+from strokecore.flags import QualityFlag
+from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
+from strokecore.reading.files import DicomFile, Folder, find_dicom
+from strokecore.reading.quiet import quiet_pydicom
+from strokecore.reading.stack import Stack, noise_hu, read_stack
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_log = logging.getLogger(__name__)
+
+# When nothing could be read, the reason told is the one that says most about what was sent.
+_TELLING: Final = ("contrast_agent", "not_hounsfield", "not_head", "localizer_only", "not_ct")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One axial CT series, ordered and in Hounsfield units.
+
+    Attributes
+    ----------
+    hu: float32 [k, j, i] (slice, row, column), clamped to >= -1024; padding is -1024.
+        k increases along ``normal`` (row_direction x column_direction), not necessarily upwards.
+    positions_mm: float64 [k, 3], ImagePositionPatient (LPS) of each slice.
+    row_direction: float64 [3], unit vector (LPS) of increasing column index i.
+    column_direction: float64 [3], unit vector (LPS) of increasing row index j.
+    pixel_spacing_mm: (spacing along j, spacing along i), as in DICOM PixelSpacing.
+    slice_thickness_mm: declared SliceThickness (the median, where it changes within the series), or the
+        median gap when it is absent.
+    tilt_deg: signed angle between the stacking direction and the slice normal; 0 = no shear. Positive
+        when the upward normal leans to posterior from the stacking direction.
+    datasets: headers without PixelData, in k order.
+    chosen_because: plain sentence saying why this series was taken among its acquisition's.
+    digest: sha256 hex of geometry, rescale and pixels of every slice, in order.
+    not_selected: (SeriesInstanceUID, reason) of the study's other series.
+    flags: warnings and information found while reading.
+    study_datasets: header of one instance of every other series in the same folder and study.
+    """
+
+    hu: npt.NDArray[np.float32]
+    positions_mm: npt.NDArray[np.float64]
+    row_direction: npt.NDArray[np.float64]
+    column_direction: npt.NDArray[np.float64]
+    pixel_spacing_mm: tuple[float, float]
+    slice_thickness_mm: float
+    tilt_deg: float
+    datasets: tuple[Dataset, ...]
+    chosen_because: str
+    digest: str
+    not_selected: tuple[tuple[str, str], ...] = ()
+    flags: tuple[QualityFlag, ...] = field(default=())
+    study_datasets: tuple[Dataset, ...] = ()
+
+    @property
+    def normal(self) -> npt.NDArray[np.float64]:
+        """Unit slice normal (LPS), row_direction x column_direction; float64 [3]."""
+        return np.cross(self.row_direction, self.column_direction)
+
+    @property
+    def slice_offsets_mm(self) -> npt.NDArray[np.float64]:
+        """Strictly increasing position of each slice along ``normal``; float64 [k]."""
+        return self.positions_mm @ self.normal
+
+    @property
+    def series_instance_uid(self) -> str:
+        return str(self.datasets[0].SeriesInstanceUID)
+
+
+def read_series(folder: Path, series_uid: str | None = None) -> Series:
+    """Find and read the head NCCT in ``folder``, whatever else lies there.
+
+    ``series_uid`` forces one series (the folder may then hold several patients or studies; the others
+    are passed over). Otherwise series are tried in the order of their rank, and the first that can be
+    scored is taken. Raises Refusal (codes: docs/codes.md) and UsageError, nothing else.
+    """
+    with quiet_pydicom():
+        return _read_series(folder, series_uid)
+
+
+def read_candidate_header(folder: Path, series_uid: str | None = None) -> Dataset | None:
+    """Header (no PixelData) of the series that looks most like a head NCCT, after a Refusal.
+
+    For the outputs that tell the study's readers why nothing was scored: they inherit patient and study
+    from it. None when there is no such series, or when it is not certain whose it is.
+    """
+
+    with quiet_pydicom():
+        try:
+            _, candidates = _study(folder, series_uid)
+        except (Refusal, UsageError):
+            return None
+        usable = [c for c in candidates if c.excluded is None and series_uid in (None, c.uid)]
+        # stable sort: within each kind the order of rank stays
+        usable.sort(key=lambda c: not c.summary.tags_say_head)
+        return usable[0].files[0].header if usable else None
+
+
+def _read_series(folder: Path, series_uid: str | None) -> Series:
+    found, candidates = _study(folder, series_uid)
+    tried = [c for c in candidates if c.uid == series_uid] if series_uid else candidates
+    refusals: list[tuple[Candidate, Refusal]] = []
+    for candidate in tried:
+        try:
+            stack = read_stack(candidate)
+        except Refusal as refusal:
+            _log.info("a series was not usable: %s", refusal.code)
+            refusals.append((candidate, refusal))
+            continue
+        return _series(candidate, stack, candidates, refusals, found, forced=series_uid is not None)
+    raise _most_telling([refusal for _, refusal in refusals])
+
+
+def _study(folder: Path, series_uid: str | None) -> tuple[Folder, list[Candidate]]:
+    """The folder's files and the candidates of its one study, best first. Raises Refusal, UsageError."""
+    found = find_dicom(folder)
+    files: Sequence[DicomFile] = found.files
+    if series_uid is not None:
+        forced = [f for f in files if f.series_uid == series_uid]
+        if not forced:
+            raise UsageError("No image in the folder belongs to the series asked for; check its UID.")
+        one_study(forced)
+        files = [f for f in files if f.patient_and_study == forced[0].patient_and_study]
+    if not files:
+        raise Refusal(
+            "no_dicom",
+            f"No readable DICOM image in the folder ({found.damaged} damaged or unreadable files).",
+            "Check the folder and the permissions of its files.",
+            ineligible=True,
+        )
+    one_study(files)
+    return found, find_candidates(files, noise_hu)
+
+
+def _series(
+    chosen: Candidate,
+    stack: Stack,
+    candidates: Sequence[Candidate],
+    refusals: Sequence[tuple[Candidate, Refusal]],
+    found: Folder,
+    *,
+    forced: bool,
+) -> Series:
+    refused = {c.uid: r for c, r in refusals}
+    others = [c for c in candidates if c.uid != chosen.uid]
+    reasons = tuple(
+        (c.uid, refused[c.uid].message if c.uid in refused else why_not(c, chosen)) for c in others
+    )
+    because = (
+        "it was asked for by its UID." if forced else why_chosen(chosen, candidates, stack.thickness_text)
+    )
+    return Series(
+        hu=stack.hu,
+        positions_mm=stack.positions_mm,
+        row_direction=stack.row_direction,
+        column_direction=stack.column_direction,
+        pixel_spacing_mm=stack.pixel_spacing_mm,
+        slice_thickness_mm=stack.slice_thickness_mm,
+        tilt_deg=stack.tilt_deg,
+        datasets=stack.datasets,
+        chosen_because=because,
+        digest=stack.digest,
+        not_selected=reasons,
+        flags=(*stack.flags, *_folder_flags(refusals, found)),
+        study_datasets=tuple(c.files[0].header for c in others),
+    )
+
+
+def _folder_flags(refusals: Sequence[tuple[Candidate, Refusal]], found: Folder) -> list[QualityFlag]:
+    flags = []
+    head = [
+        refusal for candidate, refusal in refusals if candidate.excluded is None and not refusal.ineligible
+    ]
+    if head:
+        flags.append(
+            QualityFlag(
+                "better_series_refused",
+                "warning",
+                f"A series of higher rank could not be scored ({head[0].code}); another one was taken.",
+                head[0].remedy,
+            )
+        )
+    if found.damaged:
+        flags.append(
+            QualityFlag(
+                "damaged_files",
+                "warning",
+                f"{found.damaged} files or folders could not be read and were skipped.",
+                "Check that the whole series arrived.",
+            )
+        )
+    return flags
+
+
+def _most_telling(refusals: Sequence[Refusal]) -> Refusal:
+    """A head CT that cannot be scored first, then what looked like one, then what the headers say."""
+    return min(
+        refusals,
+        key=lambda r: (r.ineligible, _TELLING.index(r.code) + 1 if r.code in _TELLING else 0),
+    )

@@ -1,0 +1,154 @@
+"""One series' files to one checked stack of slices in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from strokecore.flags import QualityFlag
+from strokecore.reading import tags
+from strokecore.reading.candidates import Candidate
+from strokecore.reading.files import DicomFile, read_with_pixels
+from strokecore.reading.geometry import slice_plane, tilt_deg
+from strokecore.reading.head_check import shows_brain
+from strokecore.reading.pixels import SlicePixels, UnreadablePixelsError, decode
+from strokecore.reading.refusals import (
+    MIN_BRAIN_EXTENT_MM,
+    Slice,
+    refuse_by_header,
+    refuse_damaged,
+    refuse_incomplete,
+    refuse_not_axial,
+    refuse_not_head,
+    refuse_not_hounsfield,
+    without_duplicates,
+)
+from strokecore.reading.stack_flags import stack_flags
+
+HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certainty
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices of one series in order; fields as in ``Series``."""
+
+    hu: npt.NDArray[np.float32]
+    positions_mm: npt.NDArray[np.float64]
+    row_direction: npt.NDArray[np.float64]
+    column_direction: npt.NDArray[np.float64]
+    pixel_spacing_mm: tuple[float, float]
+    slice_thickness_mm: float
+    thickness_text: str
+    tilt_deg: float
+    datasets: tuple[Dataset, ...]
+    digest: str
+    flags: tuple[QualityFlag, ...]
+
+
+def read_stack(candidate: Candidate) -> Stack:
+    """Decode, check and order the slices of one series. Raises Refusal."""
+    refuse_by_header(candidate)
+    planes = [slice_plane(f.header) for f in candidate.files]
+    refuse_not_axial(planes)
+    pixels = [_decode(f) for f in candidate.files]
+
+    refuse_not_hounsfield(candidate, pixels)
+    brain_mm = _brain_extent_mm(candidate, pixels)
+    refuse_not_head(candidate, brain_mm)
+    is_head = bool(candidate.summary.tags_say_head) or (brain_mm or 0) >= MIN_BRAIN_EXTENT_MM
+    refuse_damaged(candidate, planes, pixels, ineligible=not is_head)
+
+    normal = next(p.normal for p in planes if p is not None)
+    slices = [
+        Slice(f.header, plane, decoded, float(plane.position_mm @ normal))
+        for f, plane, decoded in zip(candidate.files, planes, pixels, strict=True)
+        if plane is not None and decoded is not None
+    ]
+    slices.sort(key=lambda s: s.offset_mm)
+    slices, dropped = without_duplicates(slices, ineligible=not is_head)
+    refuse_incomplete(slices, brain_mm, ineligible=not is_head)
+    return _stack(candidate, slices, dropped)
+
+
+def noise_hu(candidate: Candidate) -> float | None:
+    """Noise of the middle slice: robust deviation between near pixels of soft tissue; None if unreadable."""
+    planes = [(p, f) for f in candidate.files if (p := slice_plane(f.header)) is not None]
+    if not planes:
+        return None
+    normal = planes[0][0].normal
+    planes.sort(key=lambda pair: float(pair[0].position_mm @ normal))
+    decoded = _decode(planes[len(planes) // 2][1])
+    if decoded is None:
+        return None
+    soft = (decoded.hu > 0) & (decoded.hu < 80)
+    pairs = soft[:, 2:] & soft[:, :-2]
+    if not pairs.any():
+        return None
+    differences = (decoded.hu[:, 2:] - decoded.hu[:, :-2])[pairs]
+    return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))  # 1.4826: MAD to deviation
+
+
+def _decode(file: DicomFile) -> SlicePixels | None:
+    try:
+        return decode(read_with_pixels(file))
+    except UnreadablePixelsError:
+        return None
+    except Exception:  # the file changed, or is damaged behind the header
+        return None
+
+
+def _brain_extent_mm(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> float | None:
+    """Length of the stack that shows a brain; None when it cannot be told."""
+    seen = []
+    declared = bool(candidate.summary.tags_say_head)
+    step = max(1, len(pixels) // HEAD_CHECK_SLICES)
+    for file, decoded in list(zip(candidate.files, pixels, strict=True))[::step]:
+        spacing = tags.numbers(file.header, "PixelSpacing", 2)
+        if decoded is not None and spacing is not None and min(spacing) > 0:
+            seen.append(shows_brain(decoded.hu, (spacing[0], spacing[1]), open_skull=declared))
+    if not seen:
+        return None
+    extent = candidate.summary.extent_mm or len(pixels) * (candidate.summary.slice_thickness_mm or 1.0)
+    return float(np.mean(seen)) * extent
+
+
+def _stack(candidate: Candidate, slices: Sequence[Slice], dropped: int) -> Stack:
+    first = slices[0].plane
+    positions = np.stack([s.plane.position_mm for s in slices])
+    gaps = np.diff(positions @ first.normal)
+    declared = [s.plane.thickness_mm for s in slices if s.plane.thickness_mm is not None]
+    low, high = (min(declared), max(declared)) if declared else (float(gaps.min()), float(gaps.max()))
+    digest = hashlib.sha256()
+    for s in slices:
+        digest.update(s.pixels.digest)
+        vectors = (s.plane.position_mm, s.plane.row_direction, s.plane.column_direction)
+        digest.update(
+            repr(([v.tolist() for v in vectors], s.plane.pixel_spacing_mm, s.plane.thickness_mm)).encode()
+        )
+    tilt = tilt_deg(positions, first.normal)
+    return Stack(
+        hu=np.stack([s.pixels.hu for s in slices]),
+        positions_mm=positions,
+        row_direction=first.row_direction,
+        column_direction=first.column_direction,
+        pixel_spacing_mm=first.pixel_spacing_mm,
+        slice_thickness_mm=float(np.median(declared)) if declared else float(np.median(gaps)),
+        thickness_text=f"{low:.1f}" if round(low, 1) == round(high, 1) else f"{low:.1f}-{high:.1f}",
+        tilt_deg=tilt,
+        datasets=tuple(s.header for s in slices),
+        digest=digest.hexdigest(),
+        flags=stack_flags(
+            candidate,
+            [s.header for s in slices],
+            [s.plane for s in slices],
+            tilt,
+            duplicates=dropped,
+            rescaled=all(s.pixels.rescaled for s in slices),
+        ),
+    )

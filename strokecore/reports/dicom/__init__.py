@@ -1,0 +1,90 @@
+"""Results as DICOM objects in the source's own study."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from strokecore.reading.series import Series
+    from strokecore.reports.drawing import Drawing
+    from strokecore.result import Result, SourceMasks
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["refusal_key", "write_outputs", "write_refusal"]
+
+
+def write_outputs(
+    series: Series, result: Result, masks: SourceMasks, out: Path, drawing: Drawing | None = None
+) -> list[Path]:
+    """Write seg.dcm (only when there is a lesion), regions.dcm, sr.dcm and sc/*.dcm into ``out``.
+
+    ``result`` is scored or withheld and carries model, result_key and content_datetime; all objects
+    follow from it and the source alone, so a second call writes the same bytes. ``drawing`` is made here
+    when None. Returns the paths.
+    """
+    # highdicom takes half a second to import; the command line's help must not wait for it
+    from strokecore.reports.dicom import capture, seg, sr
+    from strokecore.reports.dicom.instance import Stamp, write
+    from strokecore.reports.drawing import Drawing
+
+    if result.model is None:
+        raise ValueError("a scored or withheld result names its model")
+    stamp = Stamp.of(result)
+    lesion = seg.build_lesion(series, masks, result.model, stamp)
+    regions = seg.build_regions(series, masks, result.model, stamp)
+    report = sr.build(
+        series,
+        result,
+        masks,
+        result.model,
+        stamp,
+        lesion=lesion,
+        segments=seg.lesion_segments(masks),
+        regions=regions,
+    )
+    written = []
+    for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions), ("sr.dcm", report)):
+        if dataset is not None:
+            written.append(write(dataset, out / name))
+    drawing = drawing or Drawing.of(series, result, masks)
+    for index, image in enumerate(capture.build(series, drawing, stamp), start=1):
+        written.append(write(image, out / "sc" / f"{index:02d}.dcm"))
+    return written
+
+
+def refusal_key(header: Dataset, result: Result) -> str:
+    """Key of a refusal: patient, study and series of ``header``, software and the stated reasons.
+
+    The same series refused again for the same reasons has the same key and so the same UIDs.
+    """
+    from strokecore import identifiers as uids
+    from strokecore.reading import tags
+    from strokecore.reports import report
+
+    identity = tuple(
+        tags.text(header, keyword) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    )
+    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in report.reasons(result))
+    return uids.refusal_key(identity, result.software, reasons)
+
+
+def write_refusal(header: Dataset, result: Result, out: Path) -> list[Path]:
+    """Write the one Secondary Capture of a head CT that was not scored, into ``out``/sc.
+
+    ``header`` is any instance of the series; whatever it lacks stays empty. Without a
+    StudyInstanceUID there is no study to write into: nothing is written and [] returned.
+    """
+    from strokecore.reports.dicom import capture
+    from strokecore.reports.dicom.instance import Stamp, write
+
+    if not header.get("StudyInstanceUID"):
+        logger.warning("the refused series has no StudyInstanceUID; no Secondary Capture was written")
+        return []
+    key = result.result_key or refusal_key(header, result)
+    image = capture.build_refusal(header, result, Stamp.of(result, key))
+    return [write(image, out / "sc" / "01.dcm")]

@@ -1,0 +1,152 @@
+"""The two segmentation objects: what is infarcted, and where the twenty regions lie.
+
+Both are BINARY on the source's own voxels: every frame carries the position of its source slice, so
+that gantry tilt and uneven gaps need no resampling and a viewer lays each frame exactly on its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+from pydicom.sr.codedict import codes as standard_codes
+from pydicom.sr.coding import Code
+
+from strokecore._version import __version__
+from strokecore.anatomy.regions import ALL_REGIONS, Side
+from strokecore.reading.series import Series
+from strokecore.reports.dicom import codes, inherit
+from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
+from strokecore.reports.picture import LESION_COLOURS, REGION_COLOURS
+from strokecore.result import ModelInfo, SourceMasks
+
+LESION_LABELS: Final = {1: "Infarct left", 2: "Infarct right", 3: "Old infarct"}
+_LESION_SIDE: Final[dict[int, Side]] = {1: "left", 2: "right"}
+
+
+def lesion_segments(masks: SourceMasks) -> dict[int, int]:
+    """Segment number of each lesion value that has a voxel; {} when there is no lesion at all.
+
+    Numbers are consecutive, as DICOM asks, so an infarct of the right side alone is segment 1; the
+    segment's label and laterality, not its number, say what it is.
+    """
+    present = [value for value in LESION_LABELS if bool((masks.lesion == value).any())]
+    return {value: number for number, value in enumerate(present, start=1)}
+
+
+def build_lesion(series: Series, masks: SourceMasks, model: ModelInfo, stamp: Stamp) -> Dataset | None:
+    """The infarct segmentation; None when nothing is segmented (an empty object misleads viewers)."""
+    numbers = lesion_segments(masks)
+    if not numbers:
+        return None
+    descriptions = [_lesion_description(number, value, model) for value, number in numbers.items()]
+    return _build(series, _renumbered(masks.lesion, numbers), descriptions, stamp, "seg", "ASPECTS_INFARCT")
+
+
+def build_regions(series: Series, masks: SourceMasks, model: ModelInfo, stamp: Stamp) -> Dataset | None:
+    """The ASPECTS regions that have a voxel in the scan; None when none has."""
+    present = [region for region in ALL_REGIONS if bool((masks.regions == region.label).any())]
+    if not present:
+        return None
+    descriptions = []
+    for number, region in enumerate(present, start=1):
+        description = SegmentDescription(
+            segment_number=number,
+            segment_label=f"{region.name} {region.side}",
+            segmented_property_category=codes.ANATOMICAL_STRUCTURE,
+            segmented_property_type=codes.REGION_SITE[region.name],
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=_algorithm("StrokeCore atlas", __version__, trained=False),
+            display_color=CIELabColor.from_rgb(*REGION_COLOURS[region.name]),
+        )
+        _set_laterality(description, region.side)
+        descriptions.append(description)
+    numbers = {region.label: number for number, region in enumerate(present, start=1)}
+    return _build(
+        series, _renumbered(masks.regions, numbers), descriptions, stamp, "regions", "ASPECTS_REGIONS"
+    )
+
+
+def _lesion_description(number: int, value: int, model: ModelInfo) -> SegmentDescription:
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=LESION_LABELS[value],
+        segmented_property_category=codes.ABNORMAL_STRUCTURE,
+        segmented_property_type=codes.INFARCT,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=_algorithm(model.name, model.version, trained=model.engine != "asymmetry"),
+        anatomic_regions=[codes.BRAIN],
+        display_color=CIELabColor.from_rgb(*LESION_COLOURS[value]),
+    )
+    if value in _LESION_SIDE:
+        _set_laterality(description, _LESION_SIDE[value])
+    else:
+        _modify(description.SegmentedPropertyTypeCodeSequence[0], codes.CHRONIC)
+    return description
+
+
+def _build(
+    series: Series,
+    segments: npt.NDArray[np.uint8],
+    descriptions: Sequence[SegmentDescription],
+    stamp: Stamp,
+    kind: str,
+    label: str,
+) -> Dataset:
+    images = [inherit.reference(header, series.slice_thickness_mm) for header in series.datasets]
+    dataset = Segmentation(
+        source_images=images,
+        pixel_array=segments,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        series_instance_uid=stamp.series_uid(kind),
+        series_number=1,
+        sop_instance_uid=stamp.instance_uid(kind),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=__version__,
+        device_serial_number=DEVICE_SERIAL_NUMBER,
+        content_label=label,
+        content_description="StrokeCore, research use only",
+        omit_empty_frames=True,
+        coding_schemes=[codes.private_scheme()],
+    )
+    return finish(dataset, series.datasets[0], stamp, kind)
+
+
+def _renumbered(volume: npt.NDArray[np.uint8], numbers: dict[int, int]) -> npt.NDArray[np.uint8]:
+    table = np.zeros(256, np.uint8)
+    for value, number in numbers.items():
+        table[value] = number
+    return table[volume]
+
+
+def _algorithm(name: str, version: str, *, trained: bool) -> AlgorithmIdentificationSequence:
+    families = standard_codes.cid7162
+    return AlgorithmIdentificationSequence(
+        name=name,
+        family=families.ArtificialIntelligence if trained else families.NeighborhoodAnalysis,
+        version=version,
+    )
+
+
+def _set_laterality(description: SegmentDescription, side: Side) -> None:
+    """Laterality as a modifier of the property type (CID 244), where viewers look for it."""
+    _modify(description.SegmentedPropertyTypeCodeSequence[0], codes.LATERALITY[side])
+
+
+def _modify(type_item: Dataset, modifier: Code) -> None:
+    type_item.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(modifier)]

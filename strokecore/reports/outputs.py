@@ -1,0 +1,195 @@
+"""A finished run onto disk: DICOM outputs, report and result.json in one folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from strokecore.errors import UsageError
+from strokecore.flags import QualityFlag
+from strokecore.pipeline import Scored
+from strokecore.reading import tags
+from strokecore.reading.files import read_header
+from strokecore.reading.quiet import quiet_pydicom
+from strokecore.reading.series import read_candidate_header
+from strokecore.reports import dicom, report
+from strokecore.reports.dicom.instance import MANUFACTURER
+from strokecore.reports.drawing import Drawing
+from strokecore.result import AspectsScore
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# result.json goes first and comes last: it never stands beside half a result
+_OURS: Final = ("result.json", "seg.dcm", "regions.dcm", "sr.dcm", "report.html")
+_PICTURES: Final = "sc"
+
+
+def prepare(folder: Path, out: Path) -> None:
+    """Make ``out`` and see that results may be written there, before minutes are spent on scoring.
+
+    Raises
+    ------
+    UsageError: ``out`` is a file, the input folder itself, or holds images that are not ours under names
+        that a run replaces.
+    OSError: it cannot be written to.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError("The output is a file; name a folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir() and out.samefile(folder):
+        raise UsageError("The output folder is the input folder; results beside the images mix with them.")
+    with _alone_in(out), tempfile.TemporaryFile(dir=out):
+        if foreign := sum(not _replaceable(path) for path in _replaced(out)):
+            raise UsageError(
+                f"The output folder holds {foreign} files under the names of results that are none of ours; "
+                "they would be replaced. Name another folder."
+            )
+
+
+def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = None) -> Scored:
+    """Write everything ``scored`` calls for into ``out``; returns it as written.
+
+    An earlier run's files in ``out`` are removed first, so that no stale picture stands beside a new
+    result. A repeated run of the same inputs keeps the earlier run's content date and so its bytes.
+    result.json is removed first and written last: where it stands, the rest is complete. Of two runs into one
+    folder the second waits and replaces the first. ``series_uid`` is the series that was asked for, if any.
+
+    Raises
+    ------
+    UsageError: see prepare().
+    OSError: the folder is full or lost. What was written is removed; result.json says "failed" where it can.
+    """
+    prepare(folder, out)
+    header = None
+    if scored.result.status in ("refused", "failed"):
+        header = read_candidate_header(folder, series_uid)
+    if header is not None:
+        scored = replace(
+            scored, result=replace(scored.result, result_key=dicom.refusal_key(header, scored.result))
+        )
+    with _alone_in(out), quiet_pydicom():
+        scored = _same_date_for_same_key(scored, out)
+        _clear(out)
+        try:
+            return _write(scored, header, out)
+        except BaseException as error:
+            _clear(out)
+            if isinstance(error, OSError):
+                with suppress(OSError):
+                    report.write_json(_not_written(scored, error).result, out / "result.json")
+            raise
+
+
+def reason(error: OSError) -> str:
+    """What the system said, such as "No space left on device", without a path.
+
+    pydicom raises a new error of the same kind, with the system's as its cause.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
+
+
+def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
+    start = time.perf_counter()
+    drawing = None
+    if scored.series is not None and scored.masks is not None:
+        drawing = Drawing.of(scored.series, scored.result, scored.masks)
+        dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
+    elif header is not None:
+        dicom.write_refusal(header, scored.result, out)
+    report.write_html(scored.result, out / "report.html", drawing)
+    scored = _timed(scored, time.perf_counter() - start)
+    report.write_json(scored.result, out / "result.json")
+    return scored
+
+
+def _replaced(out: Path) -> list[Path]:
+    """Files of ``out`` that a run removes, half-written ones included."""
+    found = [path for name in _OURS for path in (out / name, out / f"{name}.part") if path.exists()]
+    return found + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether a file may be removed: one that is not ours may be someone's only copy."""
+    if path.suffix in (".json", ".html", ".part"):
+        return True
+    if path.suffix != ".dcm":
+        return False
+    try:
+        header = read_header(path)
+    except Exception:  # damaged: half of an output of ours
+        return True
+    return header is None or tags.text(header, "Manufacturer") == MANUFACTURER
+
+
+def _clear(out: Path) -> None:
+    for path in _replaced(out):
+        path.unlink(missing_ok=True)
+    if (out / _PICTURES).is_dir():
+        shutil.rmtree(out / _PICTURES)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel gives it back when a process dies."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        # some network file systems have no locks on folders: there, runs are not kept apart
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _not_written(scored: Scored, error: OSError) -> Scored:
+    flag = QualityFlag(
+        "not_written",
+        "refusal",
+        f"The results could not be written: {reason(error)}.",
+        "Make room in the output folder and score the scan again.",
+    )
+    failed = replace(
+        scored.result,
+        status="failed",
+        aspects={side: AspectsScore(None, 0) for side in scored.result.aspects},
+        affected_side=None,
+        regions=(),
+        infarct_volume_ml=dict.fromkeys(scored.result.infarct_volume_ml, 0.0),
+        old_infarct_volume_ml=0.0,
+        outside_regions_volume_ml=0.0,
+        quality=(flag,),
+    )
+    return Scored(failed)
+
+
+def _timed(scored: Scored, seconds: float) -> Scored:
+    times = dict(scored.result.timings_s)
+    times |= {"dicom": round(seconds, 3), "total": round(times.get("total", 0.0) + seconds, 3)}
+    return replace(scored, result=replace(scored.result, timings_s=times))
+
+
+def _same_date_for_same_key(scored: Scored, out: Path) -> Scored:
+    try:
+        earlier = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return scored
+    key = scored.result.result_key
+    if key is None or not isinstance(earlier, dict) or earlier.get("result_key") != key:
+        return scored
+    date = earlier.get("content_datetime")
+    return replace(scored, result=replace(scored.result, content_datetime=date)) if date else scored

@@ -1,0 +1,211 @@
+"""The atlas in one head: accuracy on known heads, and refusal of what is not one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
+from strokecore.errors import Refusal
+from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.frame import Grid, HeadFrame, coverage, fit_head_frame, to_canonical
+from strokecore.head.registration import (
+    Registration,
+    register_atlas,
+)
+from strokecore.head.warped_atlas import place_atlas
+from strokecore.reading.series import Series, read_series
+from tests.synthetic_head import ball, head_series, pose
+
+Known = tuple[np.ndarray, np.ndarray, HeadFrame, Brain]
+
+
+def known_head(series: Series) -> Known:
+    frame = fit_head_frame(series, load_atlas())
+    hu, covered = to_canonical(series, frame), coverage(series, frame)
+    return hu, covered, frame, segment_brain(hu, frame.grid, covered)
+
+
+def true_pose() -> np.ndarray:
+    """A head of other proportions than the template's: wider, shorter, sheared by 2 degrees."""
+    stretch = np.diag([1.04, 0.95, 0.98, 1.0])
+    stretch[1, 2] = 0.035
+    return pose(7, -3, 9) @ stretch
+
+
+@pytest.fixture(scope="module")
+def head() -> Known:
+    # an infarct of the left lentiform region must not move the atlas
+    lesion = ball((26, 2, 2), 14, -8, add=True)
+    return known_head(head_series(load_atlas(), true_pose(), tilt_deg=-12.0, paint=lesion))
+
+
+@pytest.fixture(scope="module")
+def registration(head: Known) -> Registration:
+    hu, covered, frame, brain = head
+    return register_atlas(hu, brain, frame.grid, covered, load_atlas())
+
+
+def test_affine_is_recovered(head: Known, registration: Registration) -> None:
+    atlas = load_atlas()
+    truth = np.linalg.inv(head[2].patient_from_head) @ true_pose()
+    marks = np.argwhere(atlas.regions > 0)[::50, ::-1] * np.array(atlas.spacing_mm[::-1]) + atlas.origin_mm
+    marks = np.c_[marks, np.ones(len(marks))]
+    error = np.linalg.norm((marks @ (registration.head_from_template - truth).T)[:, :3], axis=1)
+    assert error.mean() < 1.5
+    assert error.max() < 4.0
+    assert registration.dice > 0.95
+
+
+def test_refinement_stays_small_where_the_affine_map_is_right(
+    head: Known, registration: Registration
+) -> None:
+    atlas = load_atlas()
+    truth = np.linalg.inv(head[2].patient_from_head) @ true_pose()
+    marks = np.argwhere(atlas.regions > 0)[::50, ::-1] * np.array(atlas.spacing_mm[::-1]) + atlas.origin_mm
+    in_head = (np.c_[marks, np.ones(len(marks))] @ truth.T)[:, :3]
+    error = np.linalg.norm(registration.template_points(in_head) - marks, axis=1)
+    assert error.mean() < 1.5
+    assert np.percentile(error, 99) < 5.0
+
+
+def scanned(frame: HeadFrame) -> np.ndarray:
+    """A scan that covers the whole canonical grid."""
+    return np.ones(frame.grid.shape, bool)
+
+
+def test_regions_follow_the_head(head: Known, registration: Registration) -> None:
+    atlas = load_atlas()
+    _, _, frame, brain = head
+    labels = place_atlas(atlas, registration, frame.grid, brain, scanned(frame)).regions
+    exact = replace(
+        registration, head_from_template=np.linalg.inv(frame.patient_from_head) @ true_pose(), warp=None
+    )
+    truth = place_atlas(atlas, exact, frame.grid, brain, scanned(frame)).regions
+    assert labels.dtype == np.uint8
+    assert labels.shape == frame.grid.shape
+    for region in ALL_REGIONS:
+        ours, theirs = labels == region.label, truth == region.label
+        dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+        assert dice > (0.75 if region.name in DEEP else 0.85), region
+    assert not labels[~brain.intracranial].any()
+
+
+def test_no_label_crosses_to_the_other_side(head: Known, registration: Registration) -> None:
+    _, _, frame, brain = head
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    x = np.broadcast_to(frame.grid.axes_mm[2], labels.shape)
+    assert (x[(labels > 0) & (labels <= 10)] > 0).all()
+    assert (x[labels > 10] < 0).all()
+
+
+def test_neighbouring_regions_touch(head: Known, registration: Registration) -> None:
+    """Interpolated borders leave no gap between regions that are neighbours in the atlas."""
+    _, _, frame, brain = head
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    front, middle = RegionId("M4", "left").label, RegionId("M5", "left").label
+    touching = (labels[:, :-1] == front) & (labels[:, 1:] == middle)
+    assert touching.sum() > 300
+
+
+def test_expected_tissue_lies_on_the_head(head: Known, registration: Registration) -> None:
+    atlas = load_atlas()
+    hu, _, frame, brain = head
+    placed = place_atlas(atlas, registration, frame.grid, brain, scanned(frame))
+    assert not placed.grey[~brain.intracranial].any()
+    assert not placed.tissue[~brain.intracranial].any()
+    # grey matter is brighter than white by several HU: the maps must lie on it
+    tissue = brain.parenchyma & (placed.tissue > 0.95)
+    difference = hu[tissue & (placed.grey > 0.8)].mean() - hu[tissue & (placed.grey < 0.2)].mean()
+    assert difference > 3.0
+
+
+def test_same_input_same_bytes(head: Known, registration: Registration) -> None:
+    hu, covered, frame, brain = head
+    again = register_atlas(hu, brain, frame.grid, covered, load_atlas())
+    np.testing.assert_array_equal(again.head_from_template, registration.head_from_template)
+    assert again.warp is not None
+    assert registration.warp is not None
+    np.testing.assert_array_equal(again.warp.displacement_mm, registration.warp.displacement_mm)
+
+
+def test_all_regions_are_covered(registration: Registration) -> None:
+    assert min(registration.region_coverage.values()) > 0.95
+
+
+def refused(hu: np.ndarray, brain: Brain, grid: Grid, covered: np.ndarray) -> str:
+    with pytest.raises(Refusal) as refusal:
+        register_atlas(hu, brain, grid, covered, load_atlas())
+    assert not refusal.value.ineligible
+    return refusal.value.code
+
+
+def with_volumes(brain: Brain, change: object) -> Brain:
+    assert callable(change)
+    masks = {name: change(value) for name, value in vars(brain).items() if isinstance(value, np.ndarray)}
+    return replace(brain, **masks)
+
+
+def test_head_upside_down_is_refused(head: Known) -> None:
+    hu, covered, frame, brain = head
+
+    def turned(volume: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(volume[::-1, ::-1])
+
+    assert (
+        refused(turned(hu), with_volumes(brain, turned), frame.grid, turned(covered)) == "registration_failed"
+    )
+
+
+def test_quarter_turn_is_refused(head: Known) -> None:
+    hu, covered, frame, brain = head
+
+    def turned(volume: np.ndarray) -> np.ndarray:
+        square = volume[:, 20:210]
+        out = np.zeros_like(volume)
+        out[:, 20:210] = np.rot90(square, axes=(1, 2))
+        return out
+
+    assert (
+        refused(turned(hu), with_volumes(brain, turned), frame.grid, turned(covered)) == "registration_failed"
+    )
+
+
+def test_garbage_is_refused(head: Known) -> None:
+    hu, covered, frame, brain = head
+    rng = np.random.default_rng(3)
+    noise = rng.normal(30, 20, hu.shape).astype(np.float32)
+    box = np.zeros(hu.shape, bool)
+    box[10:70, 90:140, 20:170] = True
+    assert refused(noise, replace(brain, intracranial=box), frame.grid, covered) == "registration_failed"
+
+
+@pytest.mark.parametrize(("low_mm", "high_mm", "level"), [(-80, 18, "supra"), (30, 80, "ganglionic")])
+def test_missing_level_is_incomplete_coverage(low_mm: float, high_mm: float, level: str) -> None:
+    """Scans that end below the supraganglionic or begin above the ganglionic level."""
+    whole = head_series(load_atlas(), pose())
+    z = whole.positions_mm[:, 2] - 35.0  # where pose() puts the template's origin
+    kept = (z > low_mm) & (z < high_mm)
+    series = replace(whole, hu=whole.hu[kept], positions_mm=whole.positions_mm[kept])
+    hu, covered, frame, brain = known_head(series)
+    with pytest.raises(Refusal, match=level) as refusal:
+        register_atlas(hu, brain, frame.grid, covered, load_atlas())
+    assert refusal.value.code == "incomplete_coverage"
+
+
+def test_real_head_is_accepted(shared_data: Path) -> None:
+    hu, covered, frame, brain = known_head(read_series(shared_data / "real_head_ct"))
+    registration = register_atlas(hu, brain, frame.grid, covered, load_atlas())
+    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    assert registration.dice > 0.93
+    assert min(registration.region_coverage.values()) == 1.0
+    share = {r: brain.parenchyma[labels == r.label].mean() for r in ALL_REGIONS}
+    # nuclei lie in brain, not in the wide ventricles beside them
+    for side in ("left", "right"):
+        assert share[RegionId("C", side)] > 0.45
+        assert share[RegionId("L", side)] > 0.95
+        assert share[RegionId("IC", side)] > 0.9

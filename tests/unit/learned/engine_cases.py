@@ -1,0 +1,263 @@
+"""Engines for tests of the gate and of what selects by it: one that is right, and many that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from strokecore.errors import EngineError
+from strokecore.learned import ladder
+from strokecore.learned import selection as select
+from strokecore.learned.availability import ENGINES, Availability
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.package import ModelPackage
+from tests.unit.learned.package_cases import mirror_answers
+
+Float4D = npt.NDArray[np.float32]
+Arms = tuple[Float4D, Float4D]
+
+
+class MirrorEngine(LearnedEngine):
+    """What the mirror network computes, with a fault of choice.
+
+    Attributes
+    ----------
+    runs: number of slices of each run so far.
+    closed: how often it was closed.
+    """
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        engine: str = "onnx",
+        precision: str = "fp32",
+        fault: Callable[[Float4D, int], Arms] | None = None,
+        batch: int = 1,
+    ) -> None:
+        super().__init__(package)
+        self.engine, self.precision, self.batch = engine, precision, batch
+        self.device, self.library = "a test", "numpy"
+        self.fault = fault
+        self.runs: list[int] = []
+        self.closed = 0
+
+    def run(self, slices: Float4D) -> Arms:
+        self.runs.append(len(slices))
+        return mirror_answers(slices) if self.fault is None else self.fault(slices, len(self.runs))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def of_arms(change: Callable[[Float4D], Float4D]) -> Callable[[Float4D, int], Arms]:
+    """A fault that alters both arms' answers alike."""
+
+    def fault(slices: Float4D, _: int) -> Arms:
+        bg, sg = mirror_answers(slices)
+        return change(bg), change(sg)
+
+    return fault
+
+
+def of_log_odds(change: Callable[[Float4D], Float4D]) -> Callable[[Float4D, int], Arms]:
+    """A fault in the log-odds of infarct; the answers are probabilities all the same."""
+
+    def altered(arm: Float4D) -> Float4D:
+        odds = np.log(arm[:, 1].astype(np.float64) + 1e-30) - np.log(arm[:, 0].astype(np.float64) + 1e-30)
+        odds = change(odds.astype(np.float32)).astype(np.float64)
+        out = np.zeros_like(arm)
+        out[:, 1], out[:, 0] = 1 / (1 + np.exp(-odds)), 1 / (1 + np.exp(odds))
+        return out
+
+    return of_arms(altered)
+
+
+def of_input(change: Callable[[Float4D], Float4D]) -> Callable[[Float4D, int], Arms]:
+    """A fault in what the network is given."""
+    return lambda slices, _: mirror_answers(change(slices.copy()))
+
+
+def one_class(index: int) -> Callable[[Float4D], Float4D]:
+    def change(arm: Float4D) -> Float4D:
+        out = np.zeros_like(arm)
+        out[:, index] = 1
+        return out
+
+    return change
+
+
+def one_value(value: float) -> Callable[[Float4D], Float4D]:
+    """One wrong value in one pixel of one slice."""
+
+    def change(arm: Float4D) -> Float4D:
+        arm[len(arm) // 2, 0, 60, 50] = value
+        return arm
+
+    return change
+
+
+def exchanged(first: int, second: int, axis: int) -> Callable[[Float4D], Float4D]:
+    def change(values: Float4D) -> Float4D:
+        order = np.arange(values.shape[axis])
+        if max(first, second) < len(order):
+            order[[first, second]] = second, first
+        return np.take(values, order, axis=axis)
+
+    return change
+
+
+def half_a_row(arm: Float4D) -> Float4D:
+    """As an upsampling does whose corners are aligned otherwise."""
+    return np.asarray((arm + np.roll(arm, 1, axis=2)) / 2, np.float32)
+
+
+def noise(size: float) -> Callable[[Float4D], Float4D]:
+    return lambda odds: odds + np.random.default_rng(1).normal(0, size, odds.shape).astype(np.float32)
+
+
+def last_part_left_out(batch: int, *, stale: bool) -> Callable[[Float4D, int], Arms]:
+    """Only whole batches are computed; the rest is empty, or what was in the buffer."""
+
+    def fault(slices: Float4D, _: int) -> Arms:
+        bg, sg = mirror_answers(slices)
+        done = len(slices) // batch * batch
+        for arm in (bg, sg):
+            if not stale:
+                arm[done:] = 0
+            elif done:
+                arm[done:] = arm[: len(slices) - done]
+        return bg, sg
+
+    return fault
+
+
+class Late:
+    """Each run answers the one before."""
+
+    def __init__(self) -> None:
+        self.before: Arms | None = None
+
+    def __call__(self, slices: Float4D, _: int) -> Arms:
+        answers = mirror_answers(slices)
+        before, self.before = self.before or answers, answers
+        bg, sg = (np.resize(old, new.shape) for old, new in zip(before, answers, strict=True))
+        return bg, sg
+
+
+class OneBuffer:
+    """Every run answers in the same memory, so that it alters what was answered before."""
+
+    def __init__(self) -> None:
+        self.arms: tuple[Float4D, ...] = ()
+
+    def __call__(self, slices: Float4D, _: int) -> Arms:
+        answers = mirror_answers(slices)
+        self.arms = self.arms or tuple(np.zeros((99, *a.shape[1:]), np.float32) for a in answers)
+        for buffer, arm in zip(self.arms, answers, strict=True):
+            buffer[: len(arm)] = arm
+        return self.arms[0][: len(slices)], self.arms[1][: len(slices)]
+
+
+def raises(error: Exception) -> Callable[[Float4D, int], Arms]:
+    def fault(slices: Float4D, run: int) -> Arms:
+        raise error
+
+    return fault
+
+
+def wobbling(slices: Float4D, run: int) -> Arms:
+    """Another answer each time, as a kernel with a race has."""
+    changed = of_log_odds(lambda odds: odds + np.float32(0.1 * run))
+    return changed(slices, run)
+
+
+BROKEN: dict[str, tuple[Callable[[], Callable[[Float4D, int], Arms]], str]] = {
+    "a NaN in one pixel": (lambda: of_arms(one_value(np.nan)), "not_finite"),
+    "an infinite value in one pixel": (lambda: of_arms(one_value(np.inf)), "not_finite"),
+    "NaN everywhere": (lambda: of_arms(lambda arm: arm * np.float32(np.nan)), "not_finite"),
+    "zeros": (lambda: of_arms(np.zeros_like), "sum"),
+    "a negative probability": (lambda: of_arms(one_value(-0.5)), "sum"),
+    "background everywhere": (lambda: of_arms(one_class(0)), "spread"),
+    "infarct everywhere": (lambda: of_arms(one_class(1)), "spread"),
+    "the mean everywhere": (
+        lambda: of_arms(lambda a: np.broadcast_to(a.mean((0, 2, 3), keepdims=True), a.shape).copy()),
+        "spread",
+    ),
+    "mirrored answers": (lambda: of_arms(lambda arm: arm[..., ::-1].copy()), "rearranged"),
+    "answers upside down": (lambda: of_arms(lambda arm: arm[:, :, ::-1].copy()), "rearranged"),
+    "mirrored input": (lambda: of_input(lambda s: s[..., ::-1].copy()), "regions"),
+    "swapped input channels": (lambda: of_input(exchanged(1, 2, axis=1)), "regions"),
+    "swapped classes": (lambda: of_arms(exchanged(1, 2, axis=1)), "rearranged"),
+    "background swapped with a class": (lambda: of_arms(exchanged(0, 1, axis=1)), "dice"),
+    "slices reordered in a batch": (lambda: of_arms(exchanged(1, 4, axis=0)), "batch"),
+    "a shift by one row": (lambda: of_arms(lambda arm: np.roll(arm, 1, axis=2)), "shift"),
+    "a shift by one column": (lambda: of_arms(lambda arm: np.roll(arm, 1, axis=3)), "shift"),
+    "a shift by half a row": (lambda: of_arms(half_a_row), "shift"),
+    "a bias of +0.03": (lambda: of_log_odds(lambda odds: odds + np.float32(0.03)), "bias"),
+    "a bias of -0.03": (lambda: of_log_odds(lambda odds: odds - np.float32(0.03)), "bias"),
+    "a scale of 1.03": (lambda: of_log_odds(lambda odds: odds * np.float32(1.03)), "scale"),
+    "a scale of 0.97": (lambda: of_log_odds(lambda odds: odds * np.float32(0.97)), "scale"),
+    "coarse numbers": (lambda: of_log_odds(noise(0.5)), "golden_difference"),
+    "an answer that is one run late": (Late, "batch"),
+    "one buffer for all answers": (OneBuffer, "golden_difference"),
+    "the last part of a batch empty": (lambda: last_part_left_out(4, stale=False), "batch"),
+    "the last part of a batch stale": (lambda: last_part_left_out(4, stale=True), "batch"),
+    "another answer each time": (lambda: wobbling, "repeat"),
+    "an error": (lambda: raises(EngineError("no memory for even one slice")), "runs"),
+    "an error of the library's own": (lambda: raises(RuntimeError("cuda")), "runs"),
+    "half precision arrays": (lambda: of_arms(lambda arm: arm.astype(np.float16)), "runs"),
+    "one arm only": (lambda: lambda slices, run: mirror_answers(slices)[:1], "runs"),  # type: ignore[dict-item,return-value]
+    "too few slices": (lambda: of_arms(lambda arm: arm[:-1]), "runs"),
+}
+"""Ways to be wrong, each with the criterion that is there for it."""
+
+
+def fault_of(name: str) -> Callable[[Float4D, int], Any]:
+    """A fresh fault: some remember their last run."""
+    return BROKEN[name][0]()
+
+
+GPU = (
+    Availability("tensorrt", "tensorrt 10.13", "GPU", ("bf16", "fp16", "tf32", "fp32"), on_gpu=True),
+    Availability("torch", "torch 2.13", "GPU", ("bf16", "tf32", "fp32"), on_gpu=True),
+)
+CPU = (
+    Availability("tensorrt", None, None, (), "no NVIDIA GPU is visible", "pip install 'strokecore[gpu]'"),
+    Availability("torch", "torch 2.13+cpu", "CPU", ("fp32",)),
+)
+OPENVINO = Availability("openvino", "openvino 2026.4", "CPU", ("bf16", "fp32"))
+ONNX = Availability("onnx", "onnxruntime 1.32", "CPU", ("fp32",))
+
+
+def pretend_machine(patch: pytest.MonkeyPatch, cache: Path, *found: Availability) -> dict[str, Any]:
+    """A machine with these engines, each of them a MirrorEngine, and an empty cache.
+
+    Returns a dictionary to set faults in, by "<engine> <precision>": a fault, or an exception for one that
+    cannot be started.
+    """
+    faults: dict[str, Any] = {}
+
+    def make(engine: str) -> Callable[[ModelPackage, str, int], MirrorEngine]:
+        def start(package: ModelPackage, precision: str, threads: int) -> MirrorEngine:
+            del threads
+            fault = faults.get(f"{engine} {precision}")
+            if isinstance(fault, Exception):
+                raise fault
+            return MirrorEngine(package, engine, precision, fault)
+
+        return start
+
+    table = {one: Availability(one, None, None, (), "not installed", "pip install it") for one in ENGINES}
+    table |= {one.engine: one for one in found}
+    for place in (ladder, select):
+        patch.setattr(place, "availability", table.__getitem__)
+    patch.setattr(ladder, "engine_class", make)
+    patch.setattr("strokecore.learned.onnx.OnnxEngine", make("onnx"))
+    patch.setenv("STROKECORE_CACHE", str(cache))
+    select._kept.cache_clear()
+    return faults

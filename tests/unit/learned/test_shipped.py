@@ -1,0 +1,72 @@
+"""The package that ships: whole, small, honest, and made by the recipe that stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from strokecore.anatomy.regions import SIDES, RegionId, Side
+from strokecore.learned import shipped
+from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.package import load_package
+from strokecore.learned.shipped import IS_DEFAULT, SHIPPED, package_folder
+from tests.unit.scoring.heads import darken, flat_head
+from trainer.config import load_recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+RECIPE = ROOT / "trainer" / "recipes" / "strokecore_tiny.yaml"
+MOST_BYTES = 15_000_000
+
+
+def test_the_package_is_whole_and_small() -> None:
+    package = load_package(SHIPPED)
+    assert package.name == "strokecore-tiny"
+    assert package.licence == "Apache-2.0"
+    assert package.combination is not None
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < MOST_BYTES
+
+
+def test_it_was_trained_by_the_recipe_that_ships() -> None:
+    trained = load_package(SHIPPED).manifest["training"]
+    recipe = load_recipe(RECIPE).to_dict()
+    for part in ("name", "seed", "network", "input", "loss", "augment", "training"):
+        assert _plain(trained["recipe"][part]) == _plain(recipe[part]), part
+    assert trained["data"]["kind"] == "simulated"
+
+
+def test_its_card_says_what_it_is_and_whether_it_is_the_default() -> None:
+    card = (SHIPPED / "MODEL_CARD.md").read_text("utf-8")
+    for words in ("Research use only", "No scan of a patient was seen in training", "docs/shipped-model.md"):
+        assert words in card
+    assert ("It is the default" in card) == IS_DEFAULT
+    assert ("It is not the default" in card) != IS_DEFAULT
+    assert "/tmp" not in card
+
+
+def test_a_healthy_flat_head_has_no_finding() -> None:
+    evidence = OnnxEngine(load_package(SHIPPED)).segment(flat_head(noise_hu=1.0)).evidence
+    assert len(evidence) == 20
+    assert max(found.probability or 0.0 for found in evidence.values()) < 0.5
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
+    dark = RegionId("M2", side)
+    evidence = OnnxEngine(load_package(SHIPPED)).segment(darken(flat_head(noise_hu=1.0), dark, 7.0)).evidence
+    called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
+    assert called == {side}
+    assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5
+
+
+def test_shipped_is_a_name_for_it() -> None:
+    assert package_folder(Path(shipped.NAME)) == SHIPPED
+    for other in ("mine", "Shipped", "shipped/x"):
+        assert package_folder(Path(other)) == Path(other)
+    assert package_folder(None) is None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,112 @@
+"""orthanc_plugin/rest.py: status, state, and orders, as JSON with codes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from orthanc_plugin import rest
+from orthanc_plugin.settings import Problem
+from orthanc_plugin.state import SeriesState
+from orthanc_plugin.verdicts import Tally
+from tests.unit.orthanc_plugin.fakes import FakeOrthanc
+
+
+class FakeDispatcher:
+    ready = True
+
+    def __init__(self) -> None:
+        self.wanted: list[str] = []
+
+    def lengths(self) -> tuple[int, int]:
+        return 2, 1
+
+    def study_wanted(self, study: str) -> None:
+        self.wanted.append(study)
+
+
+@pytest.fixture
+def orthanc() -> FakeOrthanc:
+    orthanc = FakeOrthanc()
+    orthanc.add("ct")
+    orthanc.add("sr", Modality="SR")
+    return orthanc
+
+
+@pytest.fixture
+def node(orthanc: FakeOrthanc) -> rest.Node:
+    return rest.Node("1.2.3", Tally(), api=orthanc.api, dispatcher=FakeDispatcher())  # type: ignore[arg-type]
+
+
+def body(reply: rest.Reply) -> Any:
+    return json.loads(reply.body)
+
+
+def test_status(node: rest.Node) -> None:
+    node.tally.reached("scored")
+    node.tally.error("worker_died")
+    answer = body(rest.status(node, "GET"))
+    assert answer == {
+        "version": "1.2.3",
+        "state": "ready",
+        "problems": [],
+        "workers": 0,
+        "busy": 1,
+        "queue": 2,
+        "reached_since_start": {"scored": 1},
+        "last_error": "worker_died",
+    }
+
+
+def test_a_wrong_configuration_is_said(orthanc: FakeOrthanc) -> None:
+    node = rest.Node("1.2.3", Tally(), problems=(Problem("python_missing", "no python"),))
+    assert body(rest.status(node, "GET"))["state"] == "misconfigured"
+    for reply in (rest.series(node, "GET", "ct"), rest.score(node, "POST", "ct")):
+        assert (reply.status, body(reply)["code"]) == (503, "python_missing")
+
+
+def test_states(node: rest.Node, orthanc: FakeOrthanc) -> None:
+    assert body(rest.series(node, "GET", "ct")) == {"id": "ct", "status": "pending"}
+    assert body(rest.series(node, "GET", "sr")) == {"id": "sr", "status": "ignored"}
+    orthanc.series["ct"].metadata["StrokeCore"] = SeriesState("refused", reason="missing_slice").to_json()
+    assert body(rest.series(node, "GET", "ct"))["reason"] == "missing_slice"
+
+
+def test_unknown_series(node: rest.Node) -> None:
+    for reply in (
+        rest.series(node, "GET", "x"),
+        rest.score(node, "POST", "x"),
+        rest.attachment(node, "GET", "x", "result"),
+    ):
+        assert (reply.status, body(reply)["code"]) == (404, "unknown_series")
+
+
+def test_an_order_is_written_before_it_is_queued(node: rest.Node, orthanc: FakeOrthanc) -> None:
+    state = SeriesState("failed", "print", attempts=3, content_datetime="2026-01-01")
+    orthanc.series["ct"].metadata["StrokeCore"] = state.to_json()
+    reply = rest.score(node, "POST", "ct")
+    assert (reply.status, body(reply)) == (202, {"id": "ct", "status": "queued"})
+    written = orthanc.state("ct")
+    assert (written["status"], written["attempts"], written["content_datetime"]) == ("queued", 0, None)
+    assert node.dispatcher.wanted == ["study"]  # type: ignore[union-attr]
+
+
+def test_only_ct_can_be_ordered(node: rest.Node) -> None:
+    reply = rest.score(node, "POST", "sr")
+    assert (reply.status, body(reply)["code"]) == (409, "not_ct")
+
+
+def test_results_are_those_of_the_selected_series(node: rest.Node, orthanc: FakeOrthanc) -> None:
+    assert body(rest.attachment(node, "GET", "ct", "result"))["code"] == "no_result"
+    orthanc.add("thin").metadata["StrokeCore"] = SeriesState("not_selected", selected_series="ct").to_json()
+    orthanc.series["ct"].attachments = {"StrokeCoreResult": b"{}", "StrokeCoreReport": b"<html>"}
+    assert rest.attachment(node, "GET", "thin", "result").body == b"{}"
+    report = rest.attachment(node, "GET", "thin", "report")
+    assert (report.body, report.content_type) == (b"<html>", "text/html")
+
+
+def test_methods(node: rest.Node) -> None:
+    assert rest.status(node, "PUT") == rest.Reply(405, b"", allow="GET")
+    assert rest.score(node, "GET", "ct") == rest.Reply(405, b"", allow="POST")

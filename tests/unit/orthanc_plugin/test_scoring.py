@@ -1,0 +1,329 @@
+"""orthanc_plugin/scoring.py: verdicts, attempts, claims and what is stored, with a scorer in memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orthanc_plugin import worker
+from orthanc_plugin.orthanc_api import Response
+from orthanc_plugin.scoring import Scoring
+from orthanc_plugin.state import SeriesState
+from orthanc_plugin.verdicts import Tally
+from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
+
+
+class Bench:
+    """An Orthanc in memory, a scorer that gives ``answers`` in turn, and the code under test."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.orthanc = FakeOrthanc()
+        self.folder = folder
+        self.answers: list[Any] = []
+        self.calls: list[tuple[str, str | None]] = []
+        self.during: Callable[[], None] = lambda: None
+        self.tally = Tally()
+        monkeypatch.setattr(worker, "score", self._score)
+        monkeypatch.setattr(worker, "notice", self._notice)
+
+    def scoring(self, owner: str = "node/run", clean: tuple[str, ...] = (), **options: Any) -> Scoring:
+        settings = make_settings(self.folder, **options)
+        return Scoring(self.orthanc.api, settings, owner, frozenset(clean), threading.Event(), self.tally)
+
+    def _score(
+        self, settings: object, folder: Path, stop: object, content_datetime: str, supersedes: str | None
+    ) -> worker.Answer:
+        del settings, stop
+        self.calls.append((content_datetime, supersedes))
+        self.during()
+        answer = self.answers.pop(0) if self.answers else "scored:thick:key"
+        if isinstance(answer, Exception):
+            raise answer
+        status, series, key = answer.split(":")
+        out = folder / "out"
+        (out / "sc").mkdir(parents=True)
+        names = ["sr", "sc/01"] if key else ["sc/01"]
+        files = []
+        for name in names:
+            path = out / f"{name}.dcm"
+            path.write_text(f"{key or status}-{path.stem}@study")
+            files.append(path)
+        result = {
+            "schema": 1,
+            "status": status,
+            "result_key": key or None,
+            "series": {"series_instance_uid": f"uid-{series}"},
+            "quality": [{"code": "because", "severity": "refusal"}],
+        }
+        return worker.Answer(result, tuple(files), None)
+
+    def _notice(self, settings: object, folder: Path, *rest: object) -> tuple[Path, ...]:
+        del settings, rest
+        path = folder / "notice.dcm"
+        path.write_text("notice@study")
+        return (path,)
+
+    def status(self, name: str) -> str:
+        return str(self.orthanc.state(name)["status"])
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_scored_once(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    assert bench.scoring().handle("study") is None
+    assert bench.scoring().handle("study") is None
+    assert len(bench.calls) == 1
+    assert bench.status("thick") == "scored"
+    assert bench.orthanc.stored == ["key-sr", "key-01"]
+    assert json.loads(bench.orthanc.series["thick"].attachments["StrokeCoreResult"])["status"] == "scored"
+    assert list(bench.folder.iterdir()) == []
+
+
+def test_an_unstable_series_waits_for_its_event(bench: Bench) -> None:
+    bench.orthanc.add("thick").stable = False
+    assert bench.scoring().handle("study") is None
+    assert bench.calls == []
+
+
+def test_after_a_restart_a_half_sent_series_is_given_time(bench: Bench) -> None:
+    bench.orthanc.add("thick").last_update = datetime.now(UTC)
+    delay = bench.scoring(stable_age_s=60).handle("study")
+    assert delay is not None
+    assert 55 < delay <= 60
+    assert bench.calls == []
+
+
+def test_a_phase_that_is_still_received_does_not_hold_up_the_plain_one(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.add("cta", ContrastBolusAgent="IOHEXOL").stable = False
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "scored"
+    assert bench.orthanc.state("cta")["selected_series"] == "thick"
+
+
+def test_failures_are_counted_and_end_in_failed_with_a_picture(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = [worker.AttemptError("worker_died")] * 3
+    scoring = bench.scoring(max_attempts=3)
+    assert [scoring.handle("study") for _ in range(4)] == [2.0, 4.0, None, None]
+    assert len(bench.calls) == 3
+    assert len({moment for moment, _ in bench.calls}) == 1
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "worker_died", ["notice"])
+    assert bench.orthanc.stored == ["notice"]
+
+
+def test_slices_that_come_after_a_failure_get_new_attempts(bench: Bench) -> None:
+    series = bench.orthanc.add("thick")
+    bench.answers = [worker.AttemptError("worker_died")]
+    scoring = bench.scoring(max_attempts=1)
+    scoring.handle("study")
+    series.instances["thick-9"] = "file"
+    scoring.handle("study")
+    assert bench.status("thick") == "scored"
+    assert bench.orthanc.stored == ["key-sr", "key-01"]  # the picture of the failure is gone
+
+
+def test_a_claim_of_a_dead_run_counts_as_an_attempt_unless_it_stopped_in_order(bench: Bench) -> None:
+    for clean, attempts in (((), 2), (("node/dead",), 1)):
+        bench.orthanc.series.clear()
+        bench.orthanc.add("thick")
+        bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.scoring("node/dead").handle("study")
+        assert bench.status("thick") == "claimed"
+        bench.during = lambda: None
+        bench.scoring("node/new", clean).handle("study")
+        assert bench.orthanc.state("thick")["attempts"] == attempts
+
+
+def test_a_case_that_kills_orthanc_each_time_ends_failed(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    for run in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            bench.scoring(f"node/{run}", max_attempts=2).handle("study")
+    bench.scoring("node/3", max_attempts=2).handle("study")
+    assert bench.orthanc.state("thick")["reason"] == "interrupted"
+    assert bench.status("thick") == "failed"
+    assert bench.orthanc.stored == ["notice"]
+
+
+def test_another_nodes_claim_is_respected_for_its_lease(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.scoring("other/run").handle("study")
+    bench.during = lambda: None
+    delay = bench.scoring("node/run", timeout_s=100).handle("study")
+    assert delay is not None
+    assert 100 < delay <= 160
+    state = json.loads(bench.orthanc.series["thick"].metadata["StrokeCore"])
+    state["claimed_at"] = time.time() - 1000
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = json.dumps(state)
+    bench.scoring("node/run").handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_a_lost_race_waits(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    first = bench.scoring("a/run")
+    bench.during = lambda: second_delays.append(bench.scoring("b/run").handle("study"))
+    second_delays: list[float | None] = []
+    first.handle("study")
+    assert len(bench.calls) == 1
+    assert second_delays[0] is not None
+    assert bench.status("thick") == "scored"
+
+
+def test_a_change_during_scoring_drops_the_result(bench: Bench) -> None:
+    series = bench.orthanc.add("thick")
+    bench.during = lambda: series.instances.update({"thick-9": "file"})
+    assert bench.scoring().handle("study") == 0.0
+    assert bench.orthanc.stored == []
+    assert bench.status("thick") == "queued"
+    bench.during = lambda: None
+    bench.scoring().handle("study")
+    assert bench.orthanc.state("thick")["attempts"] == 1
+
+
+def test_a_corrected_patient_drops_the_result(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.during = lambda: bench.orthanc.patient.update(PatientID="Q")
+    assert bench.scoring().handle("study") == 0.0
+    assert bench.orthanc.stored == []
+
+
+def test_a_deleted_study_stays_deleted(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.during = bench.orthanc.series.clear
+    assert bench.scoring().handle("study") is None
+    assert bench.orthanc.stored == []
+
+
+def test_refused_keeps_its_picture_until_a_score_comes(bench: Bench) -> None:
+    series = bench.orthanc.add("thick")
+    bench.answers = ["refused::"]
+    bench.scoring().handle("study")
+    assert bench.orthanc.state("thick")["reason"] == "because"
+    assert bench.orthanc.stored == ["refused-01"]
+    series.instances["thick-9"] = "file"
+    bench.scoring().handle("study")
+    assert bench.orthanc.stored == ["key-sr", "key-01"]
+
+
+def test_ineligible_stores_nothing(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = ["ineligible::"]
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "ineligible"
+    assert bench.orthanc.stored == []
+
+
+def test_a_better_series_supersedes(bench: Bench) -> None:
+    bench.orthanc.add("bone")
+    bench.answers = ["scored:bone:k1", "scored:thick:k2"]
+    bench.scoring().handle("study")
+    bench.orthanc.add("thick")
+    bench.scoring().handle("study")
+    assert [s for _, s in bench.calls] == [None, "k1"]
+    assert bench.status("bone") == "superseded"
+    assert bench.orthanc.state("bone")["history"][0]["result_key"] == "k1"
+    assert bench.orthanc.state("thick")["result"]["supersedes"] == "k1"
+
+
+def test_a_late_series_that_is_not_taken_changes_nothing(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.scoring().handle("study")
+    before = bench.orthanc.state("thick")["result"]
+    bench.orthanc.add("bone")
+    bench.scoring().handle("study")
+    after = bench.orthanc.state("thick")["result"]
+    assert {**after, "fingerprint": ""} == {**before, "fingerprint": ""}
+    assert bench.status("bone") == "not_selected"
+    assert bench.orthanc.stored == ["key-sr", "key-01"]
+
+
+def test_deleted_outputs_are_made_with_their_own_date(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.scoring().handle("study")
+    bench.orthanc.stored.clear()
+    state = bench.orthanc.state("thick")
+    state["result"]["content_datetime"] = "2026-01-01T00:00:00+00:00"
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = json.dumps(
+        {**state, "status": "queued", "attempts": 0}
+    )
+    bench.scoring().handle("study")
+    assert bench.calls[-1] == ("2026-01-01T00:00:00+00:00", None)
+    assert bench.orthanc.stored == ["key-sr", "key-01"]
+
+
+def test_a_result_on_a_series_of_another_acquisition_is_no_result(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = ["scored:stranger:k"]
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "queued"
+    assert bench.tally.last_error == "result_incomplete"
+    assert bench.orthanc.stored == []
+
+
+def test_an_unreadable_state_is_as_good_as_none(bench: Bench) -> None:
+    bench.orthanc.add("thick").metadata["StrokeCore"] = "???"
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_ordered_by_hand_after_failure(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.add("thin")
+    bench.answers = [worker.AttemptError("worker_died")]
+    bench.scoring(max_attempts=1).handle("study")
+    queued = SeriesState("queued").to_json()
+    bench.orthanc.series["thin"].metadata["StrokeCore"] = queued
+    bench.scoring(max_attempts=1).handle("study")
+    assert bench.status("thick") == "scored"
+    assert bench.status("thin") == "not_selected"
+
+
+def test_a_file_that_orthanc_lost_ends_in_a_visible_failure(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.lost_files = {"thick-0"}
+    scoring = bench.scoring(max_attempts=2)
+    assert scoring.handle("study") == 2.0
+    assert scoring.handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["attempts"]) == ("failed", "source_unreadable", 2)
+    assert state["notices"] == ["notice"]
+    assert bench.calls == []
+
+
+def test_a_broken_series_does_not_hold_up_the_others(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.orthanc.add("broken", slices=1)
+    bench.orthanc.lost_files = {"broken-0"}
+    bench.scoring(max_attempts=1).handle("study")
+    assert (bench.status("thick"), bench.status("broken")) == ("scored", "failed")
+
+
+def test_a_study_deleted_while_results_are_stored_does_not_come_back(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    store = bench.orthanc._store
+
+    def deleting_store(content: bytes) -> Response:
+        bench.orthanc.series.pop("thick", None)
+        return store(content)
+
+    bench.orthanc._store = deleting_store  # type: ignore[method-assign]
+    assert bench.scoring().handle("study") is None
+    assert bench.orthanc.stored == []

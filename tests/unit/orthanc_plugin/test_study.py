@@ -1,0 +1,76 @@
+"""orthanc_plugin/study.py: acquisitions and fingerprints."""
+
+from __future__ import annotations
+
+import pytest
+
+from orthanc_plugin.orthanc_api import NotFound
+from orthanc_plugin.study import parse_orthanc_time, read_acquisitions
+from tests.unit.orthanc_plugin.fakes import FakeOrthanc
+
+
+def fingerprint(orthanc: FakeOrthanc) -> str:
+    (acquisition,) = read_acquisitions(orthanc.api, "study")
+    return acquisition.fingerprint
+
+
+def test_series_of_one_acquisition_are_one_unit_of_work() -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("thick")
+    orthanc.add("bone", ConvolutionKernel="BONE")
+    orthanc.add("scout", ImageType="ORIGINAL\\PRIMARY\\LOCALIZER")
+    orthanc.add("later", AcquisitionTime="140000")
+    first, second = read_acquisitions(orthanc.api, "study")
+    assert [m.id for m in first.candidates] == ["bone", "thick"]
+    assert [(m.id, m.excluded and m.excluded[0]) for m in first.excluded] == [("scout", "localizer_only")]
+    assert [m.id for m in second.members] == ["later"]
+
+
+@pytest.mark.parametrize("modality", ["SEG", "SR", "OT"])
+def test_our_own_outputs_are_not_seen(modality: str) -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("output", Modality=modality)
+    assert read_acquisitions(orthanc.api, "study") == []
+
+
+def test_a_capture_with_modality_ct_stands_alone_and_is_excluded() -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("capture", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    (acquisition,) = read_acquisitions(orthanc.api, "study")
+    assert acquisition.candidates == ()
+    assert acquisition.excluded[0].excluded[0] == "not_ct"
+
+
+def test_the_fingerprint_follows_slices_files_and_patient() -> None:
+    orthanc = FakeOrthanc()
+    series = orthanc.add("thick")
+    prints = {fingerprint(orthanc)}
+    assert fingerprint(orthanc) in prints
+    series.instances["thick-9"] = "file"
+    prints.add(fingerprint(orthanc))
+    series.instances["thick-9"] = "overwritten"
+    prints.add(fingerprint(orthanc))
+    orthanc.patient["PatientID"] = "Q"
+    prints.add(fingerprint(orthanc))
+    assert len(prints) == 4
+
+
+def test_a_contrast_phase_that_grows_does_not_disturb_the_plain_one() -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("thick")
+    contrast = orthanc.add("cta", ContrastBolusAgent="IOHEXOL")
+    before = fingerprint(orthanc)
+    contrast.instances["cta-9"] = "file"
+    assert fingerprint(orthanc) == before
+
+
+def test_a_study_that_is_gone() -> None:
+    with pytest.raises(NotFound):
+        read_acquisitions(FakeOrthanc().api, "study")
+
+
+def test_times() -> None:
+    moment = parse_orthanc_time("20261123T051329")
+    assert moment is not None
+    assert moment.isoformat() == "2026-11-23T05:13:29+00:00"
+    assert parse_orthanc_time(None) is None

@@ -1,0 +1,346 @@
+"""Which series of a folder is read, and what the Series says about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from strokecore.errors import Refusal, UsageError
+from strokecore.reading.series import Series, read_candidate_header, read_series
+from tests.ct_factory import LEFT_MARKER_MM, body_hu, uid, write_series
+
+
+def codes(series: Series) -> set[str]:
+    return {flag.code for flag in series.flags}
+
+
+def test_real_head_ct(shared_data: Path) -> None:
+    started = time.perf_counter()
+    series = read_series(shared_data / "real_head_ct")
+    assert time.perf_counter() - started < 1.5
+    assert series.hu.shape == (28, 512, 512)
+    assert series.hu.dtype == np.float32
+    assert series.hu.min() == -1024  # padding is stored as -1500
+    assert series.tilt_deg == pytest.approx(18.5, abs=0.01)
+    np.testing.assert_allclose(np.diff(series.slice_offsets_mm), [4] * 13 + [1.08] + [7] * 13, atol=0.01)
+    assert codes(series) == {"thick_slices", "uneven_slices", "gantry_tilt"}
+    assert "soft-tissue kernel" in series.chosen_because
+    assert len(series.datasets) == 28
+    assert not any("PixelData" in d for d in series.datasets)
+
+
+@pytest.mark.parametrize(
+    ("folder", "code"),
+    [
+        ("S21570", "no_brain"),
+        ("S21570/S1000", "localizer_only"),
+        ("S21570/S2010", "no_brain"),
+        ("S21570/S4010", "not_ct"),
+        ("S21610/S2010", "no_brain"),
+    ],
+)
+def test_plastic_head_is_ineligible(shared_data: Path, folder: str, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_series(shared_data / "head_phantom" / folder)
+    assert caught.value.code == code
+    assert caught.value.ineligible
+
+
+def test_choice_among_everything_one_visit_produces(tmp_path: Path) -> None:
+    """Thick, thin and bone reconstructions, reformat, contrast phase, localizer, captures, another scan."""
+    write_series(tmp_path, series="scout", slices=1, tags={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
+    write_series(tmp_path, series="thin", slices=80, spacing_mm=1.5, size=64, pixel_mm=3)
+    write_series(tmp_path, series="thick")
+    write_series(tmp_path, series="bone", tags={"ConvolutionKernel": "H70h"})
+    write_series(tmp_path, series="coronal", orientation=((1, 0, 0), (0, 0, -1)))
+    write_series(tmp_path, series="contrast", tags={"ContrastBolusAgent": "Iomeprol"})
+    write_series(
+        tmp_path, series="neck", hu_at=body_hu, frame_of_reference="n", tags={"BodyPartExamined": "NECK"}
+    )
+    later = {"AcquisitionTime": "140000", "ConvolutionKernel": "H60s"}
+    write_series(tmp_path, series="later", tags=later)
+
+    def capture(dataset: Dataset, k: int) -> None:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        dataset.Modality = "OT"
+
+    write_series(tmp_path, series="capture", slices=1, edit=capture)
+
+    series = read_series(tmp_path)
+
+    assert series.series_instance_uid == uid("thick")
+    assert series.chosen_because.startswith(
+        "soft-tissue kernel, 5.0 mm slices, 28 images: the best ranked of"
+    )
+    reasons = dict(series.not_selected)
+    assert reasons.pop(uid("thin")) == "slices further from 3-6 mm"
+    assert reasons.pop(uid("bone")) == "sharper kernel"
+    assert reasons.pop(uid("contrast")) == "contrast agent declared"
+    assert reasons.pop(uid("scout")) == "localizer"
+    assert reasons.pop(uid("neck")) == "another body part"
+    assert reasons.pop(uid("capture")) == "no CT images"
+    assert reasons.pop(uid("later")) == "another acquisition of the same study"
+    assert list(reasons) == [uid("coronal")]
+    assert {str(d.SeriesInstanceUID) for d in series.study_datasets} == {
+        uid(n) for n in ("scout", "thin", "bone", "coronal", "contrast", "neck", "later", "capture")
+    }
+
+
+def test_coverage_then_noise_decide_between_like_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", series="short", slices=20, noise_hu=2)
+    write_series(tmp_path / "b", series="noisy", noise_hu=9)
+    write_series(tmp_path / "c", series="quiet", noise_hu=3)
+    series = read_series(tmp_path)
+    assert series.series_instance_uid == uid("quiet")
+    assert dict(series.not_selected) == {uid("short"): "less coverage", uid("noisy"): "more noise"}
+
+
+def test_of_two_equal_scans_the_later_is_taken(tmp_path: Path) -> None:
+    write_series(tmp_path, series="first", tags={"AcquisitionTime": "120000"})
+    write_series(tmp_path, series="repeated", tags={"AcquisitionTime": "123000"})
+    series = read_series(tmp_path)
+    assert series.series_instance_uid == uid("repeated")
+    assert dict(series.not_selected) == {uid("first"): "another acquisition of the same study"}
+
+
+def test_next_series_when_the_best_ranked_is_damaged(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, series="thick")
+    paths[10].unlink()
+    write_series(tmp_path, series="thin", slices=90, spacing_mm=1.5, size=64, pixel_mm=3)
+    series = read_series(tmp_path)
+    assert series.series_instance_uid == uid("thin")
+    (flag,) = (f for f in series.flags if f.code == "better_series_refused")
+    assert flag.severity == "warning"
+    assert "missing_slice" in flag.message
+    assert "gap of 10.0 mm" in dict(series.not_selected)[uid("thick")]
+
+
+def test_forced_series(tmp_path: Path) -> None:
+    write_series(tmp_path, series="thick")
+    write_series(tmp_path, series="bone", tags={"ConvolutionKernel": "H70h"})
+    series = read_series(tmp_path, uid("bone"))
+    assert series.series_instance_uid == uid("bone")
+    assert "sharp_kernel" in codes(series)
+    with pytest.raises(UsageError):
+        read_series(tmp_path, "1.2.3")
+
+
+def test_forced_series_is_checked_like_any_other(tmp_path: Path) -> None:
+    write_series(tmp_path, series="plain")
+    write_series(tmp_path, series="contrast", tags={"ContrastBolusAgent": "Iomeprol"})
+    with pytest.raises(Refusal, match="contrast_agent"):
+        read_series(tmp_path, uid("contrast"))
+
+
+@pytest.mark.parametrize(
+    ("second", "code"),
+    [({"patient": "other", "study": "other"}, "mixed_patients"), ({"study": "other"}, "mixed_studies")],
+)
+def test_more_than_one_patient_or_study_is_refused(tmp_path: Path, second: dict[str, str], code: str) -> None:
+    write_series(tmp_path, series="a")
+    write_series(tmp_path, series="b", slices=2, **second)  # type: ignore[arg-type]
+    with pytest.raises(Refusal) as caught:
+        read_series(tmp_path)
+    assert caught.value.code == code
+    assert read_candidate_header(tmp_path) is None  # whose picture would it be?
+    forced = read_series(tmp_path, uid("a"))
+    assert forced.series_instance_uid == uid("a")
+    assert forced.not_selected == ()
+
+
+def test_two_patients_in_one_series_are_refused_even_when_forced(tmp_path: Path) -> None:
+    def swap(dataset: Dataset, k: int) -> None:
+        dataset.PatientID = "other" if k == 3 else "test"
+
+    write_series(tmp_path, edit=swap)
+    with pytest.raises(Refusal, match="mixed_patients"):
+        read_series(tmp_path, uid("series"))
+
+
+def test_no_patient_data_in_messages(tmp_path: Path) -> None:
+    secret = {"PatientID": "ID-4711", "PatientName": "Mustermann^Max", "PatientBirthDate": "19500607"}
+    write_series(tmp_path, series="a", slices=3, tags=secret)
+    write_series(tmp_path, series="b", slices=3, tags=secret | {"PatientID": "ID-4712"})
+    with pytest.raises(Refusal) as caught:
+        read_series(tmp_path)
+    assert not any(word in str(caught.value) for word in ("471", "Mustermann", "1950"))
+
+
+def test_head_without_body_part_is_told_by_its_pixels(tmp_path: Path) -> None:
+    write_series(tmp_path / "head", tags={"BodyPartExamined": None})
+    assert read_series(tmp_path / "head").hu.shape[0] == 28
+    write_series(tmp_path / "body", tags={"BodyPartExamined": None}, hu_at=body_hu)
+    with pytest.raises(Refusal, match="not_head") as caught:
+        read_series(tmp_path / "body")
+    assert caught.value.ineligible
+
+
+def test_digest_is_of_content_not_of_files(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    paths = write_series(first)
+    again = tmp_path / "again"
+    again.mkdir()
+    for number, path in enumerate(paths):
+        shutil.copy(path, again / f"{number}.dcm")
+    digest = read_series(first).digest
+    assert read_series(again).digest == digest
+    assert len(digest) == 64
+
+    def one_pixel(dataset: Dataset) -> None:
+        pixels = bytearray(dataset.PixelData)
+        pixels[5000] ^= 1
+        dataset.PixelData = bytes(pixels)
+
+    def rescale(dataset: Dataset) -> None:
+        dataset.RescaleIntercept = -1023
+
+    def position(dataset: Dataset) -> None:
+        dataset.ImagePositionPatient = [
+            v + d for v, d in zip(dataset.ImagePositionPatient, (0, 0, 0.2), strict=True)
+        ]
+
+    for change in (one_pixel, rescale, position):
+        dataset = dcmread(paths[5])
+        change(dataset)
+        dataset.save_as(again / "5.dcm")
+        assert read_series(again).digest != digest
+
+
+def test_candidate_header_for_a_refused_head(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, series="head")
+    paths[9].unlink()
+    write_series(tmp_path, series="scout", slices=1, tags={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
+    with pytest.raises(Refusal, match="missing_slice") as caught:
+        read_series(tmp_path)
+    assert not caught.value.ineligible
+    header = read_candidate_header(tmp_path)
+    assert header is not None
+    assert header.SeriesInstanceUID == uid("head")
+    assert "PixelData" not in header
+    assert read_candidate_header(tmp_path, uid("scout")) is None
+    assert read_candidate_header(tmp_path / "nowhere") is None
+
+
+def test_left_marker_is_where_the_patients_left_is(tmp_path: Path) -> None:
+    write_series(tmp_path, noise_hu=0)
+    series = read_series(tmp_path)
+    k = int(np.abs(series.positions_mm[:, 2] - LEFT_MARKER_MM[2]).argmin())
+    j, i = (np.argwhere(series.hu[k] == 250).mean(axis=0) * series.pixel_spacing_mm[0]).tolist()
+    point = series.positions_mm[k] + i * series.row_direction + j * series.column_direction
+    np.testing.assert_allclose(point[:2], LEFT_MARKER_MM[:2], atol=1.0)
+
+
+# --- whatever else lies in the folder ---
+
+
+def test_files_are_found_by_content_in_any_depth(tmp_path: Path) -> None:
+    for n, path in enumerate(write_series(tmp_path)):
+        target = tmp_path / f"level{n % 3}" / "deeper" / f"no extension {n}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    assert read_series(tmp_path).hu.shape[0] == 28
+
+
+def test_junk_is_passed_over(tmp_path: Path) -> None:
+    paths = write_series(tmp_path)
+    (tmp_path / "empty.dcm").touch()
+    (tmp_path / "readme.txt").write_text("hello " * 100)
+    (tmp_path / "noise.dcm").write_bytes(np.random.default_rng(0).bytes(4000))
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # opening it would block for ever
+    directory = dcmread(paths[0])
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.SOPClassUID = "1.2.840.10008.1.3.10"
+    directory.SOPInstanceUID = "1.2.3"
+    directory.save_as(tmp_path / "DICOMDIR")
+    series = read_series(tmp_path)
+    assert series.hu.shape[0] == 28
+    assert series.flags == ()
+
+
+def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
+    write_series(tmp_path / "store")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "store")
+    series = read_series(tmp_path / "in")
+    assert series.hu.shape[0] == 28
+    assert series.flags == ()
+
+
+def test_a_folder_that_vanishes_while_it_is_read_is_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path)
+    walk = os.walk
+
+    def with_a_ghost(folder: Path, **options: Any) -> Any:
+        yield from walk(folder, **options)
+        yield str(folder / "gone"), [], ["IM1"]
+
+    monkeypatch.setattr(os, "walk", with_a_ghost)
+    assert "damaged_files" in codes(read_series(tmp_path))
+
+
+def test_damaged_header_is_flagged_and_its_slice_missed(tmp_path: Path) -> None:
+    paths = write_series(tmp_path)
+    paths[-1].write_bytes(paths[-1].read_bytes()[:200])
+    series = read_series(tmp_path)
+    assert series.hu.shape[0] == 27
+    assert "damaged_files" in codes(series)
+
+
+def test_unreadable_folder_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "a")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "damaged_files" in codes(read_series(tmp_path))
+
+
+def test_empty_folder_and_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="no_dicom") as caught:
+        read_series(tmp_path)
+    assert caught.value.ineligible
+    with pytest.raises(UsageError):
+        read_series(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError):
+        read_series(tmp_path / "file")
+
+
+def test_file_without_preamble_is_read(tmp_path: Path) -> None:
+    for path in write_series(tmp_path):
+        dataset = dcmread(path)
+        del dataset.file_meta
+        dataset.preamble = None
+        dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    assert read_series(tmp_path).hu.shape[0] == 28
+
+
+def test_localizer_filed_under_the_same_series_is_left_out(tmp_path: Path) -> None:
+    def scout(dataset: Dataset, k: int) -> None:
+        if k == 0:
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+            dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+    write_series(tmp_path, edit=scout)
+    series = read_series(tmp_path)
+    assert series.hu.shape[0] == 27
+    assert codes(series) == {"other_images_left_out"}

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.reports import dicom
+from strokecore.reports.dicom import seg
+from strokecore.reports.dicom.instance import Stamp, write
+from strokecore.result import SourceMasks
+from tests.unit.reports import output_cases as cases
+
+
+@pytest.fixture(scope="module")
+def series():
+    """Tilted, with gaps of 1.5 to 8 mm."""
+    return cases.small_series()
+
+
+@pytest.fixture(scope="module")
+def masks(series):
+    return cases.made_up_masks(series)
+
+
+@pytest.fixture(scope="module")
+def stamp(series, masks):
+    return Stamp.of(cases.made_up_result(series, masks))
+
+
+def read_back(path, series) -> dict[str, np.ndarray]:
+    """Every segment of a file as bool [k, j, i] on the voxels of ``series``, by label."""
+    segmentation = hd.seg.segread(path)
+    uids = [str(header.SOPInstanceUID) for header in series.datasets]
+    numbers = list(segmentation.segment_numbers)
+    pixels = segmentation.get_pixels_by_source_instance(
+        uids, segment_numbers=numbers, ignore_spatial_locations=False, assert_missing_frames_are_empty=True
+    )
+    return {
+        segmentation.get_segment_description(number).segment_label: pixels[..., index].astype(bool)
+        for index, number in enumerate(numbers)
+    }
+
+
+def check_both(series, masks, stamp, folder):
+    lesion = read_back(write(seg.build_lesion(series, masks, cases.MODEL, stamp), folder / "seg.dcm"), series)
+    for value, label in seg.LESION_LABELS.items():
+        expected = masks.lesion == value
+        if expected.any():
+            assert np.array_equal(lesion.pop(label), expected), label
+    assert lesion == {}
+    regions = read_back(
+        write(seg.build_regions(series, masks, cases.MODEL, stamp), folder / "regions.dcm"), series
+    )
+    for region in ALL_REGIONS:
+        assert np.array_equal(regions.pop(f"{region.name} {region.side}"), masks.regions == region.label), (
+            region
+        )
+    assert regions == {}
+
+
+def test_masks_come_back_on_the_same_voxels(series, masks, stamp, tmp_path):
+    check_both(series, masks, stamp, tmp_path)
+
+
+@pytest.mark.parametrize("flip", ["rows_flipped", "columns_flipped", "transposed"])
+def test_masks_come_back_from_any_storage_order(flip, tmp_path):
+    series = cases.small_series(**{flip: True})
+    masks = cases.made_up_masks(series)
+    check_both(series, masks, Stamp.of(cases.made_up_result(series, masks)), tmp_path)
+
+
+def test_real_scan_with_tilt_and_uneven_gaps(shared_data, tmp_path):
+    series = cases.real_series(shared_data)
+    masks = cases.made_up_masks(series, centre=(0.0, 0.0, 25.0))
+    check_both(series, masks, Stamp.of(cases.made_up_result(series, masks)), tmp_path)
+
+
+def test_every_frame_lies_on_its_source_slice(series, masks, stamp):
+    dataset = seg.build_regions(series, masks, cases.MODEL, stamp)
+    positions = {str(h.SOPInstanceUID): list(h.ImagePositionPatient) for h in series.datasets}
+    assert len(dataset.PerFrameFunctionalGroupsSequence) == dataset.NumberOfFrames
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert list(frame.PlanePositionSequence[0].ImagePositionPatient) == positions[source]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    assert list(orientation) == list(series.datasets[0].ImageOrientationPatient)
+    assert dataset.FrameOfReferenceUID == series.datasets[0].FrameOfReferenceUID
+
+
+def test_empty_frames_are_left_out_and_the_series_is_referenced(series, masks, stamp):
+    dataset = seg.build_lesion(series, masks, cases.MODEL, stamp)
+    filled = sum(int((masks.lesion == value).any(axis=(1, 2)).sum()) for value in seg.LESION_LABELS)
+    assert dataset.NumberOfFrames == filled < 2 * len(series.datasets)
+    references = dataset.ReferencedSeriesSequence
+    assert [item.SeriesInstanceUID for item in references] == [series.series_instance_uid]
+    assert {item.ReferencedSOPInstanceUID for item in references[0].ReferencedInstanceSequence} == {
+        header.SOPInstanceUID for header in series.datasets
+    }
+
+
+def test_segments_say_what_they_are(series, masks, stamp):
+    dataset = seg.build_lesion(series, masks, cases.MODEL, stamp)
+    assert dataset.SegmentationType == "BINARY"
+    described = {item.SegmentLabel: item for item in dataset.SegmentSequence}
+    assert set(described) == {"Infarct right", "Old infarct"}
+    for item in described.values():
+        assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+        assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == "55641003"
+        assert len(item.RecommendedDisplayCIELabValue) == 3
+    assert modifier(described["Infarct right"]) == "24028007"
+    assert modifier(described["Old infarct"]) == "90734009"
+
+
+def test_regions_name_their_own_side_and_colour(series, masks, stamp):
+    dataset = seg.build_regions(series, masks, cases.MODEL, stamp)
+    assert dataset.SegmentsOverlap == "NO"
+    assert len(dataset.SegmentSequence) == 20
+    for item in dataset.SegmentSequence:
+        name, side = item.SegmentLabel.split()
+        assert modifier(item) == {"left": "7771000", "right": "24028007"}[side]
+        kind = item.SegmentedPropertyTypeCodeSequence[0]
+        if name.startswith("M"):
+            assert (kind.CodeValue, kind.CodingSchemeDesignator) == (name, "99STROKECORE")
+        else:
+            assert kind.CodingSchemeDesignator == "SCT"
+    colours = {
+        item.SegmentLabel.split()[0]: tuple(item.RecommendedDisplayCIELabValue)
+        for item in dataset.SegmentSequence
+    }
+    assert len(set(colours.values())) == 10
+    assert [item.CodingSchemeDesignator for item in dataset.CodingSchemeIdentificationSequence] == [
+        "99STROKECORE"
+    ]
+
+
+def test_left_infarct_alone_is_left(series, masks, stamp):
+    only_left = SourceMasks(np.where(masks.lesion == 2, 1, 0).astype(np.uint8), masks.regions)
+    assert seg.lesion_segments(only_left) == {1: 1}
+    dataset = seg.build_lesion(series, only_left, cases.MODEL, stamp)
+    assert [item.SegmentLabel for item in dataset.SegmentSequence] == ["Infarct left"]
+    assert modifier(dataset.SegmentSequence[0]) == "7771000"
+
+
+def test_no_lesion_writes_no_segmentation(series, masks, tmp_path):
+    empty = SourceMasks(np.zeros_like(masks.lesion), masks.regions)
+    result = cases.made_up_result(series, empty, affected=False)
+    written = dicom.write_outputs(series, result, empty, tmp_path)
+    assert [path.name for path in written][:2] == ["regions.dcm", "sr.dcm"]
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_trained_models_are_named_as_such(series, masks, stamp):
+    trained = replace(cases.MODEL, name="tagl", engine="onnx")
+    for model, family in ((cases.MODEL, "123101"), (trained, "123110")):
+        dataset = seg.build_lesion(series, masks, model, stamp)
+        algorithm = dataset.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+        assert algorithm.AlgorithmName == model.name
+        assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == family
+
+
+def test_declared_slice_thickness_is_not_needed(masks, tmp_path):
+    series = cases.recoded(cases.small_series(), SliceThickness=None)
+    dataset = seg.build_lesion(series, masks, cases.MODEL, Stamp.of(cases.made_up_result(series, masks)))
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == series.slice_thickness_mm
+    assert pydicom.dcmread(write(dataset, tmp_path / "seg.dcm")).Modality == "SEG"
+
+
+def modifier(segment) -> str:
+    return segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0].CodeValue

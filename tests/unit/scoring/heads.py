@@ -1,0 +1,56 @@
+"""A small analytic head for tests of engines and rules: boxes for regions, no atlas, no scanner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONIC, RegionId
+from strokecore.head.brain import Brain
+from strokecore.head.frame import Grid
+from strokecore.scoring.engine import Head
+
+SHAPE = (40, 100, 121)
+SPACING_MM = (2.0, 2.0, 1.0)
+NORMAL_HU = 33.0
+
+
+def region_slices(region: RegionId) -> tuple[slice, slice, slice]:
+    """The box of one region; 30 x 10 x 20 mm or larger, mirrored about the middle column."""
+    upper = region.name in SUPRAGANGLIONIC
+    order = REGION_NAMES.index(region.name)
+    row = 8 + 12 * (order - 7 if upper else order)
+    z = slice(22, 36) if upper else slice(6, 20)
+    half = SHAPE[2] // 2
+    x = slice(half + 15, half + 45) if region.side == "left" else slice(half - 44, half - 14)
+    return z, slice(row, row + 10), x
+
+
+def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 4.0) -> Head:
+    """A head of uniform tissue with Gaussian noise; white and grey alike."""
+    rng = np.random.default_rng(seed)
+    hu = (NORMAL_HU + rng.normal(0, noise_hu, SHAPE)).astype(np.float32)
+    everywhere, nowhere = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+    regions = np.zeros(SHAPE, np.uint8)
+    for region in ALL_REGIONS:
+        regions[region_slices(region)] = region.label
+    brain = Brain(everywhere, nowhere, nowhere, everywhere, nowhere, nowhere, 0.0, noise_hu)
+    half_width = SPACING_MM[2] * (SHAPE[2] - 1) / 2
+    return Head(
+        hu=hu,
+        grid=Grid(SHAPE, SPACING_MM, (-half_width, -100.0, -40.0)),
+        brain=brain,
+        regions=regions,
+        grey=np.full(SHAPE, 0.5, np.float32),
+        tissue=np.ones(SHAPE, np.float32),
+        covered=everywhere,
+        slice_thickness_mm=slice_thickness_mm,
+    )
+
+
+def darken(head: Head, region: RegionId, delta_hu: float) -> Head:
+    """The head with one region ``delta_hu`` darker (brighter when negative)."""
+    hu = head.hu.copy()
+    hu[region_slices(region)] -= delta_hu
+    return replace(head, hu=hu)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.engine import Head, Lesion
+from strokecore.scoring.tissue_curve import tissue_curve
+from tests.unit.scoring.heads import NORMAL_HU, darken, flat_head, region_slices
+
+LEFT_L, RIGHT_L = RegionId("L", "left"), RegionId("L", "right")
+RIGHT_M5 = RegionId("M5", "right")
+
+
+def probability(lesion: Lesion, region: RegionId) -> float:
+    found = lesion.evidence[region].probability
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine() -> AsymmetryEngine:
+    return AsymmetryEngine()
+
+
+def test_nothing_is_found_in_a_head_of_noise(engine: AsymmetryEngine) -> None:
+    lesion = engine.segment(flat_head(noise_hu=4.0))
+    assert max(probability(lesion, r) for r in ALL_REGIONS) < 0.3
+    assert not lesion.acute.any()
+
+
+@pytest.mark.parametrize("region", ALL_REGIONS, ids=lambda r: f"{r.side}-{r.name}")
+def test_a_dark_region_is_found_on_its_own_side(engine: AsymmetryEngine, region: RegionId) -> None:
+    lesion = engine.segment(darken(flat_head(), region, 5.0))
+    called = [r for r in ALL_REGIONS if probability(lesion, r) >= 0.5]
+    assert called == [region]
+    inside = lesion.acute[region_slices(region)].mean()
+    assert inside > 0.5
+    assert lesion.acute[region_slices(region.mirror)].sum() == 0
+    difference = lesion.evidence[region].contralateral_difference_hu
+    assert difference == pytest.approx(-5.0, abs=0.5)
+
+
+def test_a_bright_region_does_not_darken_its_mirror(engine: AsymmetryEngine) -> None:
+    lesion = engine.segment(darken(flat_head(), LEFT_L, -8.0))
+    assert probability(lesion, RIGHT_L) < 0.5
+    assert not lesion.acute.any()
+
+
+def test_the_rim_of_a_bleeding_is_no_mirror(engine: AsymmetryEngine) -> None:
+    head = darken(flat_head(), LEFT_L, -8.0)  # what partial volume leaves of a clot
+    z, y, x = region_slices(LEFT_L)
+    parenchyma = head.brain.parenchyma.copy()
+    parenchyma[z, y, x.start : x.stop - 8] = False
+    lesion = engine.segment(replace(head, brain=replace(head.brain, parenchyma=parenchyma)))
+    assert lesion.evidence[RIGHT_L].contralateral_difference_hu is None
+    assert probability(lesion, RIGHT_L) < 0.1
+    assert not lesion.acute.any()
+
+
+def test_an_old_lesion_does_not_hide_a_finding_on_the_other_side(engine: AsymmetryEngine) -> None:
+    head = darken(darken(flat_head(), RIGHT_L, 6.0), LEFT_L, 25.0)
+    csf = head.brain.csf.copy()
+    csf[region_slices(LEFT_L)] = True
+    brain = replace(head.brain, csf=csf, parenchyma=head.brain.parenchyma & ~csf)
+    lesion = engine.segment(replace(head, brain=brain))
+    assert lesion.old[region_slices(LEFT_L)].mean() > 0.8
+    assert not (lesion.old & lesion.acute).any()
+    assert probability(lesion, RIGHT_L) > 0.5
+    assert lesion.evidence[LEFT_L].probability is None
+
+
+def test_a_region_bordering_on_an_old_cavity_is_not_judged(engine: AsymmetryEngine) -> None:
+    """Gliosis beside a cavity is darker than brain and not early change."""
+    z, y, x = region_slices(LEFT_L)
+    head = darken(flat_head(), LEFT_L, 6.0)
+    csf = head.brain.csf.copy()
+    csf[z, y, x.start : x.start + 10] = True  # a third of the region
+    brain = replace(head.brain, csf=csf, parenchyma=head.brain.parenchyma & ~csf)
+    lesion = engine.segment(replace(head, brain=brain))
+    assert lesion.old.any()
+    assert lesion.evidence[LEFT_L].probability is None
+
+
+def test_equal_infarcts_on_both_sides_are_found_by_the_absolute_criterion(engine: AsymmetryEngine) -> None:
+    lesion = engine.segment(darken(darken(flat_head(), RIGHT_L, 12.0), LEFT_L, 12.0))
+    assert probability(lesion, RIGHT_L) > 0.5
+    assert probability(lesion, LEFT_L) > 0.5
+
+
+def test_the_mirror_image_gives_the_mirror_result(engine: AsymmetryEngine) -> None:
+    head = darken(flat_head(seed=4), RIGHT_M5, 4.0)
+    labels = head.regions[:, :, ::-1]
+    swapped = np.where(labels > 10, labels - 10, np.where(labels > 0, labels + 10, 0)).astype(np.uint8)
+    mirrored = replace(head, hu=head.hu[:, :, ::-1].copy(), regions=swapped)
+    lesion, other = engine.segment(head), engine.segment(mirrored)
+    for region in ALL_REGIONS:
+        assert probability(lesion, region) == pytest.approx(probability(other, region.mirror), abs=1e-4)
+    assert np.array_equal(lesion.acute, other.acute[:, :, ::-1])
+
+
+def test_noise_lowers_confidence(engine: AsymmetryEngine) -> None:
+    small = RegionId("IC", "left")
+    quiet = probability(engine.segment(darken(flat_head(noise_hu=1.0), small, 4.0)), small)
+    thick = replace(darken(flat_head(noise_hu=1.0), small, 4.0), slice_thickness_mm=10.0)
+    loud = replace(thick, brain=replace(thick.brain, noise_hu=40.0))
+    assert probability(engine.segment(loud), small) < quiet
+
+
+def test_a_region_without_tissue_is_not_judged(engine: AsymmetryEngine) -> None:
+    head = flat_head()
+    parenchyma = head.brain.parenchyma.copy()
+    parenchyma[region_slices(LEFT_L)] = False
+    lesion = engine.segment(replace(head, brain=replace(head.brain, parenchyma=parenchyma)))
+    assert lesion.evidence[LEFT_L].probability is None
+    assert lesion.evidence[RIGHT_L].contralateral_difference_hu is None
+
+
+def test_the_tissue_curve_follows_grey_and_white_and_ignores_one_dark_hemisphere() -> None:
+    head = flat_head(noise_hu=1.0)
+    grey = np.random.default_rng(0).uniform(0, 1, head.hu.shape).astype(np.float32)
+    hu = (head.hu + 8.0 * (grey - 0.5)).astype(np.float32)
+    half = hu.shape[2] // 2
+    hu[:, :, :half] -= 5.0
+    curve = tissue_curve(replace(head, hu=hu, grey=grey), head.brain.parenchyma)
+    expected: Head = replace(head, hu=(NORMAL_HU + 8.0 * (grey - 0.5)).astype(np.float32))
+    nuclei = np.isin(head.regions, [r.label for r in ALL_REGIONS if r.name in ("C", "L")])
+    assert np.abs(curve - expected.hu)[~nuclei].max() < 0.7
+    assert curve[nuclei] == pytest.approx(NORMAL_HU + 4.0, abs=0.7)  # grey on CT, whatever MRI says
+
+
+def test_the_configuration_is_part_of_the_hash() -> None:
+    engine = AsymmetryEngine()
+    other = AsymmetryEngine(replace(engine.config, cortical_hu=2.5))
+    assert engine.sha256 != other.sha256
+    assert engine.sha256 == AsymmetryEngine().sha256

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import DINOv3ViTModel
+
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.errors import UsageError
+from strokecore.head.frame import CANONICAL_GRID
+from strokecore.learned.preprocessing import InputSpec
+from trainer import pretrain as module
+from trainer.config import Recipe, WeightsConfig
+from trainer.data.cases import Case, CaseRecord, DatasetWriter, Split
+from trainer.loop.backbone import build_network
+from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.pretrain import PretextHead, PretrainConfig, Slices, pretrain
+
+SMALL = BackboneConfig(32, 4, 2, 64, (1, 2, 3, 4), patch_size=8, image_size=64)
+SPEC = InputSpec(size=(64, 48), pixel_mm=3.0, slice_mm=8.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ellipsoids of brain with left M1 and right M4, one to train on and one to validate."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    writer = DatasetWriter(out)
+    z, y, x = np.meshgrid(*CANONICAL_GRID.axes_mm, indexing="ij", sparse=True)
+    for number, split in enumerate(("train", "validate")):
+        inside = (z / 60) ** 2 + (y / 85) ** 2 + (x / 65) ** 2 < 1
+        regions = np.zeros(CANONICAL_GRID.shape, np.uint8)
+        regions[inside & (x > 20) & (z < 10)] = 5
+        regions[inside & (x < -20) & (z >= 10)] = 18
+        noise = np.random.default_rng(number).normal(0, 3, CANONICAL_GRID.shape)
+        hu = np.where(inside, 33 + noise, -1024).astype(np.float16)
+        writer.add(_case(f"case-{number}", split, hu, inside, regions))
+    writer.close("simulated", "territory")
+    return out
+
+
+def _case(name: str, split: str, hu: np.ndarray, inside: np.ndarray, regions: np.ndarray) -> Case:
+    chosen: Split = "train" if split == "train" else "validate"
+    record = CaseRecord(name, chosen, "territory", "lesion_free", 10.0, 5.0, 0.0, (), "")
+    nothing = np.zeros(inside.shape, np.bool_)
+    return Case(record, hu, inside, inside, regions, nothing, np.zeros(inside.shape, np.uint8))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "small", SMALL)
+    monkeypatch.setattr(module, "_LEAST_BRAIN_PX", 100)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_tasks_are_learned_and_the_weights_serve_as_backbone(data: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+    config = PretrainConfig(steps=30, batch=6, learning_rate=3e-3)
+    metrics = pretrain(
+        data,
+        tmp_path / "backbone",
+        config,
+        backbone="small",
+        spec=SPEC,
+        progress=lambda _, terms: seen.append(sum(terms.values())),
+    )
+    assert np.mean(seen[-5:]) < 0.6 * np.mean(seen[:3])
+    assert set(metrics) == {"density", "regions", "brain"}
+    about = json.loads((tmp_path / "backbone" / "backbone.json").read_text("utf-8"))
+    assert about["pretraining"]["data"]["cases"] == 1
+    assert about["pretraining"]["config"]["steps"] == 30
+    recipe = Recipe(
+        "x",
+        network=NetworkConfig("small", 8),
+        weights=WeightsConfig(str(tmp_path / "backbone"), about["sha256"]),
+        input=SPEC,
+    )
+    network, origin = build_network(recipe)
+    assert origin.sha256 == about["sha256"]
+    assert origin.checked
+    assert not any(parameter.requires_grad for parameter in network.backbone.parameters())
+
+
+@pytest.mark.usefixtures("small")
+def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path) -> None:
+    config = PretrainConfig(steps=2, batch=2)
+    for name in ("a", "b"):
+        pretrain(data, tmp_path / name, config, backbone="small", spec=SPEC)
+    pretrain(data, tmp_path / "c", replace(config, seed=2), backbone="small", spec=SPEC)
+    a, b, c = ((tmp_path / name / "backbone.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_mirrored_slices_swap_the_sides_of_the_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = torch.zeros(1, *SPEC.size, dtype=torch.uint8)
+    regions[0, 8:16, 8:16] = 5  # left M1, wherever it is drawn
+    slices = Slices(
+        torch.full((1, *SPEC.size), 33.0).half(), regions, torch.ones(1, *SPEC.size, dtype=torch.bool)
+    )
+    targets: list[torch.Tensor] = []
+    real = torch.nn.functional.cross_entropy
+
+    def spy(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        targets.append(target)
+        return real(predicted, target)
+
+    monkeypatch.setattr(module.functional, "cross_entropy", spy)
+    torch.manual_seed(0)
+    model, head = DINOv3ViTModel(SMALL.to_transformers()), PretextHead(SMALL)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        rows = torch.zeros(1, dtype=torch.long)
+        module._losses(model, head, SMALL, slices, rows, PretrainConfig(), SPEC, rng)
+    found = {tuple(target.unique().tolist()) for target in targets}
+    assert found == {(0, 5), (0, 15)}
+    assert ALL_REGIONS[4].mirror.label == 15
+    for target in targets:
+        columns = target[0].any(dim=0).nonzero()
+        on_the_first_half = bool(columns.max() < target.shape[-1] / 2)
+        assert on_the_first_half == (5 in target)
+
+
+@pytest.mark.usefixtures("small")
+def test_no_validation_cases_is_said(data: Path, tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path / "data")
+    inside = np.zeros(CANONICAL_GRID.shape, np.bool_)
+    hu = np.zeros(inside.shape, np.float16)
+    writer.add(_case("only", "validate", hu, inside, inside.astype(np.uint8)))
+    writer.close("simulated", "territory")
+    with pytest.raises(UsageError, match="no cases in a split"):
+        pretrain(tmp_path / "data", tmp_path / "out", PretrainConfig(steps=1), backbone="small", spec=SPEC)
