@@ -21,7 +21,7 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.own_files import is_locked, locked, read_own, write_own
 
 log = logging.getLogger(__name__)

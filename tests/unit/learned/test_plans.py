@@ -14,7 +14,7 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.learned import plans
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.learned.plans import PlanKey, Profile
 from strokecore.own_files import is_locked, locked, read_own, write_own
 
