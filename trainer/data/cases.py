@@ -28,7 +28,7 @@ import numpy.typing as npt
 from strokecore import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import PREPROCESS_VERSION
 
 Split = Literal["train", "validate", "test"]

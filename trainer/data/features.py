@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import PREPROCESS_VERSION, slice_centres_mm, to_channels
 from trainer.config import Recipe
 from trainer.data.augment import AUGMENT_VERSION
