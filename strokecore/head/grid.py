@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.anatomy.regions import Side
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -44,6 +46,16 @@ class Grid:
     def voxel_ml(self) -> float:
         """Volume of one voxel, millilitres."""
         return float(np.prod(self.spacing_mm)) / 1000.0
+
+    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a [z, y, x] mask, millilitres."""
+        return float(mask.sum()) * self.voxel_ml
+
+    def side_columns(self, side: Side) -> tuple[slice, slice, slice]:
+        """Index of the part of a [z, y, x] array on the patient's ``side``; x = 0 itself is in neither."""
+        columns = self.shape[2]
+        first = slice(0, columns // 2), slice(columns - columns // 2, columns)
+        return slice(None), slice(None), first[0 if side == "right" else 1]
 
 
 # 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the

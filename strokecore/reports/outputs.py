@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from strokecore._version import __version__
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.flags import QualityFlag
-from strokecore.pipeline import Scored
 from strokecore.reading import tags
 from strokecore.reading.files import read_header
 from strokecore.reading.quiet import quiet_pydicom
@@ -24,7 +26,7 @@ from strokecore.reading.series import read_candidate_header
 from strokecore.reports import dicom, report
 from strokecore.reports.dicom.instance import MANUFACTURER
 from strokecore.reports.drawing import Drawing
-from strokecore.result import AspectsScore
+from strokecore.result import Scored, SoftwareInfo, blank_result, failed, internal_error
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -88,6 +90,18 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
                 with suppress(OSError):
                     report.write_json(_not_written(scored, error).result, out / "result.json")
             raise
+
+
+def failed_run(
+    config: ScoringConfig,
+    error: Exception,
+    *,
+    content_datetime: str | None = None,
+    supersedes: str | None = None,
+) -> Scored:
+    """What is written of a run that a defect ended."""
+    software = SoftwareInfo(__version__, load_atlas(config.atlas).sha256, config.sha256)
+    return Scored(failed(blank_result(software, content_datetime, supersedes), internal_error(error)))
 
 
 def reason(error: OSError) -> str:
@@ -163,18 +177,7 @@ def _not_written(scored: Scored, error: OSError) -> Scored:
         f"The results could not be written: {reason(error)}.",
         "Make room in the output folder and score the scan again.",
     )
-    failed = replace(
-        scored.result,
-        status="failed",
-        aspects={side: AspectsScore(None, 0) for side in scored.result.aspects},
-        affected_side=None,
-        regions=(),
-        infarct_volume_ml=dict.fromkeys(scored.result.infarct_volume_ml, 0.0),
-        old_infarct_volume_ml=0.0,
-        outside_regions_volume_ml=0.0,
-        quality=(flag,),
-    )
-    return Scored(failed)
+    return Scored(failed(scored.result, flag))
 
 
 def _timed(scored: Scored, seconds: float) -> Scored:

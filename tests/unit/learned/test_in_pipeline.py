@@ -19,10 +19,11 @@ from strokecore.learned import engine as learned
 from strokecore.learned import selection as select
 from strokecore.learned.openvino import OpenVinoEngine
 from strokecore.learned.package import load_package
-from strokecore.pipeline import Scored, score_folder
+from strokecore.pipeline import score_folder
 from strokecore.reports import report
 from strokecore.reports.dicom import sr
 from strokecore.reports.dicom.instance import Stamp
+from strokecore.result import Scored
 from tests.unit.learned.engine_cases import BROKEN, CPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import mirror_answers, write_package
 

@@ -14,10 +14,10 @@ from pydicom.tag import Tag
 
 from strokecore.cli import main
 from strokecore.errors import UsageError
-from strokecore.pipeline import Scored
 from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reports import dicom, outputs, report
 from strokecore.reports.outputs import prepare, write_all
+from strokecore.result import Scored
 from tests.ct_factory import write_series
 from tests.unit.reports import output_cases as cases
 
