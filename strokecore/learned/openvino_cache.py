@@ -1,7 +1,7 @@
 """Compiled OpenVINO models that this node keeps, so that the next start is quicker.
 
 A compiled model is code, so it lies in the node's own cache folder (strokecore/cache.py) and is read through
-``own_files``. Its file begins with the sha256 of the rest: half a file or a flipped bit is never handed to
+``strokecore.files``. Its file begins with the sha256 of the rest: half a file or a flipped bit is never handed to
 the library. Where anything is wrong, the model is compiled again; nothing but time depends on the cache.
 """
 
@@ -18,7 +18,7 @@ from typing import Final
 
 from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
-from strokecore.own_files import read_own, write_own
+from strokecore.files import read_own, write_own
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """TensorRT plans that this node has built, kept from one start to the next.
 
 A plan is code for one GPU model, one TensorRT version, one network and one precision. Whoever can write one
-runs code in the node, so plans live in the node's own cache folder and are read through ``own_files``. A plan
+runs code in the node, so plans live in the node's own cache folder and are read through ``strokecore.files``. A plan
 that is damaged, foreign or of another version is left alone with a warning, and built again.
 """
 
@@ -21,8 +21,8 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
+from strokecore.files import is_locked, locked, read_own, write_own
 from strokecore.learned.nvidia import Gpu
-from strokecore.own_files import is_locked, locked, read_own, write_own
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
+from strokecore.files import read_own, write_own
 from strokecore.learned.availability import cpu_flags, library_versions
 from strokecore.learned.nvidia import driver_version, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, pack, unpack
 from strokecore.learned.threads import cpu_name
-from strokecore.own_files import read_own, write_own
 
 log = logging.getLogger(__name__)
 

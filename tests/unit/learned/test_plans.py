@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from strokecore.errors import EngineError
+from strokecore.files import is_locked, locked, read_own, write_own
 from strokecore.learned import plans
 from strokecore.learned.nvidia import Gpu
 from strokecore.learned.plans import PlanKey, Profile
-from strokecore.own_files import is_locked, locked, read_own, write_own
 
 GPU = Gpu(0, "NVIDIA L4", (8, 9), 24 * 2**30, "ab" * 16)
 KEY = PlanKey.of(GPU, "10.16.1.11", "bf16", "0" * 64, Profile(1, 32, 64))
