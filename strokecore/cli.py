@@ -54,7 +54,7 @@ def _score(options: argparse.Namespace) -> int:
     from strokecore.config import ScoringConfig
     from strokecore.pipeline import score_folder
     from strokecore.reading.quiet import quiet_pydicom
-    from strokecore.reports import report
+    from strokecore.reports import wording as report
     from strokecore.reports.outputs import failed_run, prepare, reason, write_all
 
     if not options.folder.is_dir():

@@ -22,7 +22,8 @@ from strokecore.reading import tags
 from strokecore.reading.files import read_header
 from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import read_candidate_header
-from strokecore.reports import dicom, report
+from strokecore.reports import dicom
+from strokecore.reports import wording as report
 from strokecore.reports.dicom.instance import MANUFACTURER
 from strokecore.reports.drawing import Drawing
 from strokecore.result import Scored, SoftwareInfo, blank_result, failed, internal_error

@@ -16,7 +16,7 @@ from strokecore.reading import tags
 from strokecore.reading.series import Series
 from strokecore.reports import picture
 from strokecore.reports.picture import Rgb, Rgb8, draw_slice, text
-from strokecore.reports.report import marked, number, probability, reasons, region_rows, summary_line
+from strokecore.reports.wording import marked, number, probability, reasons, region_rows, summary_line
 from strokecore.result import RegionFinding, Result, SourceMasks
 
 RESEARCH_USE: Final = "RESEARCH USE ONLY"

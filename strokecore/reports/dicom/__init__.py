@@ -64,7 +64,7 @@ def refusal_key(header: Dataset, result: Result) -> str:
     """
     from strokecore import identifiers as uids
     from strokecore.reading import tags
-    from strokecore.reports import report
+    from strokecore.reports import wording as report
 
     identity = tuple(
         tags.text(header, keyword) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")

@@ -20,7 +20,7 @@ from strokecore.learned import selection as select
 from strokecore.learned.openvino import OpenVinoEngine
 from strokecore.learned.package import load_package
 from strokecore.pipeline import score_folder
-from strokecore.reports import report
+from strokecore.reports import wording as report
 from strokecore.reports.dicom import sr
 from strokecore.reports.dicom.instance import Stamp
 from strokecore.result import Scored

@@ -15,7 +15,8 @@ from pydicom.tag import Tag
 from strokecore.cli import main
 from strokecore.errors import UsageError
 from strokecore.reading.quiet import quiet_pydicom
-from strokecore.reports import dicom, outputs, report
+from strokecore.reports import dicom, outputs
+from strokecore.reports import wording as report
 from strokecore.reports.outputs import prepare, write_all
 from strokecore.result import Scored
 from tests.ct_factory import write_series

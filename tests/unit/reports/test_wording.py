@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from strokecore.flags import QualityFlag
-from strokecore.reports import report
+from strokecore.reports import wording as report
 from strokecore.reports.drawing import Drawing
 from strokecore.result import AspectsScore
 from tests.unit.reports import output_cases as cases
