@@ -53,9 +53,9 @@ def _score(options: argparse.Namespace) -> int:
 
     from strokecore.config import ScoringConfig
     from strokecore.pipeline import score_folder
-    from strokecore.reading.quiet import quiet_pydicom
-    from strokecore.reports import wording as report
+    from strokecore.reading.tags import quiet_pydicom
     from strokecore.reports.outputs import failed_run, prepare, reason, write_all
+    from strokecore.reports.terminal import print_table
 
     if not options.folder.is_dir():
         raise UsageError(f"{options.folder} is not a folder; give the folder that holds the DICOM files.")
@@ -92,7 +92,7 @@ def _score(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"strokecore: cannot write to the output folder: {reason(error)}", file=sys.stderr)
         return EXIT_FAILED
-    report.print_table(scored.result, Console(soft_wrap=True))
+    print_table(scored.result, Console(soft_wrap=True))
     status = scored.result.status
     if status == "failed":
         return EXIT_FAILED

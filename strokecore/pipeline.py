@@ -23,8 +23,8 @@ from strokecore.head.warped_atlas import place_atlas
 from strokecore.identifiers import result_key
 from strokecore.learned.selection import select_engine
 from strokecore.reading.patient import check_patient
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import Series, read_series
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import (
     Result,
     Scored,

@@ -20,12 +20,13 @@ from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
 from strokecore.reading import tags
 from strokecore.reading.files import read_header
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import read_candidate_header
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.reports import dicom
-from strokecore.reports import wording as report
 from strokecore.reports.dicom.instance import MANUFACTURER
-from strokecore.reports.drawing import Drawing
+from strokecore.reports.html import write_html
+from strokecore.reports.pages import Drawing
+from strokecore.reports.result_json import write_json
 from strokecore.result import Scored, SoftwareInfo, blank_result, failed, internal_error
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
             _clear(out)
             if isinstance(error, OSError):
                 with suppress(OSError):
-                    report.write_json(_not_written(scored, error).result, out / "result.json")
+                    write_json(_not_written(scored, error).result, out / "result.json")
             raise
 
 
@@ -125,9 +126,9 @@ def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
-    report.write_html(scored.result, out / "report.html", drawing)
+    write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
-    report.write_json(scored.result, out / "result.json")
+    write_json(scored.result, out / "result.json")
     return scored
 
 
