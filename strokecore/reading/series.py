@@ -15,8 +15,8 @@ from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
 from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
 from strokecore.reading.files import DicomFile, Folder, find_dicom
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.stack import Stack, noise_hu, read_stack
+from strokecore.reading.tags import quiet_pydicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset

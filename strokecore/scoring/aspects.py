@@ -23,8 +23,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
-from strokecore.scoring.engine import Head, Lesion, RegionEvidence
+from strokecore.scoring.engine import Lesion, RegionEvidence
 
 # Two adjacent slices of the thinnest customary reading thickness (4 mm).
 MIN_EXTENT_MM: Final = 8.0

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.flags import QualityFlag
+from strokecore.head.canonical import Head
 from strokecore.result import ModelInfo, RegionFinding
-from strokecore.scoring.engine import Head
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import SIDES, RegionId
-from strokecore.scoring.engine import Head
+from strokecore.head.canonical import Head
 
 Float3D = npt.NDArray[np.float32]
 Bool3D = npt.NDArray[np.bool_]
