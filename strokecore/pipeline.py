@@ -220,22 +220,18 @@ def score_head(
 
 
 def _source_masks(series: Series, frame: HeadFrame, head: Head, lesion: Lesion) -> SourceMasks:
-    half = head.grid.shape[2] // 2
     acute = lesion.acute.astype(np.uint8)
-    acute[:, :, :half] *= 2  # x < 0 is the patient's right
+    acute[:, :, head.grid.columns("right")] *= 2
     acute[lesion.old] = 3
     return SourceMasks(lesion=to_source(series, frame, acute), regions=to_source(series, frame, head.regions))
 
 
 def _infarct_ml(head: Head, lesion: Lesion) -> dict[Side, float]:
-    half = head.grid.shape[2] // 2
-    right = np.zeros(head.grid.shape, bool)
-    right[:, :, :half] = True
-    return {"left": _ml(head, lesion.acute & ~right), "right": _ml(head, lesion.acute & right)}
+    return {side: _ml(head, lesion.acute[:, :, head.grid.columns(side)]) for side in SIDES}
 
 
 def _ml(head: Head, mask: npt.NDArray[np.bool_]) -> float:
-    return round(float(mask.sum()) * float(np.prod(head.grid.spacing_mm)) / 1000.0, 3)
+    return round(head.grid.volume_ml(mask), 3)
 
 
 def _series_info(series: Series) -> SeriesInfo:

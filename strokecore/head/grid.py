@@ -12,7 +12,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.anatomy.regions import Side
+
 Floats = npt.NDArray[np.float64]
+
+
+def voxel_volume_ml(spacing_mm: tuple[float, float, float]) -> float:
+    """Volume of one voxel, millilitres."""
+    return float(np.prod(spacing_mm)) / 1000.0
+
+
+def on_side(x_mm: npt.NDArray[np.floating], side: Side) -> npt.NDArray[np.bool_]:
+    """Which head coordinates along x lie on a side; x = 0 is on neither."""
+    return x_mm > 0 if side == "left" else x_mm < 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,16 @@ class Grid:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel, millilitres."""
-        return float(np.prod(self.spacing_mm)) / 1000.0
+        return voxel_volume_ml(self.spacing_mm)
+
+    def volume_ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a mask of this grid's voxels or of a part of them, millilitres."""
+        return float(mask.sum()) * self.voxel_ml
+
+    def columns(self, side: Side) -> slice:
+        """Index range along x of the voxels on one side of x = 0; a column at x = 0 is on neither."""
+        half = self.shape[2] // 2
+        return slice(self.shape[2] - half, None) if side == "left" else slice(half)
 
 
 # 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the

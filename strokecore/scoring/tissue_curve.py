@@ -25,9 +25,7 @@ def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
     brighter hemisphere's is kept: an infarct can then not pull its own reference down, and both
     hemispheres share one curve.
     """
-    half = head.grid.shape[2] // 2
-    hemispheres = (slice(0, half), slice(head.grid.shape[2] - half, None))
-    lines = [_fit_line(head, usable, columns) for columns in hemispheres]
+    lines = [_fit_line(head, usable, head.grid.columns(side)) for side in SIDES]
     known = [line for line in lines if line is not None]
     if not known:
         return np.full(head.hu.shape, np.nan, dtype=np.float32)

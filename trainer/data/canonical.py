@@ -12,7 +12,6 @@ from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import Refusal
 from strokecore.head.brain import segment_brain
 from strokecore.head.frame import fit_head_frame
-from strokecore.head.grid import Grid
 from strokecore.head.registration import register_atlas
 from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import place_atlas
@@ -79,7 +78,7 @@ def canonical_case(
         group=pattern(affected, bool(mask.any())),
         level_plane_mm=round(plane_mm, 3),
         slice_thickness_mm=series.slice_thickness_mm,
-        lesion_ml=round(_ml(mask, frame.grid), 3),
+        lesion_ml=round(frame.grid.volume_ml(mask), 3),
         affected=affected,
         digest="",
         provenance=provenance or {},
@@ -125,7 +124,3 @@ def pattern(affected: tuple[str, ...], has_lesion: bool) -> Group:
 
 def _deep(affected: tuple[str, ...]) -> bool:
     return any(name.split(":")[1] in ("C", "L", "IC", "I") for name in affected)
-
-
-def _ml(mask: npt.NDArray[np.bool_], grid: Grid) -> float:
-    return float(mask.sum()) * grid.voxel_ml
