@@ -45,7 +45,7 @@ def read_mask(case: Path, series: Series) -> Bools | None:
         raise MaskError(f"{drawn.ndim} dimensions")
     found = _on_series(drawn, voxel_from_ras, series)
     drawn_ml = float(drawn.sum() / abs(np.linalg.det(voxel_from_ras[:3, :3])) / 1000)
-    if abs(series.volume_ml(found) - drawn_ml) > _VOLUME_SLACK_ML + _VOLUME_TOLERANCE * drawn_ml:
+    if abs(series.ml(found) - drawn_ml) > _VOLUME_SLACK_ML + _VOLUME_TOLERANCE * drawn_ml:
         raise MaskError("it does not lie in the scan")
     return found
 

@@ -16,9 +16,9 @@ from strokecore.evaluate.cases import Case
 from strokecore.evaluate.mask import MaskError, dice, read_mask
 from strokecore.evaluate.truth import Truth, read_truth
 from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.pipeline import Scored, score_folder
-from strokecore.reports.report import reasons
-from strokecore.result import Result, Status
+from strokecore.pipeline import score_folder
+from strokecore.reports.wording import reasons
+from strokecore.result import Result, Scored, Status
 
 # A region that cannot be assessed is neither called nor cleared.
 UNASSESSED_PROBABILITY: Final = 0.5

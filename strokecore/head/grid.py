@@ -57,14 +57,15 @@ class Grid:
         """Volume of one voxel, millilitres."""
         return voxel_volume_ml(self.spacing_mm)
 
-    def volume_ml(self, mask: npt.NDArray[np.bool_]) -> float:
-        """Volume of a mask of this grid's voxels or of a part of them, millilitres."""
+    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a [z, y, x] mask of this grid's voxels or of a part of them, millilitres."""
         return float(mask.sum()) * self.voxel_ml
 
-    def columns(self, side: Side) -> slice:
-        """Index range along x of the voxels on one side of x = 0; a column at x = 0 is on neither."""
+    def side_columns(self, side: Side) -> tuple[slice, slice, slice]:
+        """Index of the part of a [z, y, x] array on the patient's ``side``; x = 0 itself is in neither."""
         half = self.shape[2] // 2
-        return slice(self.shape[2] - half, None) if side == "left" else slice(half)
+        columns = slice(half) if side == "right" else slice(self.shape[2] - half, None)
+        return slice(None), slice(None), columns
 
 
 # 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
-from strokecore.scoring.engine import Head, Lesion, RegionEvidence
+from strokecore.scoring.engine import Lesion, RegionEvidence
 
 # Two adjacent slices of the thinnest customary reading thickness (4 mm).
 MIN_EXTENT_MM: Final = 8.0
@@ -120,7 +121,7 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
         affected=positive,
         probability=evidence.probability if assessable else None,
         involved_fraction=fraction,
-        volume_ml=head.grid.volume_ml(acute),
+        volume_ml=head.grid.ml(acute),
         mean_hu=evidence.mean_hu,
         contralateral_difference_hu=evidence.contralateral_difference_hu,
         assessable=assessable,

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.flags import QualityFlag
+from strokecore.head.canonical import Head
 from strokecore.result import ModelInfo, RegionFinding
-from strokecore.scoring.engine import Head
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
@@ -35,7 +35,7 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Reconstruct 5 mm slices with a soft-tissue kernel and send them.",
             )
         )
-    metal_ml = head.grid.volume_ml(head.hu > METAL_HU)
+    metal_ml = head.grid.ml(head.hu > METAL_HU)
     if metal_ml > METAL_ML:
         flags.append(
             QualityFlag(
@@ -114,7 +114,7 @@ def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
 
 def _place(head: Head, mask: npt.NDArray[np.bool_]) -> str:
     """Where a mask lies: side, then the ASPECTS region that holds most of it."""
-    left, right = (int(mask[:, :, head.grid.columns(side)].sum()) for side in SIDES)
+    left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
     where = (
         "on both sides" if min(left, right) > 0.2 * (left + right) else ("left" if left > right else "right")
     )

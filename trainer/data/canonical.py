@@ -78,7 +78,7 @@ def canonical_case(
         group=pattern(affected, bool(mask.any())),
         level_plane_mm=round(plane_mm, 3),
         slice_thickness_mm=series.slice_thickness_mm,
-        lesion_ml=round(frame.grid.volume_ml(mask), 3),
+        lesion_ml=round(frame.grid.ml(mask), 3),
         affected=affected,
         digest="",
         provenance=provenance or {},

@@ -48,7 +48,7 @@ def make_case(
 
 def misfit(case: Case, series: Series, lesion: npt.NDArray[np.bool_]) -> str | None:
     """Why ``lesion`` (bool [k, j, i] on the series' voxels) cannot belong to this head; None when it can."""
-    source_ml = series.volume_ml(lesion)
+    source_ml = series.ml(lesion)
     if source_ml < _LEAST_ML:
         return None
     if case.record.lesion_ml < _LEAST_SHARE * source_ml:

@@ -24,8 +24,8 @@ from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading import tags
 from strokecore.reading.files import DicomFile, find_dicom
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import Series, read_series
+from strokecore.reading.tags import quiet_pydicom
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Labels, Split
 from trainer.prepare.case_file import make_case
 from trainer.prepare.identity import identity_in_name

@@ -14,9 +14,8 @@ from strokecore.evaluate.cases import Case
 from strokecore.evaluate.mask import MaskError, dice, read_mask
 from strokecore.evaluate.study import run_case
 from strokecore.evaluate.summary import summarise
-from strokecore.pipeline import Scored
 from strokecore.reading.series import Series, read_series
-from strokecore.result import SourceMasks
+from strokecore.result import Scored, SourceMasks
 from tests.unit.evaluate.cases import affected, result_of, truth_of, write_case
 from tests.unit.reports.output_cases import small_series
 

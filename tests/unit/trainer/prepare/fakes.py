@@ -45,7 +45,7 @@ class FakeCanonical:
             group="outside" if lesion.any() else "lesion_free",
             level_plane_mm=10.0,
             slice_thickness_mm=series.slice_thickness_mm,
-            lesion_ml=series.volume_ml(lesion),
+            lesion_ml=series.ml(lesion),
             affected=affected,
             digest="",
             provenance=provenance,

@@ -1,8 +1,8 @@
-"""A head cut to its brain, so that engines do not work on air."""
+"""One head in the canonical frame, with its tissues and its atlas: what engines are shown."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,37 @@ from scipy import ndimage
 
 from strokecore.head.brain import Brain
 from strokecore.head.grid import Grid
-from strokecore.scoring.engine import Head
 
 Bool3D = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head in the canonical frame: everything an engine may look at.
+
+    Attributes
+    ----------
+    hu: float32 [z, y, x] on ``grid``; -1024 outside the scan.
+    grid: canonical grid, symmetric about the mid-sagittal plane.
+    brain: tissue masks on the same grid.
+    regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
+    grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
+        registered atlas.
+    tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
+        matter), from the registered atlas.
+    covered: bool [z, y, x], inside the scanned volume.
+    slice_thickness_mm: of the source.
+    """
+
+    hu: npt.NDArray[np.float32]
+    grid: Grid
+    brain: Brain
+    regions: npt.NDArray[np.uint8]
+    grey: npt.NDArray[np.float32]
+    tissue: npt.NDArray[np.float32]
+    covered: npt.NDArray[np.bool_]
+    slice_thickness_mm: float
 
 
 def crop(head: Head, box: Box) -> Head:
