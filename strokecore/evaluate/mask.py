@@ -50,12 +50,6 @@ def read_mask(case: Path, series: Series) -> Bools | None:
     return found
 
 
-def dice(found: Bools, true: Bools) -> float | None:
-    """Dice coefficient, 2 |A and B| / (|A| + |B|); None when both are empty (Dice, Ecology 1945;26:297)."""
-    size = int(found.sum()) + int(true.sum())
-    return 2.0 * int((found & true).sum()) / size if size else None
-
-
 def _on_series(drawn: Bools, voxel_from_ras: npt.NDArray[np.float64], series: Series) -> Bools:
     """``drawn`` [i, j, k] of its own grid, nearest neighbour at each voxel of the series; slice by slice."""
     out = np.zeros(series.hu.shape, np.bool_)
