@@ -31,7 +31,7 @@ from trainer.measure.summary import GROUPS, of_group, patient_row, print_summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
     from trainer.network.network import StrokeNet
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def evaluate(
         threshold is given, or the protocol's test set is not complete.
     """
     from trainer.loop.run import load_network, read_record
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
 
     started = time.monotonic()
     require_matplotlib()
