@@ -13,7 +13,7 @@ from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.head.alignment import Image
 from strokecore.head.brain import Brain
-from strokecore.head.grid import Grid
+from strokecore.head.grid import Grid, on_side
 from strokecore.head.registration import Registration
 from strokecore.head.warp import LARGEST_MM
 
@@ -57,7 +57,7 @@ def warp_atlas(
     indices = _template_indices(atlas, registration, grid, where)
     regions = np.zeros(grid.shape, np.uint8)
     regions[where] = _labels(atlas, indices)
-    left = grid.axes_mm[2] > 0
+    left = on_side(grid.axes_mm[2], "left")
     regions[(regions > 0) & ((regions <= len(ALL_REGIONS) // 2) != left)] = 0
 
     grey = _share(atlas.grey, indices)

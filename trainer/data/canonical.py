@@ -11,7 +11,6 @@ from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import Refusal
 from strokecore.head.canonical import align_series
-from strokecore.head.grid import Grid
 from strokecore.head.resampling import to_canonical
 from strokecore.learned.arms import COUPLED, level_plane_mm
 from strokecore.reading.series import Series
@@ -72,7 +71,7 @@ def canonical_case(
         group=pattern(affected, bool(mask.any())),
         level_plane_mm=round(plane_mm, 3),
         slice_thickness_mm=series.slice_thickness_mm,
-        lesion_ml=round(_ml(mask, frame.grid), 3),
+        lesion_ml=round(frame.grid.ml(mask), 3),
         affected=affected,
         digest="",
         provenance=provenance or {},
@@ -118,7 +117,3 @@ def pattern(affected: tuple[str, ...], has_lesion: bool) -> Group:
 
 def _deep(affected: tuple[str, ...]) -> bool:
     return any(name.split(":")[1] in ("C", "L", "IC", "I") for name in affected)
-
-
-def _ml(mask: npt.NDArray[np.bool_], grid: Grid) -> float:
-    return float(mask.sum()) * grid.voxel_ml

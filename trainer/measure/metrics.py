@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
+from strokecore.arrays import dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.arms import CLASSES, Arm, arm_target, sg_share
 from trainer.data.cases import Case, Group, Labels
@@ -46,8 +47,8 @@ class Overlap:
 
     @property
     def dice(self) -> float:
-        """2 both / (predicted + true) (Dice, Ecology 1945;26:297); NaN without true voxels."""
-        return 2 * self.both / (self.predicted + self.true) if self.true else float("nan")
+        """NaN without true voxels."""
+        return float(dice_of_counts(self.both, self.predicted + self.true)) if self.true else float("nan")
 
     @property
     def sensitivity(self) -> float:
