@@ -184,7 +184,7 @@ def measure_all(
     from rich.progress import Progress
 
     from trainer.loop.run import load_network
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
 
     panel = Panel([on_best_device(load_network(run.folder)[1]) for run in runs], recipe.input)
     if console is not None:

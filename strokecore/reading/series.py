@@ -75,6 +75,13 @@ class Series:
         """Strictly increasing position of each slice along ``normal``; float64 [k]."""
         return self.positions_mm @ self.normal
 
+    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a mask [k, j, i], millilitres; slices reach half-way to their neighbours."""
+        offsets = self.slice_offsets_mm
+        heights = np.gradient(offsets) if len(offsets) > 1 else np.array([self.slice_thickness_mm])
+        area = mask.sum(axis=(1, 2)) * float(np.prod(self.pixel_spacing_mm))
+        return float((area * heights).sum() / 1000.0)
+
     @property
     def series_instance_uid(self) -> str:
         return str(self.datasets[0].SeriesInstanceUID)

@@ -107,7 +107,6 @@ def minimum_extent_mm(slice_spacing_mm: float) -> float:
 def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> RegionFinding:
     mask = head.regions[box] == region.label
     evidence = lesion.evidence.get(region, RegionEvidence(None, None, None))
-    voxel_ml = float(np.prod(head.grid.spacing_mm)) / 1000.0
     size = int(mask.sum())
     acute = mask & lesion.acute[box]
     reason = _not_assessable(head, lesion, mask, box, evidence)
@@ -122,7 +121,7 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
         affected=positive,
         probability=evidence.probability if assessable else None,
         involved_fraction=fraction,
-        volume_ml=float(acute.sum()) * voxel_ml,
+        volume_ml=head.grid.ml(acute),
         mean_hu=evidence.mean_hu,
         contralateral_difference_hu=evidence.contralateral_difference_hu,
         assessable=assessable,

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from strokecore.reading.quiet import quiet_pydicom
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
@@ -45,6 +44,7 @@ from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
 from strokecore.pipeline import Scorer, align_series, score_head
 from strokecore.reading.series import Series, read_series
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import Result, SoftwareInfo, blank_result
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Engine, model_info
@@ -116,7 +116,7 @@ def _real(mirror: bool) -> tuple[Series, Any]:
 
 def _results(series: Series, models: tuple[Path, ...]) -> list[Result]:
     scorers = [Scorer(ScoringConfig(), engine, load_atlas()) for engine in engines_of(models)]
-    aligned = align_series(series, scorers[0])
+    aligned = align_series(series, load_atlas())
     known = blank_result(_software(), _DATE)
     return [score_head(aligned, scorer, known).result for scorer in scorers]
 

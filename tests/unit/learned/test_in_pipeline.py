@@ -29,10 +29,7 @@ from tests.unit.learned.package_cases import mirror_answers, write_package
 
 # Steps before an engine is asked; they are the same for all engines, so this module takes them once.
 STEPS = {
-    pipeline: (
-        *("read_series", "fit_head_frame", "to_canonical", "coverage", "segment_brain", "register_atlas"),
-        *("place_atlas", "scan_flags", "blood_flags"),
-    ),
+    pipeline: (*("read_series", "align_series", "scan_flags", "blood_flags"),),
     learned: ("hu_slices", "mask_slices", "measure_regions"),
     learned.Tissue: ("of",),
 }
