@@ -54,7 +54,7 @@ def prepare(folder: Path, out: Path) -> None:
     with _alone_in(out), tempfile.TemporaryFile(dir=out):
         if foreign := sum(not _replaceable(path) for path in _replaced(out)):
             raise UsageError(
-                f"The output folder holds {foreign} files under the names of results that are none of ours; "
+                f"The output folder holds {foreign} files with names of results that StrokeCore did not write; "
                 "they would be replaced. Name another folder."
             )
 
