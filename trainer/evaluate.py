@@ -189,8 +189,8 @@ def measured(
     for record in records:
         case = dataset.load(record)
         yield tuple(
-            measure(case, answer.infarct >= threshold.value, answer.names)
-            for answer, threshold in zip(panel.answers(case), thresholds, strict=True)
+            measure(case, found.infarct >= threshold.value, found.names)
+            for found, threshold in zip(panel.predictions(case), thresholds, strict=True)
         )
         done()
 
