@@ -17,7 +17,7 @@ from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, 
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
 from orthanc_plugin.study import Acquisition, read_acquisitions
-from orthanc_plugin.verdicts import Tally, Verdicts, selected_series
+from orthanc_plugin.terminal_states import Tally, Verdicts, selected_series
 from orthanc_plugin.workspace import workspace
 
 log = logging.getLogger(__name__)

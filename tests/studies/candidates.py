@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from strokecore.reading.quiet import quiet_pydicom
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
@@ -42,7 +43,6 @@ from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.learned.onnx import OnnxEngine
 from strokecore.learned.package import load_package
 from strokecore.pipeline import Scorer, align_series, score_head
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import Series, read_series
 from strokecore.result import Result, SoftwareInfo, blank_result
 from strokecore.scoring.asymmetry import AsymmetryEngine

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import trainer.loop.run
+import trainer.loop.run_folder
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
@@ -31,10 +31,10 @@ from tests.unit.trainer.evaluation_cases import (
 from trainer import evaluate as evaluation
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
+from trainer.measure.figures import in_words, patient_row, print_summary, summarise, to_csv
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
 from trainer.measure.pictures import SLICES, choose_slices
 from trainer.measure.prediction import Panel
-from trainer.measure.summary import in_words, patient_row, print_summary, summarise, to_csv
 from trainer.network.network import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS
 
@@ -57,8 +57,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = Recipe("test", input=SPEC)
     about = {"recipe_sha256": "r", "best": {"step": 3}, "data": {"sha256": "d"}}
-    monkeypatch.setattr(trainer.loop.run, "load_network", lambda folder: (recipe, StubNet()))
-    monkeypatch.setattr(trainer.loop.run, "read_record", lambda folder: about)
+    monkeypatch.setattr(trainer.loop.run_folder, "load_network", lambda folder: (recipe, StubNet()))
+    monkeypatch.setattr(trainer.loop.run_folder, "read_record", lambda folder: about)
     return tmp_path / "run"
 
 
