@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
+from strokecore.evaluate.figures import side_answer
 from strokecore.evaluate.study import Outcome
-from strokecore.evaluate.summary import side_answer
 from strokecore.files import write_atomically
 from strokecore.result import ModelInfo, SoftwareInfo
 
