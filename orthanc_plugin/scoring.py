@@ -1,4 +1,4 @@
-"""One acquisition from its arrival to its verdict: the story of the plugin."""
+"""One acquisition from its arrival to its terminal state: the story of the plugin."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Scoring:
         self._terminal_states = TerminalStates(states, tally)
 
     def handle(self, study: str) -> float | None:
-        """Bring every acquisition of a study to its verdict; returns when to look again, in seconds."""
+        """Bring every acquisition of a study to its terminal state; returns when to look again, in seconds."""
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
@@ -70,7 +70,7 @@ class Scoring:
             attempts = self._claims.attempts_made(acquisition, states)
             exhausted = attempts >= self._settings.max_attempts
             claim = self._claims.take(acquisition, states, attempts if exhausted else attempts + 1)
-            # Exhausted and yet without a verdict: the server died each time.
+            # Exhausted and yet without a terminal state: the server died each time.
             return self._give_up_anew(claim) if exhausted else self._attempt(claim)
         except Conflict:
             return CONFLICT_DELAY_S
@@ -191,7 +191,7 @@ class Scoring:
         return self._give_up(claim, code, folder)
 
     def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
-        """The verdict ``failed``, with a picture that says so in the study of a head CT."""
+        """The terminal state ``failed``, with a picture that says so in the study of a head CT."""
         acquisition = claim.acquisition
         files = worker.notice(self._settings, folder, self._stop, code, claim.content_datetime)
         if not self._unchanged(acquisition):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SIDES
 from strokecore.evaluate import statistics as st
-from strokecore.evaluate.study import Outcome
+from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.truth import Truth
 from strokecore.scoring.aspects import FULL_SCORE
 

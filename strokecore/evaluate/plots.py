@@ -12,7 +12,7 @@ import numpy as np
 from strokecore.anatomy.regions import SIDES
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.figures import in_words
-from strokecore.evaluate.study import Outcome
+from strokecore.evaluate.outcomes import Outcome
 from strokecore.scoring.aspects import FULL_SCORE
 
 if TYPE_CHECKING:

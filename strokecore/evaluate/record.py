@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.evaluate.figures import side_answer
-from strokecore.evaluate.study import Outcome
+from strokecore.evaluate.outcomes import Outcome
 from strokecore.files import write_atomically
 from strokecore.result import ModelInfo, SoftwareInfo
 

@@ -1,4 +1,4 @@
-"""orthanc_plugin/scoring.py: terminal states, attempts, claims and what is stored, with a scorer in memory."""
+"""orthanc_plugin/scoring.py: terminal states, attempts, claims, what is stored; with a scorer in memory."""
 
 from __future__ import annotations
 

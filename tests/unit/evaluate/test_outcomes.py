@@ -13,7 +13,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import find_cases, simulated_cases
-from strokecore.evaluate.study import outcome, run_case, run_study
+from strokecore.evaluate.outcomes import outcome, run_case, run_study
 from strokecore.evaluate.workers import Lost, map_in_processes
 from tests.unit.evaluate.cases import (
     affected,
