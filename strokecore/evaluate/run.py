@@ -16,7 +16,7 @@ from strokecore.evaluate.cases import Case
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import TIMEOUT_S, Scorer, run_study
 from strokecore.evaluate.plots import draw_all
-from strokecore.evaluate.record import study_record, write_cases, write_study
+from strokecore.evaluate.study import study_record, write_cases, write_study
 from strokecore.learned.selection import select_engine
 from strokecore.pipeline import score_folder
 from strokecore.result import SoftwareInfo

@@ -37,7 +37,7 @@ from strokecore.evaluate.cases import NORMAL_SHARE, Case
 from strokecore.evaluate.compare import compare
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome, outcome
-from strokecore.evaluate.record import study_record, write_study
+from strokecore.evaluate.study import study_record, write_study
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.learned.onnx import OnnxEngine
