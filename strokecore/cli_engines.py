@@ -81,8 +81,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from strokecore.bench.benchmark import run_bench
     from strokecore.bench.record import write_record
-    from strokecore.bench.run import run_bench
     from strokecore.bench.settings import BenchSettings
     from strokecore.bench.table import print_bench
 

@@ -11,9 +11,9 @@ from strokecore.bench.agreement import Agreement, agreement
 from strokecore.bench.inputs import BenchSlices
 from strokecore.bench.memory import Memory, measure_memory
 from strokecore.bench.peak import Product, product
-from strokecore.bench.rounds import take_turns
 from strokecore.bench.settings import BenchSettings
 from strokecore.bench.subjects import Running, Subject
+from strokecore.bench.timing import take_turns
 from strokecore.bench.words import in_words, without_folders
 from strokecore.errors import EngineError
 from strokecore.learned.devices import gpus

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from strokecore.bench.engines import Line, Measured
 from strokecore.bench.memory import Memory
-from strokecore.bench.steps import Scoring, Steps
+from strokecore.bench.pipeline import Scoring, Steps
 from strokecore.bench.summary import Spread, speed_up
 from strokecore.evaluate.statistics import Estimate
 from strokecore.learned.package import ModelPackage

@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 import strokecore
-from strokecore.bench import run
+from strokecore.bench import benchmark as run
+from strokecore.bench.benchmark import run_bench
+from strokecore.bench.pipeline import Scoring, Steps
 from strokecore.bench.record import write_record
-from strokecore.bench.run import run_bench
 from strokecore.bench.settings import BenchSettings
-from strokecore.bench.steps import Scoring, Steps
 from strokecore.bench.subjects import KINDS, Kind
 from strokecore.bench.summary import Spread
 from strokecore.bench.table import print_bench

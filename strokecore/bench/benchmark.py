@@ -13,9 +13,9 @@ from strokecore.bench.engines import measure_engines
 from strokecore.bench.flops import NotCountedError, count_flops
 from strokecore.bench.inputs import bench_slices
 from strokecore.bench.machine import load_average, machine_facts
+from strokecore.bench.pipeline import measure_steps
 from strokecore.bench.record import engine_lines, model_facts, peak_lines, steps_facts
 from strokecore.bench.settings import NONE, BenchSettings
-from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
 from strokecore.bench.words import in_words, without_folders
 from strokecore.learned.devices import THREADS_VARIABLE, default_threads, gpus

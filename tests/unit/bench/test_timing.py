@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from strokecore.bench import rounds
-from strokecore.bench.rounds import take_turns
+from strokecore.bench import timing as rounds
+from strokecore.bench.timing import take_turns
 
 
 class Clock:

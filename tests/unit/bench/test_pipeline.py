@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from strokecore.bench import steps
-from strokecore.bench.steps import measure_steps
+from strokecore.bench import pipeline as steps
+from strokecore.bench.pipeline import measure_steps
 from strokecore.errors import EngineError
 
 
