@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from strokecore.bench import timing as rounds
-from strokecore.bench.timing import take_turns
+from strokecore.bench import timing
+from strokecore.bench.timing import Spread, time_in_rounds
+
+WARM_UP = timing._WARM_UP_CALLS
 
 
 class Clock:
-    """A time that only the turns move."""
+    """A time that only the subjects move."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -18,47 +21,35 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_REST_S", 0.0)
+    monkeypatch.setattr(timing, "_REST_S", 0.0)
 
 
-def test_everybody_has_a_turn_in_every_round() -> None:
+def test_every_round_runs_every_subject_once() -> None:
     clock, order = Clock(), []
 
-    def turn(name: str, seconds: float) -> None:
+    def call(name: str, seconds: float) -> None:
         order.append(name)
         clock.now += seconds
 
-    turns = {name: (lambda name=name, s=s: turn(name, s)) for name, s in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
-    found = take_turns(turns, repeats=4, seconds=1e9, clock=clock)
-    assert "".join(order) == "abc" + "abc" * 4  # warm-up: each is called until it is warm, once here
-    assert found.seconds == {"a": [1.0] * 4, "b": [2.0] * 4, "c": [3.0] * 4}
-    assert not found.errors
-
-
-def test_short_calls_are_repeated_and_their_mean_is_taken() -> None:
-    clock, calls = Clock(), []
-
-    def turn() -> None:
-        calls.append(clock.now)
-        clock.now += 1 / 64
-
-    found = take_turns({"a": turn}, repeats=2, seconds=1e9, clock=clock)
-    assert found.seconds["a"] == [1 / 64, 1 / 64]
-    assert len(calls) == rounds._WARM_UP_CALLS + 2 * 4  # 4 of 16 ms fill a turn of 50 ms
+    subjects = {n: (lambda n=n, s=s: call(n, s)) for n, s in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    seconds, errors = time_in_rounds(subjects, repeats=4, seconds=1e9, clock=clock)
+    assert "".join(order) == "abc" * (WARM_UP + 4)
+    assert seconds == {"a": [1.0] * 4, "b": [2.0] * 4, "c": [3.0] * 4}
+    assert not errors
 
 
 def test_time_ends_the_rounds_but_not_before_the_third() -> None:
     clock = Clock()
 
-    def turn() -> None:
+    def call() -> None:
         clock.now += 10.0
 
-    assert len(take_turns({"a": turn}, 9, seconds=1.0, clock=clock).seconds["a"]) == 3
-    assert len(take_turns({"a": turn}, 9, seconds=45.0, clock=clock).seconds["a"]) == 5
-    assert len(take_turns({"a": turn}, 2, seconds=1.0, clock=clock).seconds["a"]) == 2
+    for repeats, limit_s, rounds in ((9, 1.0, 3), (9, 45.0, 5), (2, 1.0, 2)):
+        seconds, _ = time_in_rounds({"a": call}, repeats, limit_s, clock)
+        assert len(seconds["a"]) == rounds
 
 
-@pytest.mark.parametrize("first_failure", [0, 2])
+@pytest.mark.parametrize("first_failure", [0, WARM_UP + 1])
 def test_one_that_fails_is_named_and_left_out(first_failure: int) -> None:
     clock, calls = Clock(), []
 
@@ -71,7 +62,12 @@ def test_one_that_fails_is_named_and_left_out(first_failure: int) -> None:
             raise RuntimeError("lost the device in /opt/vendor/lib/x.so")
         clock.now += 1.0
 
-    found = take_turns({"bad": bad, "good": good}, repeats=3, seconds=1e9, clock=clock)
-    assert found.seconds == {"good": [1.0] * 3}
-    assert found.errors == {"bad": "RuntimeError: lost the device in x.so"}
+    seconds, errors = time_in_rounds({"bad": bad, "good": good}, repeats=3, seconds=1e9, clock=clock)
+    assert seconds == {"good": [1.0] * 3}
+    assert errors == {"bad": "RuntimeError: lost the device in x.so"}
     assert len(calls) == first_failure + 1
+
+
+def test_spread_of_known_numbers() -> None:
+    assert Spread.of([4.0, 1.0, 2.0, 3.0, 10.0]) == Spread(median=3.0, min=1.0, q1=2.0, q3=4.0, rounds=5)
+    assert Spread.of([np.pi]) == Spread(3.1416, 3.1416, 3.1416, 3.1416, 1)
