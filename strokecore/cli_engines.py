@@ -143,5 +143,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Raises ValueError, which argparse reports."""
-    return tuple(int(word) for word in _words(text))
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected whole numbers such as 1,8,32") from error

@@ -12,8 +12,6 @@ import numpy as np
 from strokecore.bench.machine import without_folders
 
 MINIMUM_ROUNDS: Final = 3
-# Kernels are chosen, graphs compiled and memory taken at the first calls.
-_WARM_UP_CALLS: Final = 3
 # Thread pools spin for some milliseconds after a call, and would take the next subject's cores.
 _REST_S: Final = 0.02
 # More digits than the times of two runs ever share.
@@ -45,7 +43,9 @@ def time_in_rounds(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Warm all subjects up, then time one call of each in turn, ``repeats`` times.
+    """Time one call of each subject in turn, ``repeats`` times after a round that does not count.
+
+    In that one kernels are chosen, graphs compiled and memory taken.
 
     Parameters
     ----------
@@ -61,10 +61,8 @@ def time_in_rounds(
     found: dict[str, list[float]] = {name: [] for name in subjects}
     errors: dict[str, str] = {}
     begun = clock()
-    for number in range(-_WARM_UP_CALLS, repeats):
-        if number == 0:
-            begun = clock()
-        if number >= MINIMUM_ROUNDS and clock() - begun > seconds:
+    for done in range(-1, repeats):
+        if done >= MINIMUM_ROUNDS and clock() - begun > seconds:
             break
         for name in list(found):
             time.sleep(_REST_S)
@@ -75,6 +73,6 @@ def time_in_rounds(
                 errors[name] = without_folders(error)
                 del found[name]
                 continue
-            if number >= 0:
+            if done >= 0:
                 found[name].append(clock() - start)
     return found, errors
