@@ -112,7 +112,7 @@ class ModelPackage:
         EngineError: it cannot be had in this precision, or must be made and the package onnx is not there.
         ModelPackageError: the file cannot be read, or is no such graph.
         """
-        from strokecore.learned.typed_graph import typed_graph
+        from trainer.package.typed_graph import typed_graph
 
         name = TYPED_ONNX.format(precision)
         packaged = name in self.manifest["files"]

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from strokecore.errors import EngineError
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES
-from strokecore.learned.plain_graph import make_plain
 from strokecore.learned.torch_ops import OPERATIONS, Node, Run, Values
+from trainer.package.plain_graph import make_plain
 
 _CONVOLUTIONS: Final = ("Conv", "ConvTranspose")
 

@@ -13,11 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from strokecore.errors import EngineError
 from strokecore.learned.differences import large_difference
-from strokecore.learned.graph_types import infer_types
 from strokecore.learned.package import OUTPUT_NAMES
-from strokecore.learned.plain_graph import free_name
-from strokecore.learned.typed_graph import TYPED_PRECISIONS, typed_graph
 from trainer.package.graph import run_onnx
+from trainer.package.graph_types import infer_types
+from trainer.package.plain_graph import free_name
+from trainer.package.typed_graph import TYPED_PRECISIONS, typed_graph
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _LOW: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
 
 
 def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, bytes]:
-    """Typed graphs by precision, as strokecore.learned.typed_graph makes them.
+    """Typed graphs by precision, as trainer.package.typed_graph makes them.
 
     One that cannot be had, or is too far from the golden outputs, is left out with a warning: the parity gate
     of a node would refuse it, and take the next precision.

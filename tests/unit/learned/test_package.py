@@ -15,8 +15,8 @@ import pytest
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.package import Calibration, load_package
-from strokecore.learned.typed_graph import typed_graph
 from tests.unit.learned.package_cases import SPEC, read_manifest, write_manifest, write_package
+from trainer.package.typed_graph import typed_graph
 
 
 @pytest.fixture

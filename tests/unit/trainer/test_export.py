@@ -19,7 +19,6 @@ from strokecore.learned.engine import infarct_map
 from strokecore.learned.onnx import OnnxEngine
 from strokecore.learned.package import ModelPackage, file_sha256, load_package
 from strokecore.learned.preprocessing import InputSpec
-from strokecore.learned.typed_graph import TYPED_PRECISIONS
 from tests.unit.trainer.evaluation_cases import M2, M5, make_case, make_dataset
 from trainer.config import Recipe, WeightsConfig
 from trainer.data.cases import Case, Dataset
@@ -31,6 +30,7 @@ from trainer.measure.predict import predict_slices
 from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
 from trainer.package.graph import TOLERANCE, ExportError, check_parity, golden
 from trainer.package.model_card import licence_name, licence_text
+from trainer.package.typed_graph import TYPED_PRECISIONS
 
 SPEC = InputSpec(size=(64, 48), pixel_mm=3.5, slice_mm=6.0)
 NANO = BackboneConfig(32, 4, 2, 64, (1, 2, 3, 4), patch_size=8)

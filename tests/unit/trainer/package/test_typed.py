@@ -14,12 +14,12 @@ import pytest
 
 import trainer.package.typed
 from strokecore.errors import EngineError
-from strokecore.learned.graph_types import infer_types
 from strokecore.learned.package import OUTPUT_NAMES
-from strokecore.learned.typed_graph import typed_graph
-from tests.unit.learned.typed_cases import exported, graph, slices
+from tests.unit.trainer.package.typed_cases import exported, graph, slices
 from trainer.package.graph import run_onnx
+from trainer.package.graph_types import infer_types
 from trainer.package.typed import difference, rounded_graph, typed_networks
+from trainer.package.typed_graph import typed_graph
 
 KINDS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16}
 

@@ -12,14 +12,14 @@ from onnx import TensorProto, numpy_helper
 
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.differences import large_difference
-from strokecore.learned.graph_types import infer_types
-from strokecore.learned.precision_rule import MOVERS, PRODUCTS
-from strokecore.learned.tensorrt_operators import unsupported_operators
-from strokecore.learned.typed_graph import TYPED_PRECISIONS, to_bf16, typed_graph
 from tests.unit.learned.package_cases import mirror_network
-from tests.unit.learned.typed_cases import SIZE, exported, eye, graph, slices
+from tests.unit.trainer.package.typed_cases import SIZE, exported, eye, graph, slices
 from trainer.package.graph import run_onnx
+from trainer.package.graph_types import infer_types
+from trainer.package.precision_rule import MOVERS, PRODUCTS
+from trainer.package.tensorrt_operators import unsupported_operators
 from trainer.package.typed import rounded_graph
+from trainer.package.typed_graph import TYPED_PRECISIONS, to_bf16, typed_graph
 
 LAYERS = 4
 LOW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from strokecore.learned.precision_rule import CHEAP, PRODUCTS, SOFTMAXES
-from strokecore.learned.tensorrt_operators import OPERATORS, OPSETS, unsupported_operators
 from tests.unit.learned.package_cases import mirror_network
-from tests.unit.learned.typed_cases import eye, graph
+from tests.unit.trainer.package.typed_cases import eye, graph
+from trainer.package.precision_rule import CHEAP, PRODUCTS, SOFTMAXES
+from trainer.package.tensorrt_operators import OPERATORS, OPSETS, unsupported_operators
 
 
 def test_the_list_is_whole() -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from strokecore.learned.plain_graph import producers
+from trainer.package.plain_graph import producers
 
 if TYPE_CHECKING:
     import onnx

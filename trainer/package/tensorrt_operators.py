@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from strokecore.learned.graph_types import infer_types
+from trainer.package.graph_types import infer_types
 
 if TYPE_CHECKING:
     import onnx

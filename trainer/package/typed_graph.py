@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.graph_types import infer_types, skeleton
-from strokecore.learned.pixel_shuffle import shuffle_pixels
-from strokecore.learned.plain_graph import free_name, make_plain, remove
-from strokecore.learned.precision_rule import precisions
+from trainer.package.graph_types import infer_types, skeleton
+from trainer.package.pixel_shuffle import shuffle_pixels
+from trainer.package.plain_graph import free_name, make_plain, remove
+from trainer.package.precision_rule import precisions
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from strokecore.learned.plain_graph import free_name
+from trainer.package.plain_graph import free_name
 
 if TYPE_CHECKING:
     import onnx

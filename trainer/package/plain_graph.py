@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from strokecore.learned.graph_types import TensorType, infer_types
+from trainer.package.graph_types import TensorType, infer_types
 
 if TYPE_CHECKING:
     import onnx
