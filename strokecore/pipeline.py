@@ -20,8 +20,10 @@ from strokecore.config import ScoringConfig
 from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
 from strokecore.head.brain import segment_brain
-from strokecore.head.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import HeadFrame
 from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical, to_source
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.identifiers import result_key
 from strokecore.learned.selection import select_engine

@@ -271,9 +271,9 @@ def by_group(patients: Sequence[PatientFigures]) -> dict[str, dict[str, Any]]:
 
 def write(folder: Path, record: dict[str, Any], patients: Sequence[PatientFigures]) -> None:
     """evaluation.json and patients.csv."""
-    from trainer.loop.checkpoint import write_atomically, write_json
+    from trainer.loop.checkpoint import write_file, write_json
 
-    write_atomically(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
+    write_file(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
     write_json(folder / "evaluation.json", record)
 
 

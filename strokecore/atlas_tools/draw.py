@@ -14,8 +14,9 @@ from scipy import ndimage
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.head.brain import segment_brain
-from strokecore.head.frame import coverage, fit_head_frame, to_canonical
+from strokecore.head.frame import fit_head_frame
 from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.reading.series import read_series
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from strokecore.bench.memory import Memory
 from strokecore.bench.steps import Scoring, Steps
 from strokecore.bench.summary import Spread, speed_up
 from strokecore.evaluate.statistics import Estimate
+from strokecore.files import write_atomically
 from strokecore.learned.package import ModelPackage
 
 _MIB: Final = 2**20
@@ -79,9 +79,7 @@ def steps_facts(steps: Steps) -> dict[str, Any]:
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write the JSON; the whole of it or nothing."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
-    os.replace(part, path)
+    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _engine_line(line: Line, measured: Measured, flops: int | None) -> dict[str, Any]:

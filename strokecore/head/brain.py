@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.head.cranium import BONE_HU, depth, dilate, erode, find_cranium, largest_component
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]

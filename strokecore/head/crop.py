@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 from strokecore.scoring.engine import Head
 
 Bool3D = npt.NDArray[np.bool_]

@@ -18,7 +18,8 @@ from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC,
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image, align
 from strokecore.head.brain import Brain
-from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE, Grid
+from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE
+from strokecore.head.grid import Grid
 from strokecore.head.image import brain_image, template_image, thinned
 from strokecore.head.warp import Warp, fit_warp
 

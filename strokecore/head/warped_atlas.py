@@ -13,7 +13,7 @@ from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.head.alignment import Image
 from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 from strokecore.head.registration import Registration
 from strokecore.head.warp import LARGEST_MM
 

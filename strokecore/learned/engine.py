@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
 from strokecore.head.crop import crop, symmetric_box, uncrop
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
 from strokecore.learned.combination import combined, region_opinions
 from strokecore.learned.package import ModelPackage

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from strokecore.errors import UsageError
+from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
 from strokecore.pipeline import Scored
 from strokecore.reading import tags
@@ -119,13 +118,14 @@ def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
 
 def _replaced(out: Path) -> list[Path]:
     """Files of ``out`` that a run removes, half-written ones included."""
-    found = [path for name in _OURS for path in (out / name, out / f"{name}.part") if path.exists()]
-    return found + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
+    ours = [out / name for name in _OURS if (out / name).exists()]
+    halves = [path for name in _OURS for path in out.glob(partial_pattern(name))]
+    return ours + halves + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
 
 
 def _replaceable(path: Path) -> bool:
     """Whether a file may be removed: one that is not ours may be someone's only copy."""
-    if path.suffix in (".json", ".html", ".part"):
+    if path.suffix in (".json", ".html", PARTIAL_SUFFIX):
         return True
     if path.suffix != ".dcm":
         return False
@@ -145,15 +145,12 @@ def _clear(out: Path) -> None:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel gives it back when a process dies."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
+    """Hold the folder's lock."""
+    with ExitStack() as lock:
         # some network file systems have no locks on folders: there, runs are not kept apart
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock.enter_context(locked(out))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _not_written(scored: Scored, error: OSError) -> Scored:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from strokecore.anatomy.regions import FULL_NAMES, REGION_NAMES, SIDES, Side
+from strokecore.files import write_atomically
 from strokecore.flags import QualityFlag
 from strokecore.result import AspectsScore, RegionFinding, Result
 
@@ -66,7 +66,7 @@ def write_json(result: Result, path: Path) -> None:
     """
     record = to_json(result)
     _validator().validate(record)
-    _write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @cache
@@ -161,7 +161,7 @@ def write_html(result: Result, path: Path, drawing: Drawing | None = None) -> No
         pictures=[_png(shown) for shown in (drawing.levels, *drawing.montage)] if drawing else [],
         reasons=reasons(result) if result.status != "scored" else [],
     )
-    _write(path, page)
+    write_atomically(path, page.encode())
 
 
 def region_rows(result: Result) -> list[tuple[str, RegionFinding, RegionFinding]]:
@@ -233,9 +233,3 @@ def _png(pixels: Rgb8) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _write(path: Path, words: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(words, encoding="utf-8")
-    os.replace(partial, path)

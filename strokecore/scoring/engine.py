@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,9 @@ from scipy import ndimage
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import RegionId
 from strokecore.head.brain import segment_brain
-from strokecore.head.frame import coverage, fit_head_frame, to_canonical, to_source
+from strokecore.head.frame import fit_head_frame
 from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical, to_source
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.reading.series import Series
 from strokecore.simulate.infarct import EDGE_SIGMA_MM, WHITE_SHARE

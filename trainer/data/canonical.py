@@ -11,8 +11,10 @@ from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import Refusal
 from strokecore.head.brain import segment_brain
-from strokecore.head.frame import Grid, coverage, fit_head_frame, to_canonical
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import Grid
 from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.learned.arms import COUPLED, level_plane_mm
 from strokecore.reading.series import Series

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.arms import CLASSES, Arm, arm_target, sg_share
 from trainer.data.cases import Case, Group, Labels
 

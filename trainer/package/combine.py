@@ -13,7 +13,7 @@ from scipy import optimize, special
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import RegionId
 from strokecore.head.brain import segment_brain
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.head.registration import register_atlas
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.learned.combination import Combination, VoxelWeights, region_map, voxel_opinions

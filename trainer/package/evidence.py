@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
 from strokecore.learned.engine import Run, infarct_map, region_log_odds
 from strokecore.learned.package import Calibration

@@ -10,15 +10,9 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import Refusal
-from strokecore.head.frame import (
-    CANONICAL_GRID,
-    Grid,
-    HeadFrame,
-    coverage,
-    fit_head_frame,
-    to_canonical,
-    to_source,
-)
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
+from strokecore.head.resampling import coverage, to_canonical, to_source
 from strokecore.reading.series import Series
 from tests.synthetic_head import ball, head_series, pose
 

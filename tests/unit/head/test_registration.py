@@ -12,11 +12,13 @@ from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
 from strokecore.errors import Refusal
 from strokecore.head.brain import Brain, segment_brain
-from strokecore.head.frame import Grid, HeadFrame, coverage, fit_head_frame, to_canonical
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import Grid, HeadFrame
 from strokecore.head.registration import (
     Registration,
     register_atlas,
 )
+from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import place_atlas
 from strokecore.reading.series import Series, read_series
 from tests.synthetic_head import ball, head_series, pose

@@ -8,7 +8,7 @@ import numpy as np
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONIC, RegionId
 from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 from strokecore.scoring.engine import Head
 
 SHAPE = (40, 100, 121)

@@ -17,7 +17,7 @@ from torch import nn
 import trainer.loop.run
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from tests.unit.trainer.evaluation_cases import (
     HEALTHY_HU,
     LESION_HU,

@@ -10,7 +10,7 @@ from scipy import special
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
 from strokecore.errors import UsageError
 from strokecore.head.brain import Brain
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.engine import Float4D
 from strokecore.learned.preprocessing import STROKE_WINDOW
 from strokecore.scoring.aspects import find_regions

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.reading.series import Series
 from trainer.data.cases import Case, CaseRecord
 from trainer.prepare.case_file import SOURCE_DIGEST, volume_ml
