@@ -12,7 +12,7 @@ from rich.table import Table
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
-from strokecore.learned.availability import ENGINES, Availability, availability
+from strokecore.learned.runtimes import ENGINES, Availability, availability
 from strokecore.learned.selection import select_engine
 
 _LIBRARIES = ("numpy", "scipy", "SimpleITK", "pydicom", "highdicom", "pynetdicom")

@@ -16,7 +16,7 @@ from strokecore.bench.settings import BenchSettings
 from strokecore.bench.subjects import Running, Subject
 from strokecore.bench.words import in_words, without_folders
 from strokecore.errors import EngineError
-from strokecore.learned.nvidia import gpus
+from strokecore.learned.devices import gpus
 from strokecore.learned.package import ModelPackage
 
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.devices import driver_version, gpus
 from strokecore.learned.threads import cpu_name, usable_cores
 
 _LIBRARIES: Final = (

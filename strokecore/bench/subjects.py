@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any, Final, Protocol
 
 from strokecore.errors import UsageError
-from strokecore.learned.availability import ENGINES, availability
 from strokecore.learned.engine import Float4D
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtimes import ENGINES, availability
 
 REFERENCE: Final = "onnx"
 """The engine that all others are compared with."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from strokecore.learned.availability import ENGINES, availability
 from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtimes import ENGINES, availability
 
 log = logging.getLogger(__name__)
 

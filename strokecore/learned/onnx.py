@@ -107,7 +107,7 @@ def _session(onnxruntime: Any, package: ModelPackage, threads: int, provider: st
 
 
 def _gpu_name() -> str:
-    from strokecore.learned.nvidia import gpus
+    from strokecore.learned.devices import gpus
 
     found = gpus()
     if not found:

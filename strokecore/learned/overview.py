@@ -14,9 +14,9 @@ from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import verdicts
-from strokecore.learned.availability import ENGINES, Availability, availability
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity_report import LIMITS
+from strokecore.learned.runtimes import ENGINES, Availability, availability
 from strokecore.learned.selection import default_package, select_engine
 from strokecore.learned.shipped import SHIPPED, package_folder
 from strokecore.learned.threads import default_threads

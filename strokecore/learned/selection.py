@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import shipped
-from strokecore.learned.availability import ENGINES, availability
+from strokecore.learned.runtimes import ENGINES, availability
 from strokecore.learned.shipped import SHIPPED, package_folder
 from strokecore.learned.threads import default_threads
 from strokecore.scoring.asymmetry import AsymmetryEngine

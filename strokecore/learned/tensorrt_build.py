@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.learned.package import INPUT_NAME, ModelPackage
 from strokecore.learned.plans import Profile
 from strokecore.learned.tensorrt_api import (

@@ -22,11 +22,11 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.errors import EngineError
 from strokecore.files import cache_folder, keep_newest, read_own, write_own
-from strokecore.learned.availability import cpu_flags, library_versions
-from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.devices import driver_version, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, pack, unpack
+from strokecore.learned.runtimes import cpu_flags, library_versions
 from strokecore.learned.threads import cpu_name
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ import pytest
 from strokecore.errors import EngineError
 from strokecore.learned import plans, tensorrt_plan
 from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.devices import driver_version, gpus
 from strokecore.learned.onnx import OnnxEngine
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.tensorrt import TensorRtEngine, build, ready, unavailable

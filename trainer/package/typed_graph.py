@@ -2,9 +2,9 @@
 
 A strongly typed network computes in the types that its graph says: TensorRT 11 knows no other.
 precision_rule.py says what computes in 16 bits, and here weights are stored and casts written accordingly.
-Inputs and outputs of the network stay fp32, its number of slices stays free, a tensor is cast once for all its
-readers, and the same network gives the same bytes. TF32 needs no graph of its own: it is fp32 and a flag of the
-builder.
+Inputs and outputs of the network stay fp32, its number of slices stays free, a tensor is cast once for all
+its readers, and the same network gives the same bytes. TF32 needs no graph of its own: it is fp32 and a flag
+of the builder.
 """
 
 from __future__ import annotations

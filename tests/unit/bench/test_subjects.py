@@ -7,7 +7,7 @@ import pytest
 from strokecore.bench import subjects
 from strokecore.bench.subjects import KINDS, Kind, Subject, find_subjects
 from strokecore.errors import UsageError
-from strokecore.learned.availability import Availability
+from strokecore.learned.runtimes import Availability
 
 FAKES = "tests.unit.bench.fakes"
 FOUND = {

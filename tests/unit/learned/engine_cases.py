@@ -13,9 +13,9 @@ import pytest
 from strokecore.errors import EngineError
 from strokecore.learned import ladder
 from strokecore.learned import selection as select
-from strokecore.learned.availability import ENGINES, Availability
 from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtimes import ENGINES, Availability
 from tests.unit.learned.package_cases import mirror_answers
 
 Float4D = npt.NDArray[np.float32]

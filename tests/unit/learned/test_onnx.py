@@ -9,7 +9,7 @@ import pytest
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned import nvidia
+from strokecore.learned import devices
 from strokecore.learned.onnx import OnnxEngine
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.preprocessing import to_channels
@@ -115,8 +115,8 @@ def test_the_cuda_provider_is_never_replaced_by_the_cpu_in_silence(
         def get_providers(self) -> list[str]:
             return names[1:]
 
-    gpu = nvidia.Gpu(0, "NVIDIA Test", (9, 0), 2**30, "")
-    monkeypatch.setattr(nvidia, "gpus", lambda: (gpu,))
+    gpu = devices.Gpu(0, "NVIDIA Test", (9, 0), 2**30, "")
+    monkeypatch.setattr(devices, "gpus", lambda: (gpu,))
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with pytest.raises(EngineError, match="cannot start its CUDAExecutionProvider"):
         OnnxEngine(package, provider="cuda")

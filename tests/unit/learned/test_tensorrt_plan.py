@@ -113,7 +113,7 @@ def test_another_gpu(package: ModelPackage, trt: FakeTensorRt) -> None:
 
 def test_without_a_gpu_tensorrt_is_not_even_imported() -> None:
     code = (
-        "import sys\nfrom strokecore.learned import nvidia\nnvidia.gpus = lambda: ()\n"
+        "import sys\nfrom strokecore.learned import devices\ndevices.gpus = lambda: ()\n"
         "import strokecore.learned.tensorrt_api as api\napi.gpus = lambda: ()\n"
         "from strokecore.learned.tensorrt import ready, unavailable\n"
         "assert 'no NVIDIA GPU' in unavailable(), unavailable()\n"

@@ -1,4 +1,4 @@
-"""strokecore/learned/availability.py: what is here, what is missing, and the command that brings it."""
+"""strokecore/learned/runtimes.py: what is here, what is missing, and the command that brings it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from strokecore.learned import availability as module
-from strokecore.learned.availability import ENGINES, Availability, availability, cpu_flags, library_versions
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned import runtimes as module
+from strokecore.learned.devices import Gpu
+from strokecore.learned.runtimes import ENGINES, Availability, availability, cpu_flags, library_versions
 
 HOPPER = Gpu(0, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, "a" * 32)
 TURING = Gpu(0, "Tesla T4", (7, 5), 16 * 2**30, "b" * 32)
@@ -131,7 +131,7 @@ def test_cpu_flags_are_read_as_each_architecture_writes_them(
 
 def test_looking_loads_no_runtime() -> None:
     code = (
-        "import sys\nfrom strokecore.learned.availability import ENGINES, availability\n"
+        "import sys\nfrom strokecore.learned.runtimes import ENGINES, availability\n"
         "for engine in ENGINES: availability(engine)\n"
         "heavy = {'torch', 'onnxruntime', 'openvino', 'tensorrt', 'onnx'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from strokecore.errors import EngineError
-from strokecore.learned.nvidia import gpus
+from strokecore.learned.devices import gpus
 from strokecore.learned.threads import cpu_name
 
 ENGINES: Final = ("tensorrt", "torch", "openvino", "onnx")
