@@ -13,7 +13,7 @@ from strokecore.errors import EngineError, UsageError
 from strokecore.learned.package import load_package
 from strokecore.learned.shipped import package_folder
 from strokecore.learned.tensorrt_build import MOST_SLICES, PRECISIONS, check_precision
-from strokecore.learned.tensorrt_plan import Built, build, unavailable, usable_gpu
+from strokecore.learned.tensorrt_engines import Built, build, unavailable, usable_gpu
 
 # Behind everything that serves: a build takes a core and minutes.
 _BACKGROUND_NICENESS: Final = 15

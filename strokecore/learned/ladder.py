@@ -82,7 +82,7 @@ def _tensorrt_steps(precisions: tuple[str, ...], package: ModelPackage, refused:
 
     The next precision is built only when the gate refused this one.
     """
-    from strokecore.learned.tensorrt_plan import ready, start_background_build
+    from strokecore.learned.tensorrt_engines import ready, start_background_build
 
     building = False
     for precision in precisions:

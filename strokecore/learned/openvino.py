@@ -7,7 +7,7 @@ import io
 from typing import Any, Final
 
 from strokecore.errors import EngineError
-from strokecore.learned import openvino_cache
+from strokecore.learned import compiled_cache
 from strokecore.learned.engine import Float4D
 from strokecore.learned.openvino_library import load_openvino
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
@@ -95,18 +95,18 @@ def _settings(precision: str, threads: int) -> dict[str, Any]:
 
 def _compiled(core: Any, package: ModelPackage, settings: dict[str, Any], key: dict[str, str]) -> Any:
     """From the cache where it is there and sound, else compiled now and kept."""
-    kept = openvino_cache.load(key)
+    kept = compiled_cache.load(key)
     if kept is not None:
         # whole as it was written; should the library not like it after all, it is made again
         with contextlib.suppress(RuntimeError):
             return core.import_model(io.BytesIO(kept), "CPU", settings)
-        openvino_cache.discard(key)
+        compiled_cache.discard(key)
     model = core.read_model(package.onnx)
     check_tensors(package, {t.any_name: _described(t) for t in (*model.inputs, *model.outputs)})
     compiled = core.compile_model(model, "CPU", settings)
     stream = io.BytesIO()
     compiled.export_model(stream)
-    openvino_cache.store(key, stream.getvalue())
+    compiled_cache.store(key, stream.getvalue())
     return compiled
 
 

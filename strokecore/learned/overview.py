@@ -108,7 +108,7 @@ def _check(package: ModelPackage, found: Sequence[Availability]) -> dict[tuple[s
     """The whole gate on each; what cannot be started has a reason instead of a report."""
     from strokecore.learned.gate import Gate
     from strokecore.learned.ladder import Step, start
-    from strokecore.learned.tensorrt_plan import ready
+    from strokecore.learned.tensorrt_engines import ready
 
     gate = Gate(package, default_threads())
     checked: dict[tuple[str, str], dict[str, Any]] = {}

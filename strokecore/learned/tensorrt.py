@@ -19,8 +19,7 @@ from strokecore.learned.plans import PlanKey
 from strokecore.learned.runtime import padded_batch
 from strokecore.learned.tensorrt_api import ICudaEngine, Runtime, load_tensorrt
 from strokecore.learned.tensorrt_build import PRECISIONS, check_precision, logger_of
-from strokecore.learned.tensorrt_lanes import Lanes, OutOfMemory, Shape
-from strokecore.learned.tensorrt_plan import (
+from strokecore.learned.tensorrt_engines import (
     build,
     plan_key,
     ready,
@@ -28,6 +27,7 @@ from strokecore.learned.tensorrt_plan import (
     unavailable,
     usable_gpu,
 )
+from strokecore.learned.tensorrt_lanes import Lanes, OutOfMemory, Shape
 
 __all__ = ["TensorRtEngine", "build", "ready", "start_background_build", "unavailable"]
 

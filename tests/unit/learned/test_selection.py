@@ -48,9 +48,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return str(state["answer"])
 
     monkeypatch.setattr(
-        "strokecore.learned.tensorrt_plan.ready", lambda package, precision: precision in state["ready"]
+        "strokecore.learned.tensorrt_engines.ready", lambda package, precision: precision in state["ready"]
     )
-    monkeypatch.setattr("strokecore.learned.tensorrt_plan.start_background_build", start)
+    monkeypatch.setattr("strokecore.learned.tensorrt_engines.start_background_build", start)
     return state
 
 

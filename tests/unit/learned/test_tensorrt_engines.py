@@ -13,11 +13,11 @@ import pytest
 
 from strokecore.cli import main
 from strokecore.errors import EngineError
-from strokecore.learned import build_command, devices, plans, tensorrt_plan
+from strokecore.learned import build_command, devices, plans, tensorrt_engines
 from strokecore.learned.devices import gpus
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.tensorrt_api import install_command
-from strokecore.learned.tensorrt_plan import (
+from strokecore.learned.tensorrt_engines import (
     background_command,
     build,
     plan_key,
@@ -194,11 +194,11 @@ def test_a_background_build_is_started_once(
     monkeypatch.setenv("HOME", str(tmp_path / "scan"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scan"))
     monkeypatch.setattr(
-        tensorrt_plan, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
+        tensorrt_engines, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
     )
     said = start_background_build(package, "bf16")
     assert said == "TensorRT bf16 is not built yet; a build was started in the background"
-    (process,) = tensorrt_plan._started
+    (process,) = tensorrt_engines._started
     assert process.wait(60) == 0
     # a scan's own folders end before the build does, the cache stays
     told = [None, None, str(tmp_path / "cache")]
@@ -207,8 +207,8 @@ def test_a_background_build_is_started_once(
     with plans.building(gpus()[0]):
         said = start_background_build(package, "bf16")
     assert said == "TensorRT bf16 is not built yet; a build is at work in the background"
-    assert len(tensorrt_plan._started) == 1
-    tensorrt_plan._started.clear()
+    assert len(tensorrt_engines._started) == 1
+    tensorrt_engines._started.clear()
 
 
 def test_a_background_build_that_cannot_be_is_said(
@@ -216,7 +216,7 @@ def test_a_background_build_that_cannot_be_is_said(
 ) -> None:
     assert "expected one of bf16" in start_background_build(package, "int4")
     assert "there is no GPU 5" in start_background_build(package, "fp32", gpu=5)
-    monkeypatch.setattr(tensorrt_plan, "background_command", lambda *given: ["/no/such/program"])
+    monkeypatch.setattr(tensorrt_engines, "background_command", lambda *given: ["/no/such/program"])
     assert start_background_build(package, "fp32").startswith("TensorRT fp32 cannot be built: ")
     monkeypatch.setattr(devices, "open_driver", absent)
     assert "there is no GPU 0" in start_background_build(package, "fp32")
