@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strokecore.errors import UsageError
-
-ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
+from strokecore.learned.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -25,7 +24,7 @@ def add_engine_commands(commands: Commands) -> None:
 def _add_engines(commands: Commands) -> None:
     engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
     engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
-    engines.add_argument("--engine", choices=ENGINES, default="auto", help="where to begin; auto")
+    engines.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="where to begin; auto")
     engines.add_argument(
         "--check", action="store_true", help="run the whole parity gate on every engine that is here"
     )
@@ -75,7 +74,7 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from strokecore.learned.threads import default_threads
+    from strokecore.learned.devices import default_threads
 
     # numpy's matrix product stands for the peak of as many cores; read when numpy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads or default_threads()))

@@ -13,7 +13,7 @@ import numpy as np
 from strokecore.bench.inputs import BenchSlices
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.differences import dice, large_difference
-from strokecore.learned.engine import Float4D
+from strokecore.learned.runtime import Float4D
 
 Answer = tuple[Float4D, Float4D]
 """Class probabilities of both arms, see strokecore.learned.engine.Run."""

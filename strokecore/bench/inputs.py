@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import ModelPackageError
-from strokecore.learned.engine import Float4D
 from strokecore.learned.fresh import fresh_slices
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtime import Float4D
 
 _SEED: Final = 1
 

@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from strokecore.learned.devices import driver_version, gpus
-from strokecore.learned.threads import cpu_name, usable_cores
+from strokecore.learned.devices import cpu_name, driver_version, gpus, usable_cores
 
 _LIBRARIES: Final = (
     "numpy",

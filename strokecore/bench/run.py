@@ -18,10 +18,9 @@ from strokecore.bench.settings import NONE, BenchSettings
 from strokecore.bench.steps import measure_steps
 from strokecore.bench.subjects import KINDS, Kind, find_subjects
 from strokecore.bench.words import in_words, without_folders
-from strokecore.learned.devices import gpus
+from strokecore.learned.devices import THREADS_VARIABLE, default_threads, gpus
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.shipped import SHIPPED, package_folder
-from strokecore.learned.threads import THREADS_VARIABLE, default_threads
 
 SCHEMA_VERSION = 1
 

@@ -27,7 +27,7 @@ class BenchSettings:
     batches: further numbers of slices in one call.
     repeats: rounds of each measurement.
     seconds: no new round of a measurement is begun after this long, once three are done.
-    threads: of the engines and of the matrix product; None as strokecore.learned.threads.default_threads.
+    threads: of the engines and of the matrix product; None as strokecore.learned.devices.default_threads.
     dicom: folder of a head CT for the steps of the pipeline; None: a simulated head.
     pipeline_runs: processes, and scorings in this process; 0: the pipeline is not measured.
     """

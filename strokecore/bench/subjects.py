@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any, Final, Protocol
 
 from strokecore.errors import UsageError
-from strokecore.learned.engine import Float4D
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.runtimes import ENGINES, availability
+from strokecore.learned.runtime import Float4D
+from strokecore.learned.runtimes import RUNTIME_NAMES, availability, runtime_kind
 
 REFERENCE: Final = "onnx"
 """The engine that all others are compared with."""
@@ -50,27 +50,23 @@ class Kind:
 
     def precisions(self) -> tuple[str, ...]:
         """What the class has, most preferred first."""
-        return tuple(self.load().PRECISIONS)
+        return runtime_kind(self.load().name).precisions
 
     def usable(self) -> tuple[str, ...]:
         """Those that this machine has; of an engine that is not here the first, so that it says why."""
         every = self.precisions()
-        engine = self.load().engine
-        if engine not in ENGINES:
+        engine = self.load().name
+        if engine not in RUNTIME_NAMES:
             return every
         here = availability(engine).precisions
         return tuple(precision for precision in every if precision in here) or every[:1]
 
 
-# torch-eager runs the network operation by operation on the GPU, as research code does; on the CPU torch
-# always does. It is what one has without any of this work, and so the baseline.
 KINDS: Final[dict[str, Kind]] = {
-    "onnx": Kind("strokecore.learned.onnx", "OnnxEngine"),
-    "onnx-cuda": Kind("strokecore.learned.onnx", "OnnxEngine", {"provider": "cuda"}, gpu=True),
-    "openvino": Kind("strokecore.learned.openvino", "OpenVinoEngine"),
-    "torch": Kind("strokecore.learned.torch", "TorchEngine"),
-    "torch-eager": Kind("strokecore.learned.torch", "TorchEngine", {"cuda_graphs": False}, gpu=True),
-    "tensorrt": Kind("strokecore.learned.tensorrt", "TensorRtEngine", gpu=True),
+    "onnx": Kind("strokecore.learned.onnx", "OnnxRuntime"),
+    "onnx-cuda": Kind("strokecore.learned.onnx", "OnnxCudaRuntime", gpu=True),
+    "openvino": Kind("strokecore.learned.openvino", "OpenVinoRuntime"),
+    "tensorrt": Kind("strokecore.learned.tensorrt", "TensorRtRuntime", gpu=True),
 }
 
 

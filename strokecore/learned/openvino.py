@@ -8,21 +8,26 @@ from typing import Any, Final
 
 from strokecore.errors import EngineError
 from strokecore.learned import compiled_cache
-from strokecore.learned.engine import Float4D
+from strokecore.learned.devices import cpu_name, on_cpu
 from strokecore.learned.openvino_library import load_openvino
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
-from strokecore.learned.runtime import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
-from strokecore.learned.threads import cpu_name, on_cpu
+from strokecore.learned.runtime import (
+    CPU_BATCH_PIXELS,
+    BatchedRuntime,
+    Float4D,
+    check_tensors,
+    is_memory,
+    said,
+)
 
 _CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
 _INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
 
 
-class OpenVinoEngine(BatchedEngine):
+class OpenVinoRuntime(BatchedRuntime):
     """A package's graph in OpenVINO's CPU plugin."""
 
-    engine = "openvino"
-    PRECISIONS = ("bf16", "fp32")
+    name = "openvino"
 
     def __init__(self, package: ModelPackage, precision: str, threads: int | None = None) -> None:
         """Compile the graph, or load it from the cache of compiled ones.

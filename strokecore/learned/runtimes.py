@@ -1,48 +1,107 @@
-"""Which engines this machine has, with what is missing and the command that installs it.
+"""The one table of engines that run model packages: which there are, which are here, and starting one.
 
 Nothing heavy is imported to find out: versions come from the installed packages' own records, CPU features
-from the system and GPUs from the driver.
+from the system and GPUs from the driver. The Orthanc plugin reads the names here, so that this file needs the
+standard library only.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
-from pathlib import Path
-from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from strokecore.errors import EngineError
-from strokecore.learned.devices import gpus
-from strokecore.learned.threads import cpu_name
+from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus
 
-ENGINES: Final = ("tensorrt", "torch", "openvino", "onnx")
+if TYPE_CHECKING:
+    from strokecore.learned.package import ModelPackage
+    from strokecore.learned.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class RuntimeKind:
+    """One line of the table.
+
+    Attributes
+    ----------
+    name: as in ``--engine``.
+    module, class_name: where its class is, see strokecore.learned.runtime.Runtime; made with package,
+        precision and threads.
+    import_name: of its library.
+    distributions: that bring the library; several builds of one library go by several names.
+    precisions: that it has, most preferred first.
+    device: what it computes on.
+    needs: the library as people call it.
+    install: the command that brings it.
+    """
+
+    name: str
+    module: str
+    class_name: str
+    import_name: str
+    distributions: tuple[str, ...]
+    precisions: tuple[str, ...]
+    device: Literal["cpu", "gpu"]
+    needs: str
+    install: str
+
+
+RUNTIMES: Final = (
+    RuntimeKind(
+        name="tensorrt",
+        module="strokecore.learned.tensorrt",
+        class_name="TensorRtRuntime",
+        import_name="tensorrt",
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        # bf16 has the range of fp32, in which attention cannot overflow
+        precisions=("bf16", "fp16", "tf32", "fp32"),
+        device="gpu",
+        needs="TensorRT",
+        install="pip install 'strokecore[gpu]'",
+    ),
+    RuntimeKind(
+        name="onnx-cuda",
+        module="strokecore.learned.onnx",
+        class_name="OnnxCudaRuntime",
+        import_name="onnxruntime",
+        distributions=("onnxruntime-gpu",),
+        precisions=("tf32", "fp32"),
+        device="gpu",
+        needs="ONNX Runtime for CUDA",
+        install="pip install 'strokecore[gpu]'",
+    ),
+    RuntimeKind(
+        name="openvino",
+        module="strokecore.learned.openvino",
+        class_name="OpenVinoRuntime",
+        import_name="openvino",
+        distributions=("openvino",),
+        precisions=("bf16", "fp32"),
+        device="cpu",
+        needs="OpenVINO",
+        install="pip install 'strokecore[cpu]'",
+    ),
+    RuntimeKind(
+        name="onnx",
+        module="strokecore.learned.onnx",
+        class_name="OnnxRuntime",
+        import_name="onnxruntime",
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+        precisions=("fp32",),
+        device="cpu",
+        needs="ONNX Runtime",
+        install="pip install 'strokecore[cpu]'",
+    ),
+)
 """Engines that run model packages, the fastest first: the order of ``--engine auto``."""
 
-# Module, and the distributions that bring it: several builds of one library go by several names.
-_LIBRARIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = MappingProxyType(
-    {
-        "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
-        "torch": ("torch", ("torch",)),
-        "openvino": ("openvino", ("openvino",)),
-        "onnx": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
-    }
-)
-_INSTALL: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "torch": "pip install 'strokecore[train]'",
-        "openvino": "pip install 'strokecore[cpu]'",
-        "onnx": "pip install 'strokecore[cpu]'",
-    }
-)
-# Ampere brought matrix units for bf16 and TF32; older GPUs only imitate them.
-_MATRIX_UNITS: Final = (8, 0)
-_CPU_FACTS: Final = Path("/proc/cpuinfo")
-# x86 (AVX-512, AMX) and Arm name their bf16 units so.
-_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+RUNTIME_NAMES: Final = tuple(kind.name for kind in RUNTIMES)
+ENGINE_CHOICES: Final = ("auto", *RUNTIME_NAMES, "asymmetry")
+"""What ``--engine`` takes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +116,6 @@ class Availability:
     precisions: usable here, most preferred first; empty when the engine is not available.
     reason: why it is not; empty when it is.
     install: the command that brings what is missing; empty when a command cannot.
-    on_gpu: it would run on an NVIDIA GPU.
     """
 
     engine: str
@@ -66,22 +124,79 @@ class Availability:
     precisions: tuple[str, ...]
     reason: str = ""
     install: str = ""
-    on_gpu: bool = False
 
     @property
     def available(self) -> bool:
         return bool(self.precisions)
 
 
-def availability(engine: str) -> Availability:
-    """Whether ``engine``, one of ENGINES, can be used here."""
-    return _LOOK[engine]()
+def runtime_kind(name: str) -> RuntimeKind:
+    """The table's line of an engine of RUNTIME_NAMES."""
+    return next(kind for kind in RUNTIMES if kind.name == name)
 
 
-def library_versions(engine: str) -> dict[str, str]:
+def availability(name: str) -> Availability:
+    """Whether an engine of RUNTIME_NAMES can be used here."""
+    kind = runtime_kind(name)
+    installed = _installed(kind.import_name)
+    versions = library_versions(name)
+    library = (
+        f"{kind.import_name} {next(iter(versions.values()), '(version unknown)')}" if installed else None
+    )
+    devices = gpus() if kind.device == "gpu" else ()
+    device = cpu_name() if kind.device == "cpu" else str(devices[0]) if devices else None
+
+    def missing(reason: str, install: str = "") -> Availability:
+        return Availability(name, library, device, (), reason, install)
+
+    if device is None:
+        return missing(
+            "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container",
+            "" if installed else kind.install,
+        )
+    if not installed:
+        return missing(f"{kind.needs} is not installed", kind.install)
+    if others := _builds_without(kind):
+        remove = " ".join([*others, *versions])
+        return missing(
+            f"{kind.needs} shares its module with {', '.join(others)}, which is installed",
+            f"pip uninstall -y {remove} && {kind.install}",
+        )
+    computes_in = devices[0].computes_in if devices else cpu_computes_in
+    return Availability(name, library, device, tuple(filter(computes_in, kind.precisions)))
+
+
+def start(package: ModelPackage, name: str, precision: str, threads: int) -> Runtime:
+    """An engine of RUNTIME_NAMES, with a package's network loaded.
+
+    Raises
+    ------
+    EngineError: the engine has no such precision, or cannot be used here.
+    ModelPackageError: the package's graph is not the one that its manifest describes.
+    """
+    kind = runtime_kind(name)
+    if precision not in kind.precisions:
+        raise EngineError(
+            f"the {name} engine has no precision {precision!r}; expected one of {', '.join(kind.precisions)}."
+        )
+    runtime = getattr(importlib.import_module(kind.module), kind.class_name)
+    return cast("Runtime", runtime(package, precision, threads))
+
+
+def library_versions(name: str) -> dict[str, str]:
     """Versions of the distributions that an engine's library came in; empty when it is not installed."""
+    return _versions(runtime_kind(name).distributions)
+
+
+def _builds_without(kind: RuntimeKind) -> list[str]:
+    """Installed builds of the same module that lack this engine: they overwrite the one that has it."""
+    names = {d for other in RUNTIMES if other.import_name == kind.import_name for d in other.distributions}
+    return list(_versions(sorted(names - set(kind.distributions))))
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in _LIBRARIES[engine][1]:
+    for name in distributions:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -89,110 +204,8 @@ def library_versions(engine: str) -> dict[str, str]:
     return found
 
 
-@cache
-def cpu_flags() -> frozenset[str]:
-    """What the CPU's cores can do, in the system's words; empty where it does not say."""
-    try:
-        lines = _CPU_FACTS.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
-
-
-def torch_sees_cuda() -> bool:
-    """Whether torch's CUDA works here; imports torch only where a GPU and a build for it are there."""
-    if not gpus() or _torch_for_cpu() or not _installed("torch"):
-        return False
-    try:
-        import torch
-
-        return bool(torch.cuda.is_available())
-    except (ImportError, OSError, RuntimeError):
-        return False
-
-
-def _tensorrt() -> Availability:
-    from strokecore.learned.tensorrt_api import install_command
-    from strokecore.learned.tensorrt_build import PRECISIONS, check_precision
-
-    library, devices = _library("tensorrt"), gpus()
-    if not devices:
-        return Availability(
-            "tensorrt",
-            library,
-            None,
-            (),
-            "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container",
-            "" if library else install_command(),
-        )
-    if library is None:
-        return Availability(
-            "tensorrt", None, str(devices[0]), (), "TensorRT is not installed", install_command()
-        )
-
-    def has(precision: str) -> bool:
-        try:
-            check_precision(precision, devices[0])
-        except EngineError:
-            return False
-        return True
-
-    return Availability("tensorrt", library, str(devices[0]), tuple(filter(has, PRECISIONS)), on_gpu=True)
-
-
-def _torch() -> Availability:
-    library, devices = _library("torch"), gpus()
-    missing = [name for name in ("torch", "onnx") if not _installed(name)]  # onnx reads the graph for it
-    if missing:
-        reason = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        device = str(devices[0]) if devices else cpu_name()
-        return Availability("torch", library, device, (), reason, _INSTALL["torch"])
-    if not devices or not torch_sees_cuda():
-        return Availability("torch", library, cpu_name(), ("fp32",))
-    fast = ("bf16", "tf32") if devices[0].compute_capability >= _MATRIX_UNITS else ()
-    return Availability("torch", library, str(devices[0]), (*fast, "fp32"), on_gpu=True)
-
-
-def _openvino() -> Availability:
-    library = _library("openvino")
-    if library is None:
-        return Availability(
-            "openvino", None, cpu_name(), (), "OpenVINO is not installed", _INSTALL["openvino"]
-        )
-    precisions = ("bf16", "fp32") if cpu_flags() & _BF16_FLAGS else ("fp32",)
-    return Availability("openvino", library, cpu_name(), precisions)
-
-
-def _onnx() -> Availability:
-    library = _library("onnx")
-    if library is None:
-        return Availability("onnx", None, cpu_name(), (), "ONNX Runtime is not installed", _INSTALL["onnx"])
-    return Availability("onnx", library, cpu_name(), ("fp32",))
-
-
-_LOOK: Final[Mapping[str, Callable[[], Availability]]] = MappingProxyType(
-    {"tensorrt": _tensorrt, "torch": _torch, "openvino": _openvino, "onnx": _onnx}
-)
-
-
-def _library(engine: str) -> str | None:
-    module, _ = _LIBRARIES[engine]
-    if not _installed(module):
-        return None
-    versions = sorted(set(library_versions(engine).values()))
-    return f"{module} {versions[0] if versions else '(version unknown)'}"
-
-
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a name that was set to None, or half an installation
         return False
-
-
-def _torch_for_cpu() -> bool:
-    return any(version.endswith("+cpu") for version in library_versions("torch").values())

@@ -39,7 +39,8 @@ from strokecore.evaluate.study import Outcome, outcome
 from strokecore.evaluate.summary import summarise
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
 from strokecore.pipeline import Stopwatch, blank_result, model_info, place_head, score_head
 from strokecore.reading.quiet import quiet_pydicom
@@ -126,7 +127,12 @@ def _results(series: Series, models: tuple[Path, ...]) -> list[Result]:
 
 def engines_of(models: tuple[Path, ...]) -> list[Engine]:
     """The weight-free engine, then one for each package in the reference's fp32."""
-    return [AsymmetryEngine(), *(OnnxEngine(load_package(model)) for model in models)]
+    return [AsymmetryEngine(), *(learned_engine(model) for model in models)]
+
+
+def learned_engine(model: Path) -> LearnedEngine:
+    package = load_package(model)
+    return LearnedEngine(package, OnnxRuntime(package))
 
 
 def balanced(outcomes: Sequence[Outcome], counts: st.Counts) -> tuple[float, Any]:

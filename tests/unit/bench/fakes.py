@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from strokecore.errors import EngineError
-from strokecore.learned.engine import Float4D
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtime import Float4D
 
 HELD_MIB = 96
 

@@ -7,9 +7,9 @@ import pytest
 
 from strokecore.bench.agreement import Agreement, agreement
 from strokecore.bench.inputs import BenchSlices, bench_slices
-from strokecore.learned.engine import Float4D
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import load_package
+from strokecore.learned.runtime import Float4D
 from tests.unit.learned.package_cases import SPEC, write_package
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from strokecore.errors import UsageError
 from strokecore.learned import threads
-from strokecore.learned.threads import cpu_name, default_threads, on_cpu, usable_cores
+from strokecore.learned.devices import cpu_name, default_threads, on_cpu, usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import trainer.export
 from strokecore.errors import ModelPackageError, UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.engine import infarct_map
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage, file_sha256, load_package
 from strokecore.learned.preprocessing import InputSpec
 from tests.unit.trainer.evaluation_cases import M2, M5, make_case, make_dataset
@@ -127,7 +127,7 @@ def test_nothing_of_this_machine_is_in_the_package(exported: Path, dataset: Data
 
 def test_the_node_computes_what_the_trainer_fitted(package: ModelPackage, run: Path, sick: Case) -> None:
     _, net = load_network(run)
-    engine = OnnxEngine(package, threads=1)
+    engine = OnnxRuntime(package, threads=1)
     hu = sick.hu.astype(np.float32)
     maps = [
         infarct_map(answer, hu, sick.regions, sick.brain, CANONICAL_GRID, SPEC)
@@ -163,7 +163,7 @@ def test_golden_holds_real_and_random_slices_and_their_answers(package: ModelPac
     assert arrays["regions"][arrays["case"] == 0].any()
     assert 0 in arrays["share"]
     assert 1 in arrays["share"]
-    engine = OnnxEngine(package, threads=1)
+    engine = OnnxRuntime(package, threads=1)
     for answer, name in zip(engine.run(arrays["slices"]), ("bg_probability", "sg_probability"), strict=True):
         assert np.abs(answer - arrays[name]).max() < TOLERANCE
         assert arrays[name].sum(axis=1) == pytest.approx(1.0, abs=1e-3)

@@ -11,8 +11,8 @@ from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
 from strokecore.errors import UsageError
 from strokecore.head.brain import Brain
 from strokecore.head.grid import CANONICAL_GRID
-from strokecore.learned.engine import Float4D
 from strokecore.learned.preprocessing import STROKE_WINDOW
+from strokecore.learned.runtime import Float4D
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.engine import Head, Lesion
 from tests.unit.trainer.evaluation_cases import (
