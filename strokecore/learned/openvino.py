@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from typing import Any, Final
 
 from strokecore.errors import EngineError
-from strokecore.learned import compiled_cache
+from strokecore.learned.compiled_cache import CompiledCache
 from strokecore.learned.devices import cpu_name, on_cpu
 from strokecore.learned.openvino_library import load_openvino
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
@@ -20,6 +21,10 @@ from strokecore.learned.runtime import (
     said,
 )
 
+log = logging.getLogger(__name__)
+
+# A few models in two precisions.
+_COMPILED: Final = CompiledCache("openvino", ".blob", 6, 2 * 2**30)
 _CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
 _INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
 
@@ -100,18 +105,21 @@ def _settings(precision: str, threads: int) -> dict[str, Any]:
 
 def _compiled(core: Any, package: ModelPackage, settings: dict[str, Any], key: dict[str, str]) -> Any:
     """From the cache where it is there and sound, else compiled now and kept."""
-    kept = compiled_cache.load(key)
+    kept = _COMPILED.load(key)
     if kept is not None:
         # whole as it was written; should the library not like it after all, it is made again
         with contextlib.suppress(RuntimeError):
             return core.import_model(io.BytesIO(kept), "CPU", settings)
-        compiled_cache.discard(key)
+        _COMPILED.discard(key)
     model = core.read_model(package.onnx)
     check_tensors(package, {t.any_name: _described(t) for t in (*model.inputs, *model.outputs)})
     compiled = core.compile_model(model, "CPU", settings)
     stream = io.BytesIO()
     compiled.export_model(stream)
-    compiled_cache.store(key, stream.getvalue())
+    try:
+        _COMPILED.store(key, stream.getvalue())
+    except EngineError as error:
+        log.warning("the compiled model is not kept, so every start compiles it again: %s", error)
     return compiled
 
 

@@ -31,7 +31,7 @@ class RuntimeKind:
     name: as in ``--engine``.
     module, class_name: where its class is, see strokecore.learned.runtime.Runtime; made with package,
         precision and threads.
-    import_name: of its library.
+    import_names: of its library; one of them is enough.
     distributions: that bring the library; several builds of one library go by several names.
     precisions: that it has, most preferred first.
     device: what it computes on.
@@ -42,7 +42,7 @@ class RuntimeKind:
     name: str
     module: str
     class_name: str
-    import_name: str
+    import_names: tuple[str, ...]
     distributions: tuple[str, ...]
     precisions: tuple[str, ...]
     device: Literal["cpu", "gpu"]
@@ -55,8 +55,8 @@ RUNTIMES: Final = (
         name="tensorrt",
         module="strokecore.learned.tensorrt",
         class_name="TensorRtRuntime",
-        import_name="tensorrt",
-        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        import_names=("tensorrt", "tensorrt_rtx"),
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13"),
         # bf16 has the range of fp32, in which attention cannot overflow
         precisions=("bf16", "fp16", "tf32", "fp32"),
         device="gpu",
@@ -67,7 +67,7 @@ RUNTIMES: Final = (
         name="onnx-cuda",
         module="strokecore.learned.onnx",
         class_name="OnnxCudaRuntime",
-        import_name="onnxruntime",
+        import_names=("onnxruntime",),
         distributions=("onnxruntime-gpu",),
         precisions=("tf32", "fp32"),
         device="gpu",
@@ -78,7 +78,7 @@ RUNTIMES: Final = (
         name="openvino",
         module="strokecore.learned.openvino",
         class_name="OpenVinoRuntime",
-        import_name="openvino",
+        import_names=("openvino",),
         distributions=("openvino",),
         precisions=("bf16", "fp32"),
         device="cpu",
@@ -89,7 +89,7 @@ RUNTIMES: Final = (
         name="onnx",
         module="strokecore.learned.onnx",
         class_name="OnnxRuntime",
-        import_name="onnxruntime",
+        import_names=("onnxruntime",),
         distributions=("onnxruntime", "onnxruntime-gpu"),
         precisions=("fp32",),
         device="cpu",
@@ -138,11 +138,9 @@ def runtime_kind(name: str) -> RuntimeKind:
 def availability(name: str) -> Availability:
     """Whether an engine of RUNTIME_NAMES can be used here."""
     kind = runtime_kind(name)
-    installed = _installed(kind.import_name)
+    installed = next(filter(_installed, kind.import_names), "")
     versions = library_versions(name)
-    library = (
-        f"{kind.import_name} {next(iter(versions.values()), '(version unknown)')}" if installed else None
-    )
+    library = f"{installed} {next(iter(versions.values()), '(version unknown)')}" if installed else None
     devices = gpus() if kind.device == "gpu" else ()
     device = cpu_name() if kind.device == "cpu" else str(devices[0]) if devices else None
 
@@ -150,6 +148,8 @@ def availability(name: str) -> Availability:
         return Availability(name, library, device, (), reason, install)
 
     if device is None:
+        if not _installed("cuda.bindings.driver"):
+            return missing("cuda-bindings is not installed, which looks for NVIDIA GPUs", kind.install)
         return missing(
             "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container",
             "" if installed else kind.install,
@@ -190,7 +190,8 @@ def library_versions(name: str) -> dict[str, str]:
 
 def _builds_without(kind: RuntimeKind) -> list[str]:
     """Installed builds of the same module that lack this engine: they overwrite the one that has it."""
-    names = {d for other in RUNTIMES if other.import_name == kind.import_name for d in other.distributions}
+    modules = set(kind.import_names)
+    names = {d for other in RUNTIMES if modules & set(other.import_names) for d in other.distributions}
     return list(_versions(sorted(names - set(kind.distributions))))
 
 

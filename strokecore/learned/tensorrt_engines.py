@@ -1,144 +1,181 @@
-"""A package's plan on this GPU: whether it is there, building it now, and building it in the background."""
+"""The TensorRT engine of a package on this GPU: whether it is there, building it now, or in the background.
+
+A serialised engine is code for one GPU model, one TensorRT version, one network and one precision. It takes
+minutes to build and is kept in the node's cache.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from strokecore._version import __version__
 from strokecore.errors import EngineError, StrokeCoreError
-from strokecore.files import CACHE_VARIABLE, cache_folder
-from strokecore.learned import plans
-from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.devices import Gpu, gpus
-from strokecore.learned.package import ModelPackage
-from strokecore.learned.plans import PlanKey
-from strokecore.learned.tensorrt_api import load_tensorrt
-from strokecore.learned.tensorrt_build import MOST_SLICES, build_plan, check_precision, profile_for
+from strokecore.files import CACHE_VARIABLE, cache_folder, is_locked, locked, read_own, write_own
+from strokecore.learned.compiled_cache import CompiledCache, Key
+from strokecore.learned.devices import CudaError, Gpu, gpus, use_gpu
+from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage
+from strokecore.learned.runtimes import runtime_kind
+from strokecore.learned.tensorrt_build import (
+    Compiled,
+    Profile,
+    compile_network,
+    library_name,
+    load_library,
+    profile_for,
+)
 
 log = logging.getLogger(__name__)
 
-# Of the memory that is free when the build starts. The whole network may become one kernel, whose workspace
-# is all that is computed in between: a small limit would refuse it.
-_WORKSPACE_SHARE: Final = 0.8
+_FOLDER: Final = "tensorrt"
+# A few models in a few precisions.
+ENGINES: Final = CompiledCache(_FOLDER, ".engine", 12, 8 * 2**30)
+TIMINGS: Final = CompiledCache(_FOLDER, ".timing", 6)
+# A build that failed fails again until something changes; a driver may have been repaired by tomorrow.
+FAILURE_HOURS: Final = 24
 BACKGROUND_LOG: Final = "build.log"
 # Parents that end before their builds leave them running; while they live they must not lose track of them.
 _started: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
+class EngineFile:
+    """What an engine of a package depends on.
+
+    Attributes
+    ----------
+    trt: the module of TensorRT.
+    """
+
+    trt: Any
+    package: ModelPackage
+    precision: str
+    gpu: Gpu
+
+    @property
+    def profile(self) -> Profile:
+        """Its numbers of slices."""
+        return profile_for(self.package.spec.size, self.gpu.memory_bytes)
+
+    @property
+    def key(self) -> Key:
+        """StrokeCore's version is a part of it: its code chooses the builder's settings."""
+        return {
+            **self.timing_key,
+            "precision": self.precision,
+            "package_sha256": self.package.sha256,
+            "profile": list(self.profile),
+            "strokecore": __version__,
+        }
+
+    @property
+    def timing_key(self) -> Key:
+        """The GPU's model, not the one card: what is measured on one holds for the next."""
+        return {
+            "gpu": self.gpu.name,
+            "compute_capability": list(self.gpu.compute_capability),
+            "tensorrt": library_name(self.trt),
+        }
+
+    @property
+    def path(self) -> Path:
+        """Where the serialised engine is or would be."""
+        return ENGINES.path(self.key)
+
+
+@dataclass(frozen=True)
 class Built:
-    """A plan in the cache.
+    """A serialised engine in the cache.
 
     Attributes
     ----------
     seconds: that it took to build; None when it was there already.
     """
 
-    key: PlanKey
-    path: Path
-    size_bytes: int
+    file: EngineFile
+    engine: bytes
     seconds: float | None
 
 
-def unavailable() -> str | None:
-    """Why TensorRT cannot be used on this machine, with what to do; None when it can."""
-    try:
-        load_tensorrt()
-    except EngineError as error:
-        return str(error)
-    return None
+def engine_file(package: ModelPackage, precision: str) -> EngineFile:
+    """The engine's file on the first GPU that this process may use; CUDA_VISIBLE_DEVICES says which that is.
 
-
-def usable_gpu(index: int) -> Gpu:
-    """The GPU with CUDA device number ``index``; raises EngineError when there is none."""
-    found = gpus()
-    if not 0 <= index < len(found):
-        listed = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in found) or "none"
-        raise EngineError(f"there is no GPU {index}; this process sees {listed}. Look at nvidia-smi.")
-    return found[index]
-
-
-def plan_key(trt: Any, package: ModelPackage, precision: str, gpu: Gpu, most: int | None = None) -> PlanKey:
-    """The key of the plan for up to ``most`` slices; as many as the GPU's memory suggests when None."""
-    profile = profile_for(package.spec.size, gpu.memory_bytes, MOST_SLICES if most is None else most)
-    return PlanKey.of(gpu, trt.__version__, precision, package.sha256, profile)
-
-
-def ready(package: ModelPackage, precision: str, gpu: int = 0) -> bool:
-    """Whether TensorRT, the GPU and a sound plan for it are there, so that the engine starts at once.
-
-    Never raises.
+    Raises EngineError when there is none, it lacks the precision, or TensorRT cannot be loaded.
     """
+    found = gpus()
+    if not found:
+        raise EngineError(
+            "no NVIDIA GPU is visible to this process; install its driver (nvidia-smi must list the GPU, in "
+            f"a container too), look at CUDA_VISIBLE_DEVICES, and run: {runtime_kind('tensorrt').install}"
+        )
+    gpu = found[0]
+    if not gpu.computes_in(precision):
+        raise EngineError(
+            f"{gpu} has no {precision}, which came with compute capability 8.0 (Ampere); use fp16 or fp32."
+        )
+    return EngineFile(load_library(gpu), package, precision, gpu)
+
+
+def with_graph(package: ModelPackage, precisions: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``precisions`` that the package has a graph for, in their order."""
+    missing = set(TYPED_PRECISIONS) - set(package.typed_precisions)
+    return tuple(precision for precision in precisions if precision not in missing)
+
+
+def ready(package: ModelPackage, precision: str) -> bool:
+    """Whether GPU, TensorRT and a sound engine are there, so that it starts at once; never raises."""
     try:
-        device = usable_gpu(gpu)
-        key = plans.find(plan_key(load_tensorrt(), package, precision, device))
-        return key is not None and plans.load(key) is not None
+        return ENGINES.load(engine_file(package, precision).key) is not None
     except EngineError as error:
         log.debug("TensorRT is not ready: %s", error)
         return False
 
 
-def build(
-    package: ModelPackage,
-    precision: str,
-    *,
-    gpu: int = 0,
-    most: int | None = None,
-    force: bool = False,
-    wait: bool = True,
-) -> Built:
-    """Build a plan and keep it; takes minutes.
+def build(file: EngineFile, *, force: bool = False, wait: bool = True) -> Built:
+    """Build an engine and keep it; takes minutes.
 
     Parameters
     ----------
-    most: slices at once; as many as the GPU's memory suggests when None.
     force: build again also when it is there.
-    wait: for another build on the same GPU to end; one that made this plan serves both.
+    wait: for another build on the same GPU to end; one that made this engine serves both.
 
     Raises
     ------
     EngineError: it cannot be built or written.
+    ModelPackageError: the package has no graph for the precision.
     BlockingIOError: another process builds on this GPU, and ``wait`` is False.
     """
-    device = usable_gpu(gpu)
-    check_precision(precision, device)
-    trt = load_tensorrt()
-    key = plan_key(trt, package, precision, device, most)
-    with plans.building(device, wait=wait):
-        there = None if force else plans.load(key)
+    # one build at a time on a GPU, because a build measures how fast kernels run
+    with locked(_lock_path(file.gpu), wait=wait):
+        there = None if force else ENGINES.load(file.key)
         if there is not None:
-            return Built(key, plans.path_of(key), len(there), None)
-        log.info("building the %s plan of %s for %s", precision, package.name, device.name)
+            return Built(file, there, None)
+        started = time.monotonic()
         try:
-            return _build(trt, package, key, device)
+            compiled = _compiled(file)
+            ENGINES.store(file.key, compiled.engine)
         except StrokeCoreError as error:
-            plans.record_failure(key, str(error))
+            with contextlib.suppress(OSError):
+                write_own(_failure_path(file), str(error).encode())
             raise
+        _failure_path(file).unlink(missing_ok=True)
+        if compiled.timing:
+            with contextlib.suppress(EngineError):  # losing it costs time only
+                TIMINGS.store(file.timing_key, compiled.timing)
+        return Built(file, compiled.engine, time.monotonic() - started)
 
 
-def _build(trt: Any, package: ModelPackage, key: PlanKey, device: Gpu) -> Built:
-    cuda = Cuda(device.index)
-    try:
-        workspace = int(cuda.free_bytes() * _WORKSPACE_SHARE)
-        timing = plans.load_timing(device, key.tensorrt)
-        built = build_plan(trt, package, key.precision, key.profile, workspace, timing)
-    except CudaError as error:
-        raise EngineError(f"{device.name} cannot be used: {error}; look at nvidia-smi.") from error
-    finally:
-        cuda.close()
-    path = plans.store(key, built.plan, built.seconds)
-    if built.timing:
-        plans.store_timing(device, key.tensorrt, built.timing)
-    return Built(key, path, len(built.plan), built.seconds)
-
-
-def start_background_build(package: ModelPackage, precision: str, gpu: int = 0) -> str:
-    """Build a plan in a process of its own, at low priority, which outlives this one.
+def start_background_build(package: ModelPackage, precision: str) -> str:
+    """Build an engine in a process of its own, at low priority, which outlives this one.
 
     Returns a sentence for the log and the result: that it was started, is at work already, or failed lately.
     Never raises. One build runs per GPU; a build that failed is tried again a day later, or by hand with
@@ -146,35 +183,63 @@ def start_background_build(package: ModelPackage, precision: str, gpu: int = 0) 
     """
     what = f"TensorRT {precision}"
     try:
-        device = usable_gpu(gpu)
-        check_precision(precision, device)
-        reason = plans.failure(plan_key(load_tensorrt(), package, precision, device))
-        if reason is not None:
+        file = engine_file(package, precision)
+        if (reason := _failure(file)) is not None:
             return f"{what} could not be built lately: {reason}"
-        if plans.being_built(device):
+        if is_locked(_lock_path(file.gpu)):
             return f"{what} is not built yet; a build is at work in the background"
-        _start(background_command(package.folder, precision, gpu))
+        _start(background_command(package.folder, precision))
     except (EngineError, OSError) as error:
         return f"{what} cannot be built: {error}"
     return f"{what} is not built yet; a build was started in the background"
 
 
-def background_command(folder: Path, precision: str, gpu: int) -> list[str]:
+def background_command(folder: Path, precision: str) -> list[str]:
     """The command that builds in the background."""
-    folder = folder.resolve()
-    words = ["build-engine", str(folder), "--precision", precision, "--gpu", str(gpu), "--background"]
+    words = ["build-engine", str(folder.resolve()), "--precision", precision, "--background"]
     return [sys.executable, "-m", "strokecore", *words]
+
+
+def _compiled(file: EngineFile) -> Compiled:
+    try:
+        use_gpu(file.gpu)
+    except (CudaError, MemoryError) as error:
+        raise EngineError(f"{file.gpu.name} cannot be used ({error}); look at nvidia-smi.") from error
+    timing = TIMINGS.load(file.timing_key) or b""
+    return compile_network(file.trt, file.package, file.precision, file.profile, file.gpu, timing)
+
+
+def _lock_path(gpu: Gpu) -> Path:
+    name = hashlib.sha256((gpu.uuid or str(gpu.index)).encode()).hexdigest()[:16]
+    return cache_folder(_FOLDER) / f"build-{name}.lock"
+
+
+def _failure_path(file: EngineFile) -> Path:
+    return file.path.with_suffix(".failed")
+
+
+def _failure(file: EngineFile) -> str | None:
+    """Why the engine could not be built within the last ``FAILURE_HOURS``; None when it was not tried."""
+    path = _failure_path(file)
+    try:
+        if time.time() - path.stat().st_mtime > FAILURE_HOURS * 3600:
+            return None
+        return read_own(path).decode("utf-8", "replace")
+    except (OSError, EngineError):
+        return None
 
 
 def _start(command: list[str]) -> None:
     _started[:] = [process for process in _started if process.poll() is None]
-    output = cache_folder("tensorrt") / BACKGROUND_LOG
+    output = cache_folder(_FOLDER) / BACKGROUND_LOG
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # without the folders of a scan, which end before a build does; the cache stays the same one
+    lasting = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
     try:
         _started.append(
             subprocess.Popen(
                 command,
-                env=_lasting_environment(),
+                env={**lasting, CACHE_VARIABLE: str(cache_folder())},
                 # "python -m" looks in the working folder first: there it finds the code that runs here
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
@@ -185,9 +250,3 @@ def _start(command: list[str]) -> None:
         )
     finally:
         os.close(descriptor)
-
-
-def _lasting_environment() -> dict[str, str]:
-    """Without the folders of a scan, which end before a build does; the cache stays the same one."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
-    return {**kept, CACHE_VARIABLE: str(cache_folder())}

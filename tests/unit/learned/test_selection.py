@@ -250,7 +250,7 @@ def test_what_does_not_go_together_is_said(name: str, with_model: bool, expected
 def test_selecting_loads_a_runtime_only_for_a_package() -> None:
     code = (
         "import sys\nfrom strokecore.config import ScoringConfig\n"
-        "from strokecore.learned.selection import candidates, select_engine
+        "from strokecore.learned.selection import select_engine\n"
         "select_engine(ScoringConfig())\n"
         "assert not {'onnxruntime', 'torch', 'onnx', 'openvino', 'tensorrt'} & set(sys.modules)"
     )
