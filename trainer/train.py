@@ -35,7 +35,7 @@ from trainer.loop.display import Display
 from trainer.loop.interrupt import Interrupts
 from trainer.loop.processes import agreed, alone_in, start_fabric
 from trainer.loop.reproducible import reproducible, seed_step
-from trainer.loop.run import claim, note_left_out, recipe_sha256
+from trainer.loop.run_folder import claim, note_left_out, recipe_sha256
 from trainer.loop.schedule import learning_rate
 from trainer.loop.session import Session
 from trainer.loop.state import TrainingState

@@ -12,7 +12,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.anatomy.regions import Side
+
 Floats = npt.NDArray[np.float64]
+
+
+def voxel_volume_ml(spacing_mm: tuple[float, float, float]) -> float:
+    """Volume of one voxel, millilitres."""
+    return float(np.prod(spacing_mm)) / 1000.0
+
+
+def on_side(x_mm: npt.NDArray[np.floating], side: Side) -> npt.NDArray[np.bool_]:
+    """Which head coordinates along x lie on a side; x = 0 is on neither."""
+    return x_mm > 0 if side == "left" else x_mm < 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,17 @@ class Grid:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel, millilitres."""
-        return float(np.prod(self.spacing_mm)) / 1000.0
+        return voxel_volume_ml(self.spacing_mm)
+
+    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a [z, y, x] mask of this grid's voxels or of a part of them, millilitres."""
+        return float(mask.sum()) * self.voxel_ml
+
+    def side_columns(self, side: Side) -> tuple[slice, slice, slice]:
+        """Index of the part of a [z, y, x] array on the patient's ``side``; x = 0 itself is in neither."""
+        half = self.shape[2] // 2
+        columns = slice(half) if side == "right" else slice(self.shape[2] - half, None)
+        return slice(None), slice(None), columns
 
 
 # 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the

@@ -77,7 +77,7 @@ def load_library(gpu: Gpu) -> Any:
             return trt
         found.append(f"{name} {trt.__version__} is too old, expected {oldest[0]}.{oldest[1]} or newer")
     install = runtime_kind("tensorrt").install
-    raise EngineError(f"TensorRT cannot be loaded ({'; '.join(found)}); run: {install} --upgrade")
+    raise EngineError(f"TensorRT cannot be loaded ({'; '.join(found)}); run: {install}")
 
 
 def library_name(trt: Any) -> str:

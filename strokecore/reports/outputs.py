@@ -12,18 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from strokecore._version import __version__
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
-from strokecore.pipeline import Scored
 from strokecore.reading import tags
 from strokecore.reading.files import read_header
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import read_candidate_header
-from strokecore.reports import dicom, report
+from strokecore.reading.tags import quiet_pydicom
+from strokecore.reports import dicom
 from strokecore.reports.dicom.instance import MANUFACTURER
-from strokecore.reports.drawing import Drawing
-from strokecore.result import AspectsScore
+from strokecore.reports.html import write_html
+from strokecore.reports.pages import Drawing
+from strokecore.reports.result_json import write_json
+from strokecore.result import Scored, SoftwareInfo, blank_result, failed, internal_error
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,8 +54,8 @@ def prepare(folder: Path, out: Path) -> None:
     with _alone_in(out), tempfile.TemporaryFile(dir=out):
         if foreign := sum(not _replaceable(path) for path in _replaced(out)):
             raise UsageError(
-                f"The output folder holds {foreign} files under the names of results that are none of ours; "
-                "they would be replaced. Name another folder."
+                f"The output folder holds {foreign} files that StrokeCore did not write, under the names of its "
+                "results; they would be replaced. Name another folder."
             )
 
 
@@ -85,8 +89,20 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
             _clear(out)
             if isinstance(error, OSError):
                 with suppress(OSError):
-                    report.write_json(_not_written(scored, error).result, out / "result.json")
+                    write_json(_not_written(scored, error).result, out / "result.json")
             raise
+
+
+def failed_run(
+    config: ScoringConfig,
+    error: Exception,
+    *,
+    content_datetime: str | None = None,
+    supersedes: str | None = None,
+) -> Scored:
+    """What is written of a run that a defect ended."""
+    software = SoftwareInfo(__version__, load_atlas(config.atlas).sha256, config.sha256)
+    return Scored(failed(blank_result(software, content_datetime, supersedes), internal_error(error)))
 
 
 def reason(error: OSError) -> str:
@@ -110,9 +126,9 @@ def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
-    report.write_html(scored.result, out / "report.html", drawing)
+    write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
-    report.write_json(scored.result, out / "result.json")
+    write_json(scored.result, out / "result.json")
     return scored
 
 
@@ -160,18 +176,7 @@ def _not_written(scored: Scored, error: OSError) -> Scored:
         f"The results could not be written: {reason(error)}.",
         "Make room in the output folder and score the scan again.",
     )
-    failed = replace(
-        scored.result,
-        status="failed",
-        aspects={side: AspectsScore(None, 0) for side in scored.result.aspects},
-        affected_side=None,
-        regions=(),
-        infarct_volume_ml=dict.fromkeys(scored.result.infarct_volume_ml, 0.0),
-        old_infarct_volume_ml=0.0,
-        outside_regions_volume_ml=0.0,
-        quality=(flag,),
-    )
-    return Scored(failed)
+    return Scored(failed(scored.result, flag))
 
 
 def _timed(scored: Scored, seconds: float) -> Scored:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from strokecore.learned.cuda import Cuda, CudaError
 
 from strokecore.errors import EngineError
-from strokecore.learned import plans, tensorrt_engines
-from strokecore.learned.cuda import Cuda, CudaError
+from strokecore.learned import plans, tensorrt_plan
 from strokecore.learned.devices import driver_version, gpus
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
@@ -211,7 +211,7 @@ def test_a_plan_is_built_once(package: ModelPackage, cache: Path, monkeypatch: p
         raise AssertionError("built again")
 
     with monkeypatch.context() as only_cache:
-        only_cache.setattr(tensorrt_engines, "build_plan", never)
+        only_cache.setattr(tensorrt_plan, "build_plan", never)
         TensorRtRuntime(package, "fp32").close()
     plan = plans.path_of(built.key)
     plan.write_bytes(plan.read_bytes()[:-1])
@@ -222,7 +222,7 @@ def test_a_plan_is_built_once(package: ModelPackage, cache: Path, monkeypatch: p
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: Path) -> None:
-    command = tensorrt_engines.background_command(package.folder, "fp32", 0)
+    command = tensorrt_plan.background_command(package.folder, "fp32", 0)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not plans.being_built(gpus()[0]) and process.poll() is None and time.monotonic() < deadline:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ctypes
-from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,7 +33,6 @@ class FakeDriver(ModuleType):
 
     def __init__(self, *gpus: Gpu, version: int = 13000) -> None:
         super().__init__("cuda.bindings.driver")
-        self.__spec__ = ModuleSpec(self.__name__, None)  # as of an installed one
         self.gpus, self.version = gpus, version
         self.fail: dict[str, str] = {}
         self.free, self.streams = 2**31, 0

@@ -6,7 +6,9 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,14 @@ def slices(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(0.0, 1.0, (count, *INPUT)).astype(np.float32)
 
 
+def install(driver: FakeDriver | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a stand-in in place of cuda-bindings; None for a machine without."""
+    package = ModuleType("cuda.bindings")
+    package.__spec__ = ModuleSpec("cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", package if driver else None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+
+
 class Machine:
     """A machine with one GPU, TensorRT and an empty cache.
 
@@ -83,7 +93,7 @@ class Machine:
 def machine(cache: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu = L4) -> Iterator[Machine]:
     """Fails in the end when memory of the GPU was not given back."""
     made = Machine(gpu)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", made.driver)
+    install(made.driver, monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", made.trt)
     monkeypatch.setattr(tensorrt_engines, "compile_network", made.compile_network)
     monkeypatch.setenv("STROKECORE_CACHE", str(cache))

@@ -25,8 +25,8 @@ from trainer.data.cases import Case, Dataset
 from trainer.export import export
 from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import write_weights
-from trainer.loop.run import _yaml, load_network, recipe_sha256
-from trainer.measure.predict import predict_slices
+from trainer.loop.run_folder import _yaml, load_network, recipe_sha256
+from trainer.measure.prediction import predict_slices
 from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
 from trainer.package.graph import TOLERANCE, ExportError, check_parity, golden
 from trainer.package.model_card import licence_name, licence_text

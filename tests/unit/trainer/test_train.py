@@ -23,7 +23,7 @@ from trainer.config import Recipe
 from trainer.data.cases import Dataset
 from trainer.loop.checkpoint import read_weights
 from trainer.loop.curve import COLUMNS, read_curve
-from trainer.loop.run import load_network, locked_run, read_record
+from trainer.loop.run_folder import load_network, locked_run, read_record
 from trainer.loop.schedule import learning_rate
 from trainer.loop.validate import Validation, Validator
 from trainer.network.network import BACKBONES

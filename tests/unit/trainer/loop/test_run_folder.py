@@ -17,8 +17,8 @@ from trainer.config import load_recipe
 from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import save_state, write_weights
 from trainer.loop.curve import COLUMNS, Curve, read_curve
-from trainer.loop.record import git_state
-from trainer.loop.run import (
+from trainer.loop.environment import git_state
+from trainer.loop.run_folder import (
     claim,
     load_network,
     locked_run,
