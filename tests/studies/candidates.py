@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from strokecore.reading.quiet import quiet_pydicom
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
