@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import ModelPackageError
-from strokecore.learned.fresh import fresh_slices
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.random_slices import fresh_slices
 from strokecore.learned.runtime import Float4D
 
 _SEED: Final = 1

@@ -15,12 +15,12 @@ import numpy as np
 
 from strokecore.errors import ModelPackageError
 from strokecore.learned import runtimes, verdicts
-from strokecore.learned.fresh import Fresh, fresh_slices
 from strokecore.learned.golden import Golden, read_golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity import check_parity
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, check_quickly, choose_probes
+from strokecore.learned.random_slices import Fresh, fresh_slices
 from strokecore.learned.runtime import Answers, Runtime
 from strokecore.learned.verdicts import Key, Verdict
 

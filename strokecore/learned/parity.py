@@ -31,10 +31,10 @@ from strokecore.learned.differences import (
     rearranged,
 )
 from strokecore.learned.engine import region_log_odds
-from strokecore.learned.fresh import Fresh
 from strokecore.learned.golden import GOLDEN_STEP, Golden
 from strokecore.learned.package import Calibration, ModelPackage
 from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
+from strokecore.learned.random_slices import Fresh
 from strokecore.learned.runtime import Answers, Runtime
 from strokecore.scoring.aspects import REGION_THRESHOLD
 

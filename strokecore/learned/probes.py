@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 
 from strokecore.learned.differences import fit, infarct_log_odds, largest_of_slices, rearranged
-from strokecore.learned.fresh import HEADS, Fresh
 from strokecore.learned.golden import Golden
 from strokecore.learned.parity import fits_in, not_finite, run_or_none, sum_error
 from strokecore.learned.parity_report import Criterion, Limit, ParityReport
+from strokecore.learned.random_slices import HEADS, Fresh
 from strokecore.learned.runtime import Answers, Float4D, Runtime
 
 QUICK_LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(

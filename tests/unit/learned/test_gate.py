@@ -14,12 +14,12 @@ import pytest
 import strokecore.learned.verdicts as verdicts
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import runtimes
-from strokecore.learned.fresh import fresh_slices
 from strokecore.learned.gate import Gate
 from strokecore.learned.golden import Answers, read_golden
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import QUICK_LIMITS, check_quickly, choose_probes, pack, unpack
+from strokecore.learned.random_slices import fresh_slices
 from strokecore.learned.verdicts import FAILED_FOR, PASSED_FOR, WRONG_FOR, key_of
 from tests.unit.learned.engine_cases import MirrorRuntime, fault_of, of_log_odds, raises
 from tests.unit.learned.package_cases import SPEC, mirror_answers, write_package

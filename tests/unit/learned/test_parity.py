@@ -15,12 +15,12 @@ from strokecore.anatomy.regions import REGION_NAMES, RegionId
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.combination import Combination, VoxelWeights
 from strokecore.learned.engine import region_log_odds
-from strokecore.learned.fresh import HEADS, Fresh, fresh_slices
 from strokecore.learned.golden import Answers, Golden, read_golden
 from strokecore.learned.package import Calibration, ModelPackage, load_package
 from strokecore.learned.parity import check_parity, region_probabilities
 from strokecore.learned.parity_report import LIMITS, Criterion, Limit, ParityReport
 from strokecore.learned.preprocessing import InputSpec
+from strokecore.learned.random_slices import HEADS, Fresh, fresh_slices
 from tests.unit.learned.engine_cases import (
     BROKEN,
     Arms,

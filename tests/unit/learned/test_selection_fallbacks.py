@@ -15,11 +15,11 @@ from strokecore.anatomy.regions import RegionId
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import tensorrt
 from strokecore.learned.engine import LearnedEngine
-from strokecore.learned.fresh import fresh_slices
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
 from strokecore.learned.probes import Probes, choose_probes
+from strokecore.learned.random_slices import fresh_slices
 from strokecore.learned.runtime import Answers, Runtime
 from strokecore.learned.selection import GatedRuntime
 from strokecore.learned.verdicts import Verdict
