@@ -12,7 +12,7 @@ import numpy as np
 
 from strokecore.bench.inputs import BenchSlices
 from strokecore.learned.arms import infarct_probability
-from strokecore.learned.differences import dice, large_difference
+from strokecore.learned.parity import large_difference
 from strokecore.learned.runtime import Float4D
 
 Answer = tuple[Float4D, Float4D]
@@ -46,4 +46,6 @@ def agreement(reference: Answer, found: Answer, slices: BenchSlices, threshold: 
     ours, theirs = (
         infarct_probability(*answer, slices.share)[slices.brain] >= threshold for answer in (found, reference)
     )
-    return Agreement(max(map(large_difference, found, reference)), dice(ours, theirs))
+    total = int(ours.sum()) + int(theirs.sum())
+    dice = 1 - int((ours != theirs).sum()) / total if total else 1.0
+    return Agreement(max(map(large_difference, found, reference)), dice)

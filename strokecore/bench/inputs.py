@@ -11,7 +11,7 @@ import numpy.typing as npt
 from strokecore.errors import ModelPackageError
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.random_slices import fresh_slices
+from strokecore.learned.random_slices import random_slices
 from strokecore.learned.runtime import Float4D
 
 _SEED: Final = 1
@@ -40,10 +40,9 @@ def bench_slices(package: ModelPackage, number: int) -> BenchSlices:
     try:
         golden = read_golden(package)
     except ModelPackageError:
-        fresh = fresh_slices(package.spec, _SEED)
-        brain = np.zeros((len(fresh.slices), *package.spec.size), np.bool_)
-        brain[: len(fresh.inside)] = fresh.inside
-        everything = BenchSlices(fresh.slices, np.full(len(fresh.slices), 0.5), brain, "random")
+        slices = random_slices(package.spec, _SEED)
+        brain = np.zeros((len(slices), *package.spec.size), np.bool_)
+        everything = BenchSlices(slices, np.full(len(slices), 0.5), brain, "random")
     else:
         brain = golden.brain & (golden.case >= 0)[:, None, None]
         everything = BenchSlices(golden.slices, golden.share.astype(np.float64), brain, "golden")

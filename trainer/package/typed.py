@@ -12,9 +12,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from strokecore.errors import EngineError
-from strokecore.learned.differences import large_difference
 from strokecore.learned.graph_types import infer_types
 from strokecore.learned.package import OUTPUT_NAMES
+from strokecore.learned.parity import large_difference
 from strokecore.learned.plain_graph import free_name
 from strokecore.learned.typed_graph import TYPED_PRECISIONS, typed_graph
 from trainer.package.graph import run_onnx

@@ -61,7 +61,6 @@ def test_a_package_without_readable_golden_slices_gets_random_ones(tmp_path: Pat
     assert found.origin == "random"
     assert found.slices.shape == (11, 3, *SPEC.size)
     assert found.brain.shape == (11, *SPEC.size)
-    assert found.brain.any()
     assert np.array_equal(found.slices, bench_slices(package, 11).slices)
     assert np.isfinite(found.slices).all()
 

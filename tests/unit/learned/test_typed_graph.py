@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.differences import large_difference
 from strokecore.learned.graph_types import infer_types
+from strokecore.learned.parity import large_difference
 from strokecore.learned.precision_rule import MOVERS, PRODUCTS
 from strokecore.learned.tensorrt_operators import unsupported_operators
 from strokecore.learned.typed_graph import TYPED_PRECISIONS, to_bf16, typed_graph
