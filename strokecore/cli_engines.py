@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from strokecore.errors import UsageError
+from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
+
+# Behind everything that scores: a build takes a core and minutes.
+_BACKGROUND_NICENESS: Final = 15
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -74,17 +77,11 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from strokecore.learned.devices import default_threads
-
-    # numpy's matrix product stands for the peak of as many cores; read when numpy is first imported
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads or default_threads()))
-
     from rich.console import Console
 
-    from strokecore.bench.record import write_record
-    from strokecore.bench.run import run_bench
+    from strokecore.bench.benchmark import run_benchmark
     from strokecore.bench.settings import BenchSettings
-    from strokecore.bench.table import print_bench
+    from strokecore.bench.table import print_benchmark
 
     settings = BenchSettings(
         model=options.model,
@@ -101,13 +98,11 @@ def _bench(options: argparse.Namespace) -> int:
     if options.out is not None and not options.out.parent.is_dir():
         raise UsageError(f"{options.out.parent} is not a folder; give a file in one that exists with --out.")
     with Console(stderr=True).status("bench") as status:
-        record = run_bench(settings, say=status.update)
+        found = run_benchmark(settings, say=status.update)
     if options.out is not None:
-        write_record(record, options.out)
-    print_bench(record, Console(soft_wrap=True))
-    ran = [call for line in record["engines"] for call in line["calls"] if call["error"] is None]
-    pipeline = record["pipeline"] or {"error": None}
-    return 0 if (ran or not record["engines"]) and pipeline["error"] is None else 1
+        found.write(options.out)
+    print_benchmark(found, Console(soft_wrap=True))
+    return 0 if found.succeeded else 1
 
 
 def _add_build_engine(commands: Commands) -> None:
@@ -118,11 +113,7 @@ def _add_build_engine(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="P",
-        help="bf16, fp16, tf32 or fp32, one or several; the first of them that the GPU has",
-    )
-    build.add_argument("--gpu", type=int, default=0, metavar="N", help="CUDA device number; 0")
-    build.add_argument(
-        "--max-slices", type=int, metavar="N", help="slices at once, 1 to 64; as the GPU's memory suggests"
+        help="bf16, fp16, tf32 or fp32, one or several; the first that the package and the GPU have",
     )
     build.add_argument("--force", action="store_true", help="build again what was built before")
     build.add_argument(
@@ -132,19 +123,45 @@ def _add_build_engine(commands: Commands) -> None:
 
 
 def _build_engine(options: argparse.Namespace) -> int:
+    """Exit status 0 when every engine is there in the end, 1 when one could not be built."""
     from rich.console import Console
 
-    from strokecore.learned.build_command import build_engine
+    from strokecore.learned.package import load_package
+    from strokecore.learned.runtimes import availability, runtime_kind
+    from strokecore.learned.shipped import package_folder
+    from strokecore.learned.tensorrt import build, engine_file, with_graph
 
-    return build_engine(
-        options.model,
-        options.precision,
-        Console(soft_wrap=True),
-        gpu=options.gpu,
-        most=options.max_slices,
-        force=options.force,
-        background=options.background,
-    )
+    known = runtime_kind("tensorrt").precisions
+    if wrong := [precision for precision in options.precision if precision not in known]:
+        raise UsageError(f"precision {', '.join(wrong)}: expected {', '.join(known)}.")
+    here = availability("tensorrt")
+    if not here.available:
+        raise UsageError(f"{here.reason}{here.install and f'; run: {here.install}'}")
+    package = load_package(package_folder(options.model) or options.model)
+    console = Console(soft_wrap=True)
+    if options.background:
+        os.nice(_BACKGROUND_NICENESS)
+    failed = 0
+    for precision in options.precision or with_graph(package, here.precisions)[:1]:
+        console.print(f"{package.name} {package.version} in {precision} for {here.device}")
+        try:
+            built = build(engine_file(package, precision), force=options.force, wait=not options.background)
+        except BlockingIOError:
+            console.print("another build is at work on this GPU")
+            continue
+        except (EngineError, ModelPackageError) as error:
+            console.print(f"failed: {error}", markup=False)
+            failed += 1
+            continue
+        took = "was there" if built.seconds is None else f"built in {built.seconds:.0f} s"
+        least, best, most = built.file.profile
+        console.print(
+            f"{precision}: {took}, {len(built.engine) / 2**20:.1f} MiB, {least}..{most} slices "
+            f"(best {best}), {built.file.path}",
+            highlight=False,
+            markup=False,
+        )
+    return 1 if failed else 0
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -152,5 +169,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Raises ValueError, which argparse reports."""
-    return tuple(int(word) for word in _words(text))
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected whole numbers such as 1,8,32") from error

@@ -1,6 +1,6 @@
 """``trainer ablate``: the Territory-Aware Gated Loss against plain cross-entropy and Dice, over seeds.
 
-    OUT/<kind>-<seed>/    one training run each (trainer.loop.run); kinds: control, TAGL, and named variants
+    OUT/<kind>-<seed>/    one training run each (trainer.loop.run_folder): control, TAGL, and named variants
     OUT/ablation.json     every figure, threshold and setting
     OUT/ablation.md       the tables; OUT/ablation.csv: one row per kind, seed and patient
     OUT/gate.png          what the gate did over training; OUT/differences.png: paired differences
@@ -38,10 +38,10 @@ from trainer.evaluate import (
     threshold_record,
 )
 from trainer.loss.config import TaglConfig
+from trainer.measure.figures import GROUPS, patient_row, to_csv, values
 from trainer.measure.metrics import PatientFigures
 from trainer.measure.paired import Verdict, difference, figure, judge
 from trainer.measure.pictures import require_matplotlib
-from trainer.measure.summary import GROUPS, patient_row, to_csv, values
 from trainer.measure.variants import CONTROL, kinds_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def train_all(
     console: Console | None,
 ) -> list[RunOf]:
     """Train what is not trained yet; seed by seed, so that a first comparison is there early."""
-    from trainer.loop.run import read_record, recipe_sha256
+    from trainer.loop.run_folder import read_record, recipe_sha256
     from trainer.train import train
 
     runs = []
@@ -183,8 +183,8 @@ def measure_all(
     """The threshold of every run, and its figures of every test patient."""
     from rich.progress import Progress
 
-    from trainer.loop.run import load_network
-    from trainer.measure.answer import Panel
+    from trainer.loop.run_folder import load_network
+    from trainer.measure.prediction import Panel
 
     panel = Panel([on_best_device(load_network(run.folder)[1]) for run in runs], recipe.input)
     if console is not None:
@@ -232,7 +232,7 @@ def compare(
 
 def run_record(run: RunOf, threshold: Threshold) -> dict[str, Any]:
     """What is known of one training run."""
-    from trainer.loop.run import read_record
+    from trainer.loop.run_folder import read_record
 
     about = read_record(run.folder)
     return {
@@ -279,7 +279,7 @@ def _write(
     runs: Sequence[RunOf],
     patients: Sequence[tuple[PatientFigures, ...]],
 ) -> None:
-    from trainer.loop.checkpoint import write_atomically, write_json
+    from trainer.loop.checkpoint import write_file, write_json
     from trainer.loop.curve import read_curve
     from trainer.measure.ablation_report import to_markdown
     from trainer.measure.plots import draw_differences, draw_gate
@@ -289,9 +289,9 @@ def _write(
         for run, found in zip(runs, patients, strict=True)
         for patient in found
     ]
-    write_atomically(folder / "ablation.csv", to_csv(rows).encode())
+    write_file(folder / "ablation.csv", to_csv(rows).encode())
     write_json(folder / "ablation.json", record)
-    write_atomically(folder / "ablation.md", to_markdown(record).encode())
+    write_file(folder / "ablation.md", to_markdown(record).encode())
     draw_differences(folder / "differences.png", record)
     curves = {(run.kind, run.seed): read_curve(run.folder) for run in runs}
     recipe = record["recipe"]

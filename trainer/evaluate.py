@@ -5,7 +5,7 @@
     OUT/best.png, median.png, worst.png
 
 The threshold is found on the validation split, never on the cases that are measured. What is measured, and
-by which rule, stands in trainer.measure.metrics; which patients a figure is over in trainer.measure.summary.
+by which rule, stands in trainer.measure.metrics; which patients a figure is over in trainer.measure.figures.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.simulate import SIMULATOR_VERSION, simulator_sha256
 from trainer.data.cases import CaseRecord, Dataset, Split
+from trainer.measure.figures import GROUPS, of_group, patient_row, print_summary, summarise, to_csv
 from trainer.measure.metrics import PatientFigures, measure
 from trainer.measure.pictures import require_matplotlib, save_overlay
-from trainer.measure.summary import GROUPS, of_group, patient_row, print_summary, summarise, to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainer.measure.answer import Panel
-    from trainer.network.network import StrokeNet
+    from trainer.measure.prediction import Panel
+    from trainer.network.vit_dpt import StrokeNet
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +106,8 @@ def evaluate(
     UsageError: run or data cannot be used, the split is empty, no validation patient has an infarct and no
         threshold is given, or the protocol's test set is not complete.
     """
-    from trainer.loop.run import load_network, read_record
-    from trainer.measure.answer import Panel
+    from trainer.loop.run_folder import load_network, read_record
+    from trainer.measure.prediction import Panel
 
     started = time.monotonic()
     require_matplotlib()
@@ -165,7 +166,7 @@ def find_thresholds(panel: Panel, dataset: Dataset) -> list[Threshold]:
         for index, infarct in enumerate(panel.infarcts(case)):
             called = _reaching(infarct[infarct >= thresholds[0]], thresholds)
             both = _reaching(infarct[case.lesion], thresholds)
-            dice[index, row] = 2 * both / (called + np.count_nonzero(case.lesion))
+            dice[index, row] = dice_of_counts(both, called + np.count_nonzero(case.lesion))
     chosen = [_best(means) for means in dice.mean(axis=1)]
     for threshold in chosen:
         if threshold.value in (THRESHOLDS[0], THRESHOLDS[-1]):
@@ -188,8 +189,8 @@ def measured(
     for record in records:
         case = dataset.load(record)
         yield tuple(
-            measure(case, answer.infarct >= threshold.value, answer.names)
-            for answer, threshold in zip(panel.answers(case), thresholds, strict=True)
+            measure(case, found.infarct >= threshold.value, found.names)
+            for found, threshold in zip(panel.predictions(case), thresholds, strict=True)
         )
         done()
 
@@ -271,9 +272,9 @@ def by_group(patients: Sequence[PatientFigures]) -> dict[str, dict[str, Any]]:
 
 def write(folder: Path, record: dict[str, Any], patients: Sequence[PatientFigures]) -> None:
     """evaluation.json and patients.csv."""
-    from trainer.loop.checkpoint import write_atomically, write_json
+    from trainer.loop.checkpoint import write_file, write_json
 
-    write_atomically(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
+    write_file(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
     write_json(folder / "evaluation.json", record)
 
 

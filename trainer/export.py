@@ -39,8 +39,8 @@ from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device
 from trainer.loop.checkpoint import write_weights
-from trainer.loop.run import load_network, read_record
-from trainer.measure.predict import predict_slices
+from trainer.loop.run_folder import load_network, read_record
+from trainer.measure.prediction import predict_slices
 from trainer.package.calibrate import best_threshold, figures, fit_calibration
 from trainer.package.evidence import collect, collect_joined
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
@@ -78,7 +78,7 @@ def export(
     data: the prepared data that the run was trained on, when it has moved.
     joined: join the weight-free engine's opinion to the network's (strokecore.learned.combination).
     note: Markdown for the end of the model card, such as a site's own validation.
-    typed: add the graphs in bf16 and fp16, which a node with TensorRT otherwise makes for itself.
+    typed: add the graphs in bf16 and fp16, without which TensorRT runs the package in TF32 or fp32 only.
 
     Raises
     ------

@@ -25,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 
 from strokecore._version import __version__
-from strokecore.cache import cache_folder
 from strokecore.errors import EngineError, ModelPackageError
+from strokecore.files import cache_folder, keep_newest, read_own, write_own
 from strokecore.learned import runtimes
 from strokecore.learned.devices import cpu_flags, cpu_name, driver_version, gpus
 from strokecore.learned.golden import Golden, read_golden
@@ -34,7 +34,6 @@ from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity import GateReport, Indices, compare, run_all
 from strokecore.learned.random_slices import random_slices
 from strokecore.learned.runtime import Answers, Float4D, Runtime
-from strokecore.own_files import read_own, write_own
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +217,7 @@ class Gate:
             folder = cache_folder("parity")
             name = self._file_name(report.engine, report.precision)
             write_own(folder / name, json.dumps(content, indent=1).encode())
-            _evict(folder)
+            keep_newest(folder, "*.json", _MOST_REPORTS)
         except (EngineError, OSError) as error:
             log.warning("a report of the parity gate cannot be kept, so it runs at every start: %s", error)
 
@@ -275,15 +274,6 @@ def _holds_for(report: GateReport) -> timedelta:
     if report.passed:
         return PASSED_FOR
     return FAILED_FOR if "failed_runs" in report.failed else WRONG_FOR
-
-
-def _evict(folder: Path) -> None:
-    by_age: list[tuple[int, Path]] = []
-    for path in folder.glob("*.json"):
-        with contextlib.suppress(OSError):
-            by_age.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(by_age, reverse=True)[_MOST_REPORTS:]:
-        path.unlink(missing_ok=True)
 
 
 @cache

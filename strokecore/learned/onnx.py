@@ -124,8 +124,8 @@ class OnnxCudaRuntime(OnnxRuntime):
         onnxruntime = super()._loaded()
         if self.provider not in onnxruntime.get_available_providers():
             raise EngineError(
-                f"this build of ONNX Runtime has no {self.provider}; run: pip uninstall -y onnxruntime && "
-                "pip install 'strokecore[gpu]'."
+                f"this build of ONNX Runtime has no {self.provider}; run: pip uninstall -y onnxruntime "
+                "onnxruntime-gpu && pip install 'strokecore[gpu]'."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls(directory="")  # CUDA and cuDNN as pip installs them
@@ -142,6 +142,7 @@ class OnnxCudaRuntime(OnnxRuntime):
             "device_id": "0",
             # by itself it rounds fp32 to TF32
             "use_tf32": "1" if self.precision == "tf32" else "0",
-            # by itself it times all algorithms for each number of slices, and may choose another each time
+            # by itself it times all algorithms for each number of slices: that takes long, and the choice,
+            # with the last bits of the answer, is another each time (microsoft/onnxruntime#19822)
             "cudnn_conv_algo_search": "HEURISTIC",
         }

@@ -26,7 +26,8 @@ With all CPU engines fewer or more are slower, and more take more memory (docs/e
 
 # How onnxruntime, OpenVINO, CUDA and the C++ library word it.
 _NO_MEMORY: Final = re.compile(
-    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory",
+    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory|"
+    r"is smaller than requested bytes",
     re.IGNORECASE,
 )
 # Of a library's message; more of it does not fit a report.
@@ -133,7 +134,8 @@ class BatchedRuntime(ABC):
         """What the library raises."""
 
     def _run(self, slices: Float4D) -> Answers:
-        answers = bg, sg = self._outputs(len(slices))
+        shapes = output_shapes(self.package.spec.size)
+        bg, sg = (np.empty((len(slices), *shapes[arm][1:]), np.float32) for arm in ("bg", "sg"))
         done = 0
         while done < len(slices):
             part = slice(done, done + self._next(len(slices) - done))
@@ -148,16 +150,11 @@ class BatchedRuntime(ABC):
                 short = error.with_traceback(None)
             if short is not None:
                 self._shrink(short)
-        return answers
+        return Answers(bg, sg)
 
     def _next(self, left: int) -> int:
         """How many of ``left`` slices go into the next batch."""
         return min(left, self.batch)
-
-    def _outputs(self, number: int) -> Answers:
-        """Room for both arms' answers."""
-        shapes = output_shapes(self.package.spec.size)
-        return Answers(*(np.empty((number, *shapes[arm][1:]), np.float32) for arm in ("bg", "sg")))
 
     def _shrink(self, error: Exception) -> None:
         """Go on with half the batch; raises EngineError when it is one slice already."""

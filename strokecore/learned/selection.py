@@ -169,7 +169,7 @@ def _tensorrt_candidates(
     from strokecore.learned import tensorrt
 
     building = False
-    for precision in precisions:
+    for precision in tensorrt.with_graph(package, precisions):
         if gate.refused("tensorrt", precision) or tensorrt.ready(package, precision):
             yield Candidate("tensorrt", precision)
         elif not building:

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from strokecore.errors import EngineError, ModelPackageError
+from strokecore.learned import compiled_cache
 from strokecore.learned import openvino as module
-from strokecore.learned import openvino_cache
 from strokecore.learned.onnx import OnnxRuntime
-from strokecore.learned.openvino import OpenVinoRuntime
-from strokecore.learned.openvino_library import load_openvino
+from strokecore.learned.openvino import OpenVinoRuntime, load_openvino
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.shipped import SHIPPED
 from tests.unit.learned.package_cases import SPEC, mirror_network, write_package
@@ -147,7 +146,7 @@ def test_a_damaged_compiled_model_is_made_again(
     if damage == "foreign":  # whole, but of something that the library does not take
         key: dict[str, str] = {}
         stored = b"not a compiled model at all"
-        openvino_cache.store(key, stored)
+        module._COMPILED.store(key, stored)
         (other,) = set(cache.iterdir()) - {kept}
         os.replace(other, kept)
     else:
@@ -188,31 +187,11 @@ def test_a_full_disk_costs_time_only(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(openvino_cache, "write_own", full)
+    monkeypatch.setattr(compiled_cache, "write_own", full)
     with caplog.at_level(logging.WARNING):
         OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert "No space left on device" in caplog.text
     assert list(cache.iterdir()) == []
-
-
-def test_the_longest_unused_compiled_models_are_removed(cache: Path) -> None:
-    for number in range(openvino_cache.MAX_MODELS + 2):
-        openvino_cache.store({"number": str(number)}, b"compiled")
-        for path in cache.iterdir():  # a minute passes
-            os.utime(path, (0, path.stat().st_mtime - 60))
-    assert len(list(cache.iterdir())) == openvino_cache.MAX_MODELS
-    assert openvino_cache.load({"number": "0"}) is None
-    assert openvino_cache.load({"number": "7"}) == b"compiled"
-
-
-def test_large_compiled_models_make_room_but_the_new_one_stays(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino_cache, "MAX_BYTES", 100)
-    for number in range(2):
-        openvino_cache.store({"number": str(number)}, bytes(200))
-    assert openvino_cache.load({"number": "0"}) is None
-    assert openvino_cache.load({"number": "1"}) == bytes(200)
 
 
 def test_a_cpu_without_bf16_is_told_what_to_use(
@@ -258,7 +237,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
         "import socket, sys, threading\n"
         "def refused(*a, **k): raise AssertionError('a connection')\n"
         "socket.socket.connect = socket.getaddrinfo = refused\n"
-        "from strokecore.learned.openvino_library import load_openvino\n"
+        "from strokecore.learned.openvino import load_openvino\n"
         "openvino = load_openvino()\nassert load_openvino() is openvino\nopenvino.Core()\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
@@ -269,7 +248,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_but_one_file_imports_openvino() -> None:
+def test_nothing_but_its_own_file_imports_openvino() -> None:
     found = set()
     for package in ("strokecore", "trainer", "orthanc_plugin", "tests", "deploy"):
         for path in (ROOT / package).rglob("*.py"):
@@ -279,7 +258,7 @@ def test_nothing_but_one_file_imports_openvino() -> None:
                     names = [node.module or ""]
                 if any(name.split(".")[0] == "openvino" for name in names):
                     found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"strokecore/learned/openvino_library.py"}
+    assert found == {"strokecore/learned/openvino.py"}
 
 
 def test_the_module_itself_is_light() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Collection
 import numpy as np
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import arm_target
 from strokecore.learned.preprocessing import InputSpec
 from trainer.config import AugmentConfig, Recipe, TrainingConfig
 from trainer.data.cases import Case, CaseRecord, Labels
 from trainer.data.slices import CaseSlices
-from trainer.network.network import NetworkConfig
+from trainer.network.vit_dpt import NetworkConfig
 
 # 8 slices of 32 x 32 pixels cover the canonical grid.
 SPEC = InputSpec(size=(32, 32), pixel_mm=6.0, slice_mm=20.0)

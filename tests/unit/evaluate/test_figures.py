@@ -1,0 +1,168 @@
+"""The figures of a study, against small sets of cases that can be counted by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from strokecore.anatomy.regions import REGION_NAMES, RegionId
+from strokecore.evaluate.figures import in_words, side_answer, summarise
+from strokecore.evaluate.outcomes import outcome
+from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, truth_of
+
+DRAWS = 200
+# right 7 found as 8; left 9 found as 9; healthy with one false alarm; one refused
+FOUR = [
+    said("a", "right:I,M1,M2", "right:I,M1", seconds=4.0),
+    said("b", "left:C", "left:C", seconds=6.0),
+    said("c", "", "left:M6", seconds=8.0),
+    outcome("d", truth_of("left:M1,M2,M3,M4,M5"), refused_result()),
+]
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    return summarise(FOUR, DRAWS)
+
+
+def test_cases_and_what_was_processed(figures: dict) -> None:
+    assert figures["cases"] == {"all": 4, "with_infarct": 3, "without": 1}
+    assert figures["processed"]["fraction"]["value"] == 0.75
+    assert figures["processed"]["by_status"] == {"scored": 3, "refused": 1}
+    assert figures["processed"]["not_scored_codes"] == {"too_few_slices": 1}
+    assert figures["seconds"] == {"cases": 3, "median": 6.0, "p95": pytest.approx(7.8)}
+
+
+def test_regions_of_a_refused_case_count_as_one_half(figures: dict) -> None:
+    found = figures["regions"]
+    assert (found["affected"], found["normal"]) == (9, 71)
+    assert found["not_assessed"] == {"affected": 5, "normal": 15}
+    # positives: three at 0.9, one at 0.1, five at 0.5; negatives: one at 0.9, fifteen at 0.5, the rest at 0.1
+    at_09 = 3 * (70 + 0.5)
+    at_05 = 5 * (55 + 0.5 * 15)
+    at_01 = 1 * 0.5 * 55
+    assert found["auc"]["value"] == pytest.approx((at_09 + at_05 + at_01) / (9 * 71))
+    assert found["sensitivity"]["value"] == pytest.approx(3 / 9)
+    assert found["specificity"]["value"] == pytest.approx(70 / 71)
+
+
+def test_regions_are_also_told_by_name(figures: dict) -> None:
+    by_name = figures["regions"]["by_name"]
+    assert list(by_name) == list(REGION_NAMES)
+    assert by_name["M2"]["affected"] == 2
+    assert by_name["M2"]["sensitivity"]["value"] == 0.0
+    assert by_name["M6"]["specificity"]["value"] == pytest.approx(7 / 8)
+    assert by_name["M6"]["auc"]["value"] is None
+    assert by_name["I"]["auc"]["value"] == 1.0
+
+
+def test_the_auc_of_cases_with_infarct_leaves_the_others_out() -> None:
+    alarm = said("c", "", "left:M6", probability={RegionId("M6", "left"): 0.95})
+    found = summarise([FOUR[1], alarm], DRAWS)["regions"]
+    assert found["auc_cases_with_infarct"]["value"] == 1.0
+    assert found["auc"]["value"] == pytest.approx(38 / 39)
+
+
+def test_agreement_of_the_scores(figures: dict) -> None:
+    found = figures["aspects"]["hemispheres"]
+    # true, found: (10, 10) (7, 8) (9, 9) (10, 10) (10, 9) (10, 10); two of the refused case have no score
+    assert (found["scored"], found["not_scored"]) == (6, 2)
+    assert found["exact"]["value"] == pytest.approx(4 / 6)
+    assert found["within_1"]["value"] == 1.0
+    assert found["bland_altman"]["bias"]["value"] == pytest.approx(0.0)
+    spread = 1.96 * (2 / 5) ** 0.5
+    assert found["bland_altman"]["limits"] == pytest.approx([-spread, spread])
+    # ANOVA by hand: BMS 2 * 4.8333 / 5, JMS 0, EMS 1 / 5
+    assert found["icc_2_1"]["value"] == pytest.approx((29 / 15 - 1 / 5) / (29 / 15 + 1 / 5 - 1 / 15))
+    cut = found["dichotomies"][">=8"]
+    assert (cut["true_at_or_above"], cut["true_below"]) == (5, 1)
+    assert (cut["sensitivity"]["value"], cut["specificity"]["value"]) == (1.0, 0.0)
+    assert cut["kappa"]["value"] == pytest.approx(0.0)
+    assert found["dichotomies"][">=6"]["specificity"]["value"] is None
+
+
+def test_agreement_of_affected_hemispheres(figures: dict) -> None:
+    found = figures["aspects"]["affected_hemispheres"]
+    assert (found["scored"], found["not_scored"]) == (2, 1)
+    assert found["exact"]["value"] == 0.5
+    assert found["bland_altman"]["bias"]["value"] == 0.5
+
+
+def test_a_dichotomy_tells_which_way_it_erred() -> None:
+    low = said("a", "left:C,L,IC,I,M1", "left:C,L,IC,I")  # 5 called 6
+    high = said("b", "left:C,L,IC,I", "left:C,L,IC,I,M1")  # 6 called 5
+    cut = summarise([low, low, high], DRAWS)["aspects"]["affected_hemispheres"]["dichotomies"][">=6"]
+    assert (cut["true_at_or_above"], cut["true_below"]) == (1, 2)
+    assert (cut["sensitivity"]["value"], cut["specificity"]["value"]) == (0.0, 0.0)
+    assert cut["kappa"]["value"] == pytest.approx((0 - 4 / 9) / (1 - 4 / 9))
+
+
+def test_heads_without_infarct(figures: dict) -> None:
+    assert figures["without_infarct"] == {
+        "hemispheres": 2,
+        "exactly_10": 1,
+        "at_most_7": 0,
+        "not_scored": 0,
+    }
+
+
+def test_the_side(figures: dict) -> None:
+    assert figures["side"]["answers"] == {"correct": 2, "not_said": 1}
+    assert figures["side"]["correct"]["value"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "answer"),
+    [
+        ("left:M1", "left", "correct"),
+        ("left:M1", "right", "wrong_side"),
+        ("left:M1", "bilateral", "both_called"),
+        ("left:M1", None, "not_said"),
+        ("left:M1;right:M2", "bilateral", "correct"),
+        ("left:M1;right:M2", "right", "one_of_two"),
+        ("left:M1,M3;right:M2", "left", "correct"),
+        ("left:M1,M3;right:M2", "right", "wrong_side"),
+    ],
+)
+def test_a_side_is_correct_wrong_or_not_said(true: str, found: str | None, answer: str) -> None:
+    assert side_answer(truth_of(true), found) == answer
+
+
+def test_volume_error_where_the_volume_is_known() -> None:
+    known = truth_of("right:M1", infarct_ml={"left": 1.0, "right": 9.0})
+    cases = [
+        outcome("a", known, result_of("right:M1", infarct_ml=12.0)),
+        outcome("b", known, result_of("right:M1", infarct_ml=4.0)),
+        said("c", "right:M1", "right:M1", infarct_ml=500.0),  # truth without volume
+        outcome("d", known, refused_result()),
+    ]
+    found = summarise(cases, DRAWS)["infarct_ml"]
+    assert found["cases"] == 2
+    assert found["median_absolute_error"] == 4.0
+    assert found["bland_altman"]["bias"]["value"] == -2.0
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [outcome("d", truth_of("left:M1"), refused_result())],
+        [said("a", "", "")],
+        [said("a", "left:C", "left:C")],
+    ],
+)
+def test_figures_that_are_not_defined_are_null_and_not_nan(cases: list) -> None:
+    json.dumps(summarise(cases, DRAWS), allow_nan=False)
+
+
+def test_the_same_cases_give_the_same_figures() -> None:
+    cases = random_outcomes(12, seed=5)
+    first = summarise(cases, DRAWS)
+    assert first == summarise(cases, DRAWS)
+    assert first["regions"]["auc"]["low"] < first["regions"]["auc"]["value"] < first["regions"]["auc"]["high"]
+
+
+def test_an_estimate_in_words() -> None:
+    assert in_words({"value": 0.98765, "low": 0.9, "high": 1.0}) == "0.988 (0.900 to 1.000)"
+    assert in_words({"value": 1.0, "low": None, "high": None}, "{:.1f}") == "1.0"
+    assert in_words({"value": None, "low": None, "high": None}) == "-"
