@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from strokecore.errors import ModelPackageError
-from strokecore.learned.differences import large_difference
 from strokecore.learned.package import TYPED_PRECISIONS
+from strokecore.learned.parity import large_difference
 from tests.unit.learned.package_cases import mirror_network
 from tests.unit.trainer.package.typed_cases import SIZE, exported, eye, graph, slices
 from trainer.package.graph import run_onnx
