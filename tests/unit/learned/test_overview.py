@@ -59,7 +59,7 @@ def test_without_a_package_it_says_what_is_here(
     assert "--engine auto: asymmetry fp32." in printed
 
 
-def test_with_a_package_it_says_what_serves_and_what_is_remembered(
+def test_with_a_package_it_says_what_scores_and_what_is_remembered(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine["openvino bf16"] = fault_of("mirrored answers")
@@ -113,7 +113,7 @@ def test_it_begins_at_the_engine_that_is_asked_for(
     assert (found["chosen"]["wanted"], found["chosen"]["engine"]) == ("onnx", "onnx")
 
 
-def test_when_nothing_may_serve_the_status_says_so(
+def test_when_nothing_may_score_the_status_says_so(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("openvino bf16", "openvino fp32", "onnx fp32"):
