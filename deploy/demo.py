@@ -281,7 +281,7 @@ def _show(result: Any) -> str | None:
     from rich.console import Console
 
     from strokecore.flags import QualityFlag
-    from strokecore.reports.report import print_table
+    from strokecore.reports.terminal import print_table
     from strokecore.result import AspectsScore, RegionFinding, Result, SoftwareInfo
 
     print_table(

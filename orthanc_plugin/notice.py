@@ -10,15 +10,13 @@ import sys
 from pathlib import Path
 
 from strokecore.config import ScoringConfig
-from strokecore.pipeline import failed_run
-from strokecore.reports.outputs import write_all
+from strokecore.reports.outputs import failed_run, write_all
 
 
 def main(arguments: list[str]) -> int:
     folder, out, code, content_datetime = arguments
     error = type(code, (Exception,), {})()  # the picture names the kind of the failure
-    # The embedded engine is always there; the one that was configured may be what failed.
-    scored = failed_run(ScoringConfig(engine="asymmetry"), error, content_datetime=content_datetime)
+    scored = failed_run(ScoringConfig(), error, content_datetime=content_datetime)
     write_all(scored, Path(folder), Path(out))
     return 0
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from strokecore._version import __version__
 from strokecore.cli_engines import add_engine_commands
-from strokecore.errors import EngineError, ModelPackageError, StrokeCoreError, UsageError
+from strokecore.errors import ModelPackageError, StrokeCoreError, UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
-    from strokecore.pipeline import Scored
+    from strokecore.result import Scored
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
@@ -53,10 +53,10 @@ def _score(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from strokecore.config import ScoringConfig
-    from strokecore.pipeline import failed_run, score_folder
-    from strokecore.reading.quiet import quiet_pydicom
-    from strokecore.reports import report
-    from strokecore.reports.outputs import prepare, reason, write_all
+    from strokecore.pipeline import score_folder
+    from strokecore.reading.tags import quiet_pydicom
+    from strokecore.reports.outputs import failed_run, prepare, reason, write_all
+    from strokecore.reports.terminal import print_table
 
     if not options.folder.is_dir():
         raise UsageError(f"{options.folder} is not a folder; give the folder that holds the DICOM files.")
@@ -80,8 +80,6 @@ def _score(options: argparse.Namespace) -> int:
         try:
             with quiet_pydicom():
                 scored = score_folder(options.folder, config, series_uid=options.series, **given)
-        except EngineError as error:  # the last one was lost on this scan
-            scored = failed(error)
         except StrokeCoreError:
             raise
         except Exception as error:
@@ -95,7 +93,7 @@ def _score(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"strokecore: cannot write to the output folder: {reason(error)}", file=sys.stderr)
         return EXIT_FAILED
-    report.print_table(scored.result, Console(soft_wrap=True))
+    print_table(scored.result, Console(soft_wrap=True))
     status = scored.result.status
     if status == "failed":
         return EXIT_FAILED

@@ -17,7 +17,7 @@ from strokecore.result import ModelInfo, SoftwareInfo
 NAMESPACE: Final = UUID("8e4e64f7-c785-4a4a-b636-627811ec7a12")
 
 
-def result_key(series: Series, software: SoftwareInfo, config_sha256: str, model: ModelInfo) -> str:
+def result_key(series: Series, software: SoftwareInfo, model: ModelInfo) -> str:
     """Name of the result these inputs give, as a uuid string.
 
     Patient, study, every instance, and a hash of geometry, rescale and pixels are in it, so that a
@@ -37,7 +37,7 @@ def result_key(series: Series, software: SoftwareInfo, config_sha256: str, model
             series.digest,
             software.version,
             software.atlas_sha256,
-            config_sha256,
+            software.config_sha256,
             model.engine,
             model.precision,
             model.sha256,

@@ -1,4 +1,4 @@
-"""One head CT from DICOM files to results: the story of the package on one page."""
+"""One head CT from DICOM files to a result: the story of the package on one page."""
 
 from __future__ import annotations
 
@@ -7,61 +7,44 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
-from strokecore.anatomy.regions import SIDES, Side
 from strokecore.config import ScoringConfig
-from strokecore.errors import Refusal
-from strokecore.flags import QualityFlag
-from strokecore.head.brain import segment_brain
-from strokecore.head.frame import HeadFrame, coverage, fit_head_frame, to_canonical, to_source
-from strokecore.head.registration import register_atlas
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.errors import EngineError, Refusal
+from strokecore.head.canonical import AlignedSeries, align_series
+from strokecore.head.resampling import to_source
 from strokecore.identifiers import result_key
 from strokecore.learned.selection import select_engine
 from strokecore.reading.patient import check_patient
-from strokecore.reading.quiet import quiet_pydicom
-from strokecore.reading.series import Series, read_series
+from strokecore.reading.series import read_series
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import (
-    AspectsScore,
-    ModelInfo,
     Result,
+    Scored,
     SeriesInfo,
     SoftwareInfo,
     SourceMasks,
-    Status,
+    blank_result,
+    failed,
+    internal_error,
+    refused,
 )
 from strokecore.scoring.aspects import affected_side, find_regions, score_hemispheres
-from strokecore.scoring.engine import Engine, Head, Lesion
+from strokecore.scoring.engine import Engine, model_info
 from strokecore.scoring.quality import blood_flags, engine_flags, scan_flags
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """A finished run in memory: what the outputs are written from.
+@dataclass(frozen=True)
+class Scorer:
+    """What scores, the same for every series, and the seconds that each named step took."""
 
-    Attributes
-    ----------
-    series, masks: None unless the status is "scored" or "withheld".
-    """
-
-    result: Result
-    series: Series | None = None
-    masks: SourceMasks | None = None
-
-
-@dataclass
-class Stopwatch:
-    """Seconds spent in each named step."""
-
+    config: ScoringConfig
+    engine: Engine
+    atlas: Atlas
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -72,6 +55,10 @@ class Stopwatch:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    @property
+    def timings_s(self) -> dict[str, float]:
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
 
 def score_folder(
     folder: Path,
@@ -81,7 +68,7 @@ def score_folder(
     content_datetime: str | None = None,
     supersedes: str | None = None,
 ) -> Scored:
-    """Score the head NCCT in ``folder``; a refusal is a result, a defect raises.
+    """Score the head NCCT in ``folder``; a refusal and the loss of the engine are results, a defect raises.
 
     Parameters
     ----------
@@ -93,203 +80,71 @@ def score_folder(
 
     Raises
     ------
-    UsageError: an engine or series that cannot be had.
+    UsageError: an engine or series that is not available.
     ModelPackageError: a damaged atlas or model package.
     """
     config = config or ScoringConfig()
-    engine = select_engine(config)
-    atlas = load_atlas(config.atlas)
-    watch = Stopwatch()
-    blank = blank_result(config, engine, atlas, content_datetime or _now(), supersedes)
+    scorer = Scorer(config, select_engine(config), load_atlas(config.atlas))
+    known = blank_result(
+        SoftwareInfo(__version__, scorer.atlas.sha256, config.sha256),
+        content_datetime,
+        supersedes,
+        model_info(scorer.engine),
+    )
     try:
-        with watch.step("total"), quiet_pydicom():
-            with watch.step("read"):
+        with scorer.step("total"), quiet_pydicom():
+            with scorer.step("read"):
                 series = read_series(folder, series_uid)
-                # known from here on, also when a later step refuses
-                blank = replace(
-                    blank,
-                    series=_series_info(series),
+                # The series is known from here on, also when a later step refuses.
+                known = replace(
+                    known,
+                    series=SeriesInfo.of(series),
                     not_selected=series.not_selected,
                     quality=series.flags,
                 )
-                flags = check_patient(series.datasets[0], config)
-                series = replace(series, flags=(*series.flags, *flags))
-            scored = score_series(series, config, engine, atlas, blank, watch)
+                series = replace(series, flags=(*series.flags, *check_patient(series.datasets[0], config)))
+            aligned = align_series(series, scorer.atlas, scorer.step)
+            scored = score_head(aligned, scorer, known)
     except Refusal as refusal:
         log.info("not scored: %s", refusal.code)
-        return Scored(_refused(blank, refusal, watch))
-    return replace(scored, result=replace(scored.result, timings_s=_rounded(watch)))
+        scored = Scored(refused(known, refusal))
+    except (EngineError, FloatingPointError) as error:
+        # The last engine was lost on this scan; which ones had been tried is worth saying.
+        log.error("the engine failed: %s", type(error).__name__)
+        known = replace(known, model=model_info(scorer.engine))
+        scored = Scored(failed(known, internal_error(error)))
+    return replace(scored, result=replace(scored.result, timings_s=scorer.timings_s))
 
 
-def failed_run(
-    config: ScoringConfig,
-    error: Exception,
-    *,
-    content_datetime: str | None = None,
-    supersedes: str | None = None,
-) -> Scored:
-    """The result of a run that a defect ended. The message names the defect's kind, never its text.
-
-    An exception's text can hold a header's values, and this one is stored and shown.
-    """
-    blank = blank_result(
-        config, select_engine(config), load_atlas(config.atlas), content_datetime or _now(), supersedes
-    )
-    flag = QualityFlag(
-        "internal_error",
-        "refusal",
-        f"The software failed on this scan ({type(error).__name__}).",
-        "Read the scan without it and send the log to the maintainers.",
-    )
-    return Scored(replace(blank, quality=(flag,)))
-
-
-def score_series(
-    series: Series, config: ScoringConfig, engine: Engine, atlas: Atlas, blank: Result, watch: Stopwatch
-) -> Scored:
-    """The steps, in order. Raises Refusal."""
-    frame, head = place_head(series, atlas, watch)
-    return score_head(series, frame, head, config, engine, blank, watch)
-
-
-def place_head(series: Series, atlas: Atlas, watch: Stopwatch) -> tuple[HeadFrame, Head]:
-    """A series in the canonical frame with its tissues and atlas regions: what engines are shown.
-
-    Raises Refusal.
-    """
-    with watch.step("frame"):
-        frame = fit_head_frame(series, atlas)
-        hu = to_canonical(series, frame)
-        covered = coverage(series, frame)
-    with watch.step("brain"):
-        brain = segment_brain(hu, frame.grid, covered)
-    with watch.step("register"):
-        registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-        placed = place_atlas(atlas, registration, frame.grid, brain, covered)
-    head = Head(
-        hu=hu,
-        grid=frame.grid,
-        brain=brain,
-        regions=placed.regions,
-        grey=placed.grey,
-        tissue=placed.tissue,
-        covered=covered,
-        slice_thickness_mm=series.slice_thickness_mm,
-    )
-    return frame, head
-
-
-def score_head(
-    series: Series,
-    frame: HeadFrame,
-    head: Head,
-    config: ScoringConfig,
-    engine: Engine,
-    blank: Result,
-    watch: Stopwatch,
-) -> Scored:
-    """What one engine makes of a placed head; several may be shown the same."""
-    with watch.step("segment"):
-        lesion = engine.segment(head)
-    with watch.step("score"):
+def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
+    """What one engine makes of an aligned series; several engines may be shown the same."""
+    series, head = aligned.series, aligned.head
+    with scorer.step("segment"):
+        lesion = scorer.engine.segment(head)
+    with scorer.step("score"):
         findings = find_regions(head, lesion)
         aspects = score_hemispheres(findings)
         blood = blood_flags(head)
-        status: Status = "withheld" if blood and config.withhold_on_blood else "scored"
-        if status == "withheld":
+        withheld = bool(blood) and scorer.config.withhold_on_blood
+        if withheld:
             aspects = {side: replace(score, score=None) for side, score in aspects.items()}
-        masks = _source_masks(series, frame, head, lesion)
-        # only now is known what served: an engine that fails on the way is replaced by the next
-        model = model_info(engine)
+        # Only now it is known what segmented: an engine that fails on the way is replaced by the next.
+        model = model_info(scorer.engine)
         result = replace(
-            blank,
+            known,
             model=model,
-            status=status,
+            status="withheld" if withheld else "scored",
             aspects=aspects,
             affected_side=affected_side(aspects),
             regions=findings,
-            infarct_volume_ml=_infarct_ml(head, lesion),
-            old_infarct_volume_ml=_ml(head, lesion.old),
-            outside_regions_volume_ml=_ml(head, lesion.acute & (head.regions == 0)),
+            infarct_volume_ml=lesion.infarct_ml(head.grid),
+            old_infarct_volume_ml=lesion.old_ml(head.grid),
+            outside_regions_volume_ml=round(head.grid.ml(lesion.acute & (head.regions == 0)), 3),
             quality=(*blood, *series.flags, *scan_flags(head, findings), *engine_flags(model)),
-            result_key=result_key(series, blank.software, config.sha256, model),
+            result_key=result_key(series, known.software, model),
+        )
+        masks = SourceMasks(
+            lesion=to_source(series, aligned.frame, lesion.labels(head.grid)),
+            regions=to_source(series, aligned.frame, head.regions),
         )
     return Scored(result, series, masks)
-
-
-def _source_masks(series: Series, frame: HeadFrame, head: Head, lesion: Lesion) -> SourceMasks:
-    half = head.grid.shape[2] // 2
-    acute = lesion.acute.astype(np.uint8)
-    acute[:, :, :half] *= 2  # x < 0 is the patient's right
-    acute[lesion.old] = 3
-    return SourceMasks(lesion=to_source(series, frame, acute), regions=to_source(series, frame, head.regions))
-
-
-def _infarct_ml(head: Head, lesion: Lesion) -> dict[Side, float]:
-    half = head.grid.shape[2] // 2
-    right = np.zeros(head.grid.shape, bool)
-    right[:, :, :half] = True
-    return {"left": _ml(head, lesion.acute & ~right), "right": _ml(head, lesion.acute & right)}
-
-
-def _ml(head: Head, mask: npt.NDArray[np.bool_]) -> float:
-    return round(float(mask.sum()) * float(np.prod(head.grid.spacing_mm)) / 1000.0, 3)
-
-
-def _series_info(series: Series) -> SeriesInfo:
-    gaps = np.diff(series.slice_offsets_mm)
-    return SeriesInfo(
-        series_instance_uid=series.series_instance_uid,
-        chosen_because=series.chosen_because,
-        slices=len(series.datasets),
-        spacing_mm=(round(float(np.median(gaps)), 3), *series.pixel_spacing_mm),
-        tilt_deg=round(series.tilt_deg, 2),
-        digest=series.digest,
-    )
-
-
-def model_info(engine: Engine) -> ModelInfo:
-    """What segments, or segmented: see strokecore.scoring.engine.Engine."""
-    return ModelInfo(
-        engine.name, engine.version, engine.sha256, engine.engine, engine.precision, engine.fallbacks
-    )
-
-
-def blank_result(
-    config: ScoringConfig, engine: Engine, atlas: Atlas, content_datetime: str, supersedes: str | None
-) -> Result:
-    """What a run says before anything is known of its series."""
-    none = AspectsScore(None, 0)
-    return Result(
-        status="failed",
-        aspects=dict.fromkeys(SIDES, none),
-        affected_side=None,
-        regions=(),
-        infarct_volume_ml=dict.fromkeys(SIDES, 0.0),
-        old_infarct_volume_ml=0.0,
-        outside_regions_volume_ml=0.0,
-        quality=(),
-        series=None,
-        model=model_info(engine),
-        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
-        content_datetime=content_datetime,
-        supersedes=supersedes,
-    )
-
-
-def _refused(blank: Result, refusal: Refusal, watch: Stopwatch) -> Result:
-    return replace(
-        blank,
-        status="ineligible" if refusal.ineligible else "refused",
-        quality=(QualityFlag(refusal.code, "refusal", refusal.message, refusal.remedy), *blank.quality),
-        timings_s=_rounded(watch),
-    )
-
-
-def _rounded(watch: Stopwatch) -> dict[str, float]:
-    return {name: round(seconds, 3) for name, seconds in watch.seconds.items()}
-
-
-def _now() -> str:
-    # local time with its offset: readers compare the outputs' time with the scanner's
-    return datetime.now().astimezone().isoformat(timespec="seconds")

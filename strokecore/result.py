@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.anatomy.regions import Side
+from strokecore.anatomy.regions import SIDES, Side
+from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
+
+if TYPE_CHECKING:
+    from strokecore.reading.series import Series
 
 Status = Literal["scored", "withheld", "refused", "ineligible", "failed"]
 
@@ -52,6 +57,19 @@ class SeriesInfo:
     tilt_deg: float
     digest: str
 
+    @classmethod
+    def of(cls, series: Series) -> SeriesInfo:
+        """What result.json says of a series that was read; ``spacing_mm`` is (gap, along j, along i)."""
+        gaps = np.diff(series.slice_offsets_mm)
+        return cls(
+            series_instance_uid=series.series_instance_uid,
+            chosen_because=series.chosen_because,
+            slices=len(series.datasets),
+            spacing_mm=(round(float(np.median(gaps)), 3), *series.pixel_spacing_mm),
+            tilt_deg=round(series.tilt_deg, 2),
+            digest=series.digest,
+        )
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -76,7 +94,7 @@ class Result:
 
     ``aspects`` has "left" and "right"; ``regions`` has 20 rows when scored or withheld, none otherwise.
     ``series``, ``model`` and ``software`` are None only where the run ended before they were known.
-    ``result_key`` is the uuid of the inputs (see dicom/uids.py); ``content_datetime`` is ISO 8601,
+    ``result_key`` is the uuid of the inputs (see identifiers.py); ``content_datetime`` is ISO 8601,
     fixed once per key, and is what the DICOM outputs carry as content date and time.
     ``not_selected`` is (SeriesInstanceUID, reason) of the series that were passed over.
     """
@@ -111,3 +129,79 @@ class SourceMasks:
 
     lesion: npt.NDArray[np.uint8]
     regions: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A finished run in memory: what the outputs are written from.
+
+    Attributes
+    ----------
+    series, masks: None unless the status is "scored" or "withheld".
+    """
+
+    result: Result
+    series: Series | None = None
+    masks: SourceMasks | None = None
+
+
+def blank_result(
+    software: SoftwareInfo,
+    content_datetime: str | None,
+    supersedes: str | None = None,
+    model: ModelInfo | None = None,
+) -> Result:
+    """What a run says before anything is known of its series; its status is "failed".
+
+    ``content_datetime``: now when None, as local time with its offset, because readers compare times of
+    outputs with those of the scanner.
+    """
+    return Result(
+        status="failed",
+        aspects=dict.fromkeys(SIDES, AspectsScore(None, 0)),
+        affected_side=None,
+        regions=(),
+        infarct_volume_ml=dict.fromkeys(SIDES, 0.0),
+        old_infarct_volume_ml=0.0,
+        outside_regions_volume_ml=0.0,
+        quality=(),
+        series=None,
+        model=model,
+        software=software,
+        content_datetime=content_datetime or datetime.now().astimezone().isoformat(timespec="seconds"),
+        supersedes=supersedes,
+    )
+
+
+def refused(known: Result, refusal: Refusal) -> Result:
+    """``known`` of a series that must not be scored, with the reason first."""
+    flag = QualityFlag(refusal.code, "refusal", refusal.message, refusal.remedy)
+    return replace(
+        known, status="ineligible" if refusal.ineligible else "refused", quality=(flag, *known.quality)
+    )
+
+
+def internal_error(error: Exception) -> QualityFlag:
+    """What is said of a run that a defect ended: the kind of the error, never its text.
+
+    An exception's text can hold a header's values, and this one is stored and shown.
+    """
+    return QualityFlag(
+        "internal_error",
+        "refusal",
+        f"The software failed on this scan ({type(error).__name__}).",
+        "Read the scan without it and send the log to the maintainers.",
+    )
+
+
+def failed(known: Result, flag: QualityFlag) -> Result:
+    """``known`` of a run that came to nothing, whatever it had found: only ``flag`` is said of it."""
+    blank = blank_result(known.software, known.content_datetime, known.supersedes, known.model)
+    return replace(
+        blank,
+        quality=(flag,),
+        series=known.series,
+        result_key=known.result_key,
+        not_selected=known.not_selected,
+        timings_s=known.timings_s,
+    )

@@ -184,7 +184,7 @@ def measure_all(
     from rich.progress import Progress
 
     from trainer.loop.run import load_network
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
 
     panel = Panel([on_best_device(load_network(run.folder)[1]) for run in runs], recipe.input)
     if console is not None:
@@ -279,7 +279,7 @@ def _write(
     runs: Sequence[RunOf],
     patients: Sequence[tuple[PatientFigures, ...]],
 ) -> None:
-    from trainer.loop.checkpoint import write_atomically, write_json
+    from trainer.loop.checkpoint import write_file, write_json
     from trainer.loop.curve import read_curve
     from trainer.measure.ablation_report import to_markdown
     from trainer.measure.plots import draw_differences, draw_gate
@@ -289,9 +289,9 @@ def _write(
         for run, found in zip(runs, patients, strict=True)
         for patient in found
     ]
-    write_atomically(folder / "ablation.csv", to_csv(rows).encode())
+    write_file(folder / "ablation.csv", to_csv(rows).encode())
     write_json(folder / "ablation.json", record)
-    write_atomically(folder / "ablation.md", to_markdown(record).encode())
+    write_file(folder / "ablation.md", to_markdown(record).encode())
     draw_differences(folder / "differences.png", record)
     curves = {(run.kind, run.seed): read_curve(run.folder) for run in runs}
     recipe = record["recipe"]

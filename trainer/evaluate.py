@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.simulate import SIMULATOR_VERSION, simulator_sha256
 from trainer.data.cases import CaseRecord, Dataset, Split
@@ -30,7 +31,7 @@ from trainer.measure.summary import GROUPS, of_group, patient_row, print_summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
     from trainer.network.network import StrokeNet
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def evaluate(
         threshold is given, or the protocol's test set is not complete.
     """
     from trainer.loop.run import load_network, read_record
-    from trainer.measure.answer import Panel
+    from trainer.measure.prediction import Panel
 
     started = time.monotonic()
     require_matplotlib()
@@ -165,7 +166,7 @@ def find_thresholds(panel: Panel, dataset: Dataset) -> list[Threshold]:
         for index, infarct in enumerate(panel.infarcts(case)):
             called = _reaching(infarct[infarct >= thresholds[0]], thresholds)
             both = _reaching(infarct[case.lesion], thresholds)
-            dice[index, row] = 2 * both / (called + np.count_nonzero(case.lesion))
+            dice[index, row] = dice_of_counts(both, called + np.count_nonzero(case.lesion))
     chosen = [_best(means) for means in dice.mean(axis=1)]
     for threshold in chosen:
         if threshold.value in (THRESHOLDS[0], THRESHOLDS[-1]):
@@ -271,9 +272,9 @@ def by_group(patients: Sequence[PatientFigures]) -> dict[str, dict[str, Any]]:
 
 def write(folder: Path, record: dict[str, Any], patients: Sequence[PatientFigures]) -> None:
     """evaluation.json and patients.csv."""
-    from trainer.loop.checkpoint import write_atomically, write_json
+    from trainer.loop.checkpoint import write_file, write_json
 
-    write_atomically(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
+    write_file(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
     write_json(folder / "evaluation.json", record)
 
 

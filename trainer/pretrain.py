@@ -30,7 +30,7 @@ from torch.nn import functional
 from transformers import DINOv3ViTModel
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, to_channels
 from trainer.data.cases import CaseRecord, Dataset
 from trainer.network.network import BACKBONES, REGISTER_TOKENS, BackboneConfig

@@ -45,15 +45,9 @@ def read_mask(case: Path, series: Series) -> Bools | None:
         raise MaskError(f"{drawn.ndim} dimensions")
     found = _on_series(drawn, voxel_from_ras, series)
     drawn_ml = float(drawn.sum() / abs(np.linalg.det(voxel_from_ras[:3, :3])) / 1000)
-    if abs(_volume_ml(found, series) - drawn_ml) > _VOLUME_SLACK_ML + _VOLUME_TOLERANCE * drawn_ml:
+    if abs(series.ml(found) - drawn_ml) > _VOLUME_SLACK_ML + _VOLUME_TOLERANCE * drawn_ml:
         raise MaskError("it does not lie in the scan")
     return found
-
-
-def dice(found: Bools, true: Bools) -> float | None:
-    """Dice coefficient, 2 |A and B| / (|A| + |B|); None when both are empty (Dice, Ecology 1945;26:297)."""
-    size = int(found.sum()) + int(true.sum())
-    return 2.0 * int((found & true).sum()) / size if size else None
 
 
 def _on_series(drawn: Bools, voxel_from_ras: npt.NDArray[np.float64], series: Series) -> Bools:
@@ -68,10 +62,3 @@ def _on_series(drawn: Bools, voxel_from_ras: npt.NDArray[np.float64], series: Se
         inside = ((index >= 0) & (index < drawn.shape)).all(axis=-1)
         out[k][inside] = drawn[tuple(index[inside].T)]
     return out
-
-
-def _volume_ml(mask: Bools, series: Series) -> float:
-    """Volume of ``mask`` with each slice as thick as half the gaps to its neighbours."""
-    gaps = np.gradient(series.slice_offsets_mm)
-    area = series.pixel_spacing_mm[0] * series.pixel_spacing_mm[1]
-    return float((mask.sum(axis=(1, 2)) * gaps).sum() * area / 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from typing import Any, Final
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.evaluate.study import Outcome
 from strokecore.evaluate.summary import side_answer
+from strokecore.files import write_atomically
 from strokecore.result import ModelInfo, SoftwareInfo
 
 SCHEMA_VERSION: Final = 1
@@ -55,20 +57,19 @@ def write_study(record: dict[str, Any], folder: Path) -> Path:
     head = json.dumps(rest, indent=1, allow_nan=False).removesuffix("\n}")
     rows = ",\n".join("  " + json.dumps(case, allow_nan=False) for case in record["cases"])
     path = folder / "study.json"
-    _write(path, f'{head},\n "cases": [\n{rows}\n ]\n}}\n')
+    write_atomically(path, f'{head},\n "cases": [\n{rows}\n ]\n}}\n'.encode())
     return path
 
 
 def write_cases(outcomes: Sequence[Outcome], folder: Path) -> Path:
     """Write ``folder``/cases.csv: one row per case, a list of regions in one cell."""
     path = folder / "cases.csv"
-    partial = path.with_name(path.name + ".part")
     rows = [_row(outcome) for outcome in outcomes]
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
     return path
 
 
@@ -147,9 +148,3 @@ def _row(outcome: Outcome) -> dict[str, object]:
 
 def _words(words: Iterable[str]) -> str:
     return " ".join(words)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

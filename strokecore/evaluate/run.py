@@ -18,8 +18,9 @@ from strokecore.evaluate.record import study_record, write_cases, write_study
 from strokecore.evaluate.study import TIMEOUT_S, Scorer, run_study
 from strokecore.evaluate.summary import summarise
 from strokecore.learned.selection import select_engine
-from strokecore.pipeline import model_info, score_folder
+from strokecore.pipeline import score_folder
 from strokecore.result import SoftwareInfo
+from strokecore.scoring.engine import model_info
 
 # matplotlib draws the pictures, nibabel reads outlines of the infarct
 _EXTRAS: Final = ("matplotlib", "nibabel")

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from strokecore.arrays import ratio
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
@@ -74,9 +76,9 @@ def resampled(
 def pooled_mean(sums: npt.ArrayLike, numbers: npt.ArrayLike, counts: Counts) -> Estimate:
     """sum(sums) / sum(numbers), both given per patient [patients], with its interval."""
     part, whole = np.asarray(sums, np.float64), np.asarray(numbers, np.float64)
-    value = float(_ratio(part.sum(), whole.sum()))
+    value = float(ratio(part.sum(), whole.sum()))
     several = np.count_nonzero(whole) > 1  # one patient drawn again and again would look certain
-    return estimate(value, _ratio(counts @ part, counts @ whole) if several else [])
+    return estimate(value, ratio(counts @ part, counts @ whole) if several else [])
 
 
 def rate(hits: npt.ArrayLike, of: npt.ArrayLike, counts: Counts) -> Estimate:
@@ -104,7 +106,7 @@ def auc(truth: npt.NDArray[np.bool_], probability: Floats) -> float:
     negatives = truth.size - positives
     ranks = stats.rankdata(probability, axis=None)  # mean rank where tied
     above = float(ranks[truth.ravel()].sum()) - positives * (positives + 1) / 2
-    return float(_ratio(above, positives * negatives))
+    return float(ratio(above, positives * negatives))
 
 
 def auc_draws(truth: Bools, probability: Floats, counts: Counts) -> Floats:
@@ -117,7 +119,7 @@ def auc_draws(truth: Bools, probability: Floats, counts: Counts) -> Floats:
     positives, negatives = truth.sum(axis=1), (~truth).sum(axis=1)
     drawn = counts.astype(np.float64)
     pairs = (drawn @ positives) * (drawn @ negatives)
-    return np.asarray(_ratio(((drawn @ wins) * drawn).sum(axis=1), pairs), np.float64)
+    return np.asarray(ratio(((drawn @ wins) * drawn).sum(axis=1), pairs), np.float64)
 
 
 def auc_estimate(truth: Bools, probability: Floats, counts: Counts) -> Estimate:
@@ -141,7 +143,7 @@ def icc_2_1(ratings: Floats) -> float:
     jms = n * float(((raters - mean) ** 2).sum()) / (k - 1)
     residual = ratings - targets[:, None] - raters[None, :] + mean
     ems = float((residual**2).sum()) / ((n - 1) * (k - 1))
-    return float(_ratio(bms - ems, bms + (k - 1) * ems + k * (jms - ems) / n))
+    return float(ratio(bms - ems, bms + (k - 1) * ems + k * (jms - ems) / n))
 
 
 def bland_altman(difference: Floats) -> BlandAltman | None:
@@ -162,7 +164,7 @@ def kappa(first: Bools, second: Bools) -> float:
     observed = float((first == second).mean())
     yes_1, yes_2 = float(first.mean()), float(second.mean())
     chance = yes_1 * yes_2 + (1 - yes_1) * (1 - yes_2)
-    return float(_ratio(observed - chance, 1 - chance))
+    return float(ratio(observed - chance, 1 - chance))
 
 
 def roc_curve(truth: Bools, probability: Floats) -> tuple[Floats, Floats]:
@@ -172,7 +174,7 @@ def roc_curve(truth: Bools, probability: Floats) -> tuple[Floats, Floats]:
     last = np.append(np.flatnonzero(np.diff(score)), score.size - 1)  # of each group of ties
     true = np.append(0, np.cumsum(hit)[last])
     false = np.append(0, np.cumsum(~hit)[last])
-    return np.asarray(_ratio(false, false[-1]), float), np.asarray(_ratio(true, true[-1]), float)
+    return np.asarray(ratio(false, false[-1]), float), np.asarray(ratio(true, true[-1]), float)
 
 
 def _wins(positive: Floats, truth: Bools, probability: Floats) -> Floats:
@@ -182,9 +184,3 @@ def _wins(positive: Floats, truth: Bools, probability: Floats) -> Floats:
         beaten = (probability < value) + 0.5 * (probability == value)
         wins += np.where(truth, 0.0, beaten).sum(axis=1)
     return wins
-
-
-def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Any:
-    """part / whole; NaN where ``whole`` is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0)

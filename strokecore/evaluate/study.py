@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.arrays import dice
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import Case
-from strokecore.evaluate.mask import MaskError, dice, read_mask
+from strokecore.evaluate.mask import MaskError, read_mask
 from strokecore.evaluate.truth import Truth, read_truth
 from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.pipeline import Scored, score_folder
-from strokecore.reports.report import reasons
-from strokecore.result import Result, Status
+from strokecore.pipeline import score_folder
+from strokecore.reports.wording import reasons
+from strokecore.result import Result, Scored, Status
 
 # A region that cannot be assessed is neither called nor cleared.
 UNASSESSED_PROBABILITY: Final = 0.5
@@ -147,7 +148,7 @@ def _overlap(folder: Path, scored: Scored) -> dict[str, Any]:
     except MaskError as error:
         return {"mask_error": str(error)}
     found = (scored.masks.lesion == _LEFT) | (scored.masks.lesion == _RIGHT)
-    return {} if true is None else {"dice": dice(found, true)}
+    return {} if true is None or not (found.any() or true.any()) else {"dice": dice(found, true)}
 
 
 def _lost(case: Case, lost: Lost) -> Outcome:

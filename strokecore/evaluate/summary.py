@@ -21,8 +21,6 @@ DICHOTOMIES: Final = (6, 8)
 # Simulated heads without infarct must never lose this many points on a side.
 FALSE_ALARM_SCORE: Final = 7
 
-Estimates = dict[str, Any]
-
 
 def summarise(outcomes: Sequence[Outcome], draws: int = st.BOOTSTRAP_DRAWS) -> dict[str, Any]:
     """All figures as JSON-ready values; docs/evaluation.md defines each. Needs at least one outcome.

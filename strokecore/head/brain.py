@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.head.cranium import BONE_HU, depth, dilate, erode, find_cranium, largest_component
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -136,7 +136,7 @@ def _segment(hu: Floats, grid: Grid, cranium: Bools, covered: Bools) -> Brain:
         parenchyma=parenchyma,
         calcification=calcification,
         blood_like=blood_like,
-        blood_ml=float(blood_like.sum()) * grid.voxel_ml,
+        blood_ml=grid.ml(blood_like),
         noise_hu=_noise(hu, parenchyma),
     )
 
@@ -227,7 +227,7 @@ def _blood_like(hu: Floats, tissue: Bools, depth_mm: Floats, level: float, grid:
     smooth = _smoothed(hu, tissue, _BLOOD_SMOOTHING_MM, grid.spacing_mm)
     threshold = max(level + _BLOOD_ABOVE_BRAIN_HU, _BLOOD_HU[0])
     bright = tissue & (depth_mm > _BLOOD_SKULL_MM) & (smooth > threshold) & (smooth < _BLOOD_HU[1])
-    if float(bright.sum()) * grid.voxel_ml < _BLOOD_ML:
+    if grid.ml(bright) < _BLOOD_ML:
         return np.zeros_like(bright)
     labels, count = ndimage.label(bright)
     sizes_ml = np.bincount(labels.ravel(), minlength=count + 1) * grid.voxel_ml

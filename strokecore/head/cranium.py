@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from strokecore.errors import Refusal
+from strokecore.head.grid import voxel_volume_ml
 
 Bools = npt.NDArray[np.bool_]
 
@@ -51,7 +52,7 @@ def find_cranium(
     grown = dilate(core, _REGROWTH_MM, spacing_mm) & candidate
     closed = erode(dilate(grown, _SMOOTHING_MM, spacing_mm), _SMOOTHING_MM, spacing_mm)
     cranium = np.asarray(ndimage.binary_fill_holes(closed | grown) & ~bone & covered)
-    _check_brain(hu, cranium, float(np.prod(spacing_mm)) / 1000.0)
+    _check_brain(hu, cranium, voxel_volume_ml(spacing_mm))
     return cranium
 
 

@@ -1,15 +1,12 @@
-"""Source voxels <-> canonical head frame, and the fit of that frame to one head.
+"""The fit of the canonical frame to one head: size and pitch from the template, the mirror plane from itself.
 
-All points are LPS millimetres (x to the patient's left, y to posterior, z to superior) stored as
-(x, y, z); all arrays are indexed [z, y, x] (canonical) or [k, j, i] (source). docs/geometry.md shows
-the frames and the conventions on one page.
+Points and arrays are as in strokecore.head.grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,53 +16,14 @@ from scipy.spatial.transform import Rotation
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Alignment, Image, align, sample
 from strokecore.head.cranium import dilate, erode, find_cranium
+from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
 from strokecore.head.image import brain_image, template_image
-from strokecore.head.resampling import SliceStack, averaged, part_in_box
+from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.symmetry import fit_midplane
 from strokecore.reading.series import Series
 
 if TYPE_CHECKING:
     from strokecore.anatomy.atlas import Atlas
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Regular axis-aligned grid in head coordinates, symmetric about x = 0.
-
-    Attributes
-    ----------
-    shape: (nz, ny, nx).
-    spacing_mm: (z, y, x).
-    origin_mm: head coordinates (x, y, z) of voxel [0, 0, 0]'s centre. Because
-        origin x == -spacing_x * (nx - 1) / 2, ``volume[:, :, ::-1]`` is the mirror image.
-    """
-
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
-
-    @property
-    def axes_mm(self) -> tuple[Floats, Floats, Floats]:
-        """Head coordinates of the voxel centres along z, y and x (in array order); float64."""
-        z, y, x = (
-            start + step * np.arange(count, dtype=np.float64)
-            for start, step, count in zip(self.origin_mm[::-1], self.spacing_mm, self.shape, strict=True)
-        )
-        return z, y, x
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel, millilitres."""
-        return float(np.prod(self.spacing_mm)) / 1000.0
-
-
-# 2 mm slabs of 1 mm pixels hold every detail of a 5 mm head CT; from below the skull base (16 mm under the
-# orbitomeatal-like plane of the cerebellum's floor) to above the vertex of a large head.
-CANONICAL_GRID: Final = Grid(
-    shape=(82, 230, 190), spacing_mm=(2.0, 1.0, 1.0), origin_mm=(-94.5, -114.5, -78.0)
-)
 
 # The head's origin in the atlas's (MNI152) coordinates: the middle of the template's intracranial space.
 HEAD_ORIGIN_IN_TEMPLATE_MM: Final = np.array([0.0, 17.0, 8.0])
@@ -94,145 +52,6 @@ _SYMMETRY_HU: Final = (0.0, 50.0)
 _INNER_TABLE_MM: Final = 5.0
 _RIM_MM: Final = 6.0
 _RIM_WEIGHT: Final = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class HeadFrame:
-    """Rigid map between patient (LPS) and head coordinates, and the canonical grid.
-
-    Head axes: x to the patient's left, y to posterior, z to superior; x = 0 is the fitted
-    mid-sagittal plane; axial planes are parallel to the orbitomeatal-like plane of the atlas.
-
-    Attributes
-    ----------
-    patient_from_head: float64 [4, 4], rigid (determinant +1).
-    grid: the canonical grid.
-    """
-
-    patient_from_head: npt.NDArray[np.float64]
-    grid: Grid
-
-    @property
-    def head_from_patient(self) -> npt.NDArray[np.float64]:
-        """Inverse of ``patient_from_head``; float64 [4, 4]."""
-        return np.asarray(np.linalg.inv(self.patient_from_head), dtype=np.float64)
-
-
-def to_canonical(
-    series: Series,
-    frame: HeadFrame,
-    volume: npt.NDArray[np.float32] | None = None,
-    *,
-    order: Literal[0, 1] = 1,
-    fill: float = -1024.0,
-) -> npt.NDArray[np.float32]:
-    """Resample ``series.hu`` (or a [k, j, i] volume on its voxels) onto frame.grid, exact for tilt and gaps.
-
-    Between two slices the value follows the line that joins equal (j, i) of both, so that a function
-    linear in position comes out exactly whatever the tilt and the gaps. With order 1, source samples finer
-    than the grid are first averaged to about its spacing: noise falls as in a thicker slice instead of
-    being picked from single voxels. Order 0 takes the nearest voxel (labels).
-
-    Parameters
-    ----------
-    volume: [k, j, i] on the series' voxels; ``series.hu`` when None.
-    order: 1 linear, 0 nearest.
-    fill: value of voxels outside the scan.
-
-    Returns
-    -------
-    float32 [z, y, x].
-    """
-    values = series.hu if volume is None else np.asarray(volume, dtype=np.float32)
-    fine = SliceStack.of(series)
-    values, stack = averaged(values, fine, frame.grid.spacing_mm) if order > 0 else (values, fine)
-    out = np.full(frame.grid.shape, fill, dtype=np.float32)
-    for z, place in enumerate(_places(fine, frame)):
-        inside = fine.contains(*place)
-        if inside.any():
-            where = ... if inside.all() else inside  # most planes lie in the scan as a whole
-            indices = stack.indices(*(p[where] for p in place))
-            out[z][where] = ndimage.map_coordinates(
-                values, indices, output=np.float32, order=order, mode="nearest"
-            )
-    return out
-
-
-def coverage(series: Series, frame: HeadFrame) -> npt.NDArray[np.bool_]:
-    """Canonical voxels inside the scanned volume, to half a voxel around the outer centres; [z, y, x]."""
-    stack = SliceStack.of(series)
-    return np.stack([stack.contains(*place) for place in _places(stack, frame)])
-
-
-def to_source(
-    series: Series, frame: HeadFrame, volume: npt.NDArray[Any], *, order: Literal[0, 1] = 0
-) -> npt.NDArray[Any]:
-    """Sample a canonical [z, y, x] volume at every source voxel; returns [k, j, i], 0 outside the grid.
-
-    Order 0 (nearest) keeps the dtype, order 1 (linear) gives float32.
-    """
-    steps = _canonical_steps(series, frame)
-    shape = np.array(volume.shape)
-    out = np.zeros(series.hu.shape, dtype=volume.dtype if order == 0 else np.float32)
-    flat = np.ascontiguousarray(volume).ravel()
-    filled = ndimage.find_objects((volume != 0).astype(np.int8))
-    for k in range(series.hu.shape[0]) if filled else ():
-        places = [(start[k], by_row, by_column) for start, by_row, by_column in steps]
-        j, i = part_in_box(filled[0], places, out.shape[1:])
-        rows, columns = np.arange(j.start, j.stop), np.arange(i.start, i.stop)
-        at = [
-            start + by_row * rows[:, None] + by_column * columns[None, :]
-            for start, by_row, by_column in places
-        ]
-        if order == 0:
-            z, y, x = (np.floor(a + 0.5).astype(np.int32) for a in at)
-            inside = np.ones(z.shape, dtype=np.bool_)
-            for index, count in zip((z, y, x), shape, strict=True):
-                inside &= (index >= 0) & (index < count)
-            # int64 is not needed: a canonical grid has a few million voxels
-            nearest = (z * shape[1] + y) * shape[2] + x
-            out[k, j, i][inside] = flat[nearest[inside]]
-        else:
-            out[k, j, i] = ndimage.map_coordinates(
-                volume.astype(np.float32, copy=False),
-                at,
-                output=np.float32,
-                order=1,
-                mode="constant",
-                cval=0.0,
-            )
-    return out
-
-
-def _places(stack: SliceStack, frame: HeadFrame) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Per canonical slice, where its voxels lie along the stack's normal, column and row; mm, [y, x] each."""
-    zs, ys, xs = frame.grid.axes_mm
-    rotation, shift = frame.patient_from_head[:3, :3], frame.patient_from_head[:3, 3]
-    planes = []
-    for axis in (stack.normal, stack.column, stack.row):
-        on_x, on_y, on_z = axis @ rotation
-        planes.append((axis @ shift + on_y * ys[:, None] + on_x * xs[None, :], on_z))
-    for z in zs:
-        depth, down, along = (plane + on_z * z for plane, on_z in planes)
-        yield depth, down, along
-
-
-def _canonical_steps(series: Series, frame: HeadFrame) -> list[tuple[Floats, float, float]]:
-    """Per canonical axis z, y, x: fractional index at voxel [k, 0, 0] for each k, and steps per j and i."""
-    head_from_patient = frame.head_from_patient
-    rotation, shift = head_from_patient[:3, :3], head_from_patient[:3, 3]
-    starts = series.positions_mm @ rotation.T + shift
-    by_row = rotation @ series.column_direction * series.pixel_spacing_mm[0]
-    by_column = rotation @ series.row_direction * series.pixel_spacing_mm[1]
-    spacing_xyz = frame.grid.spacing_mm[::-1]
-    return [
-        (
-            (starts[:, a] - frame.grid.origin_mm[a]) / spacing_xyz[a],
-            float(by_row[a] / spacing_xyz[a]),
-            float(by_column[a] / spacing_xyz[a]),
-        )
-        for a in (2, 1, 0)
-    ]
 
 
 def fit_head_frame(series: Series, atlas: Atlas) -> HeadFrame:

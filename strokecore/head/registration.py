@@ -15,10 +15,12 @@ from scipy.spatial.transform import Rotation
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
+from strokecore.arrays import dice
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image, align
 from strokecore.head.brain import Brain
-from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE, Grid
+from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE
+from strokecore.head.grid import Grid
 from strokecore.head.image import brain_image, template_image, thinned
 from strokecore.head.warp import Warp, fit_warp
 
@@ -117,8 +119,7 @@ def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, 
     theirs = ndimage.map_coordinates(template.values, indices, output=np.float32, order=1) > 0.5
     seen = (covered[every] & (z > _OVERLAP_FLOOR_MM)).ravel()
     ours = brain.intracranial[every].ravel()
-    both = float((ours & theirs & seen).sum())
-    return 2 * both / max(float((ours & seen).sum() + (theirs & seen).sum()), 1.0)
+    return dice(ours & seen, theirs & seen, empty=0.0)
 
 
 def _region_coverage(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 
 Arm = Literal["bg", "sg"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
-from strokecore.head.crop import crop, symmetric_box, uncrop
-from strokecore.head.frame import Grid
+from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
+from strokecore.head.grid import Grid
 from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
 from strokecore.learned.combination import combined, region_opinions
 from strokecore.learned.package import ModelPackage
@@ -28,7 +28,7 @@ from strokecore.learned.preprocessing import (
 )
 from strokecore.learned.runtime import Float4D, Runtime
 from strokecore.scoring.asymmetry import AsymmetryEngine
-from strokecore.scoring.engine import UNKNOWN, Head, Lesion, RegionEvidence
+from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
 from strokecore.scoring.tissue import MIN_VOXELS, Measured, Tissue, measure_regions
 

@@ -124,8 +124,8 @@ class OnnxCudaRuntime(OnnxRuntime):
         onnxruntime = super()._loaded()
         if self.provider not in onnxruntime.get_available_providers():
             raise EngineError(
-                f"this build of ONNX Runtime has no {self.provider}; run: pip uninstall -y onnxruntime && "
-                "pip install 'strokecore[gpu]'."
+                f"this build of ONNX Runtime has no {self.provider}; run: pip uninstall -y onnxruntime "
+                "onnxruntime-gpu && pip install 'strokecore[gpu]'."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls(directory="")  # CUDA and cuDNN as pip installs them

@@ -1,8 +1,8 @@
 """Compiled OpenVINO models that this node keeps, so that the next start is quicker.
 
-A compiled model is code, so it lies in the node's own cache folder (strokecore/cache.py) and is read through
-``own_files``. Its file begins with the sha256 of the rest: half a file or a flipped bit is never handed to
-the library. Where anything is wrong, the model is compiled again; nothing but time depends on the cache.
+A compiled model is code, so it lies in the node's own cache folder (strokecore/files.py). Its file begins
+with the sha256 of the rest: half a file or a flipped bit is never handed to the library. Where anything is
+wrong, the model is compiled again; nothing but time depends on the cache.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
-from strokecore.own_files import read_own, write_own
+from strokecore.files import cache_folder, keep_newest, read_own, write_own
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def store(key: Mapping[str, str], compiled: bytes) -> None:
     try:
         path = _path(key)
         write_own(path, hashlib.sha256(compiled).digest() + compiled)
-        _evict(path)
+        keep_newest(path.parent, f"*{_SUFFIX}", MAX_MODELS, MAX_BYTES, keep=path)
     except (EngineError, OSError) as error:
         log.warning("the compiled model is not kept, so every start compiles it again: %s", error)
 
@@ -67,16 +66,3 @@ def discard(key: Mapping[str, str]) -> None:
 def _path(key: Mapping[str, str]) -> Path:
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder("openvino") / f"{digest}{_SUFFIX}"
-
-
-def _evict(keep: Path) -> None:
-    found = []
-    for path in keep.parent.glob(f"*{_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            found.append((path != keep, -path.stat().st_mtime_ns, path.stat().st_size, path))
-    size = 0
-    for number, (_, _, length, path) in enumerate(sorted(found), start=1):
-        size += length
-        if path != keep and (number > MAX_MODELS or size > MAX_BYTES):
-            with contextlib.suppress(OSError):
-                path.unlink()

@@ -30,7 +30,6 @@ WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
 CARD: Final = "MODEL_CARD.md"
 LICENCE: Final = "LICENSE"
-REQUIRED_FILES: Final = (ONNX, WEIGHTS, GOLDEN, CARD, LICENCE)
 
 INPUT_NAME: Final = "slices"
 OUTPUT_NAMES: Final[dict[Arm, str]] = {"bg": "bg_probability", "sg": "sg_probability"}

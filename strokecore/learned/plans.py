@@ -1,8 +1,8 @@
 """TensorRT plans that this node has built, kept from one start to the next.
 
 A plan is code for one GPU model, one TensorRT version, one network and one precision. Whoever can write one
-runs code in the node, so plans live in the node's own cache folder and are read through ``own_files``. A plan
-that is damaged, foreign or of another version is left alone with a warning, and built again.
+runs code in the node, so plans live in the node's own cache folder (strokecore/files.py). A plan that is
+damaged, foreign or of another version is left alone with a warning, and built again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from strokecore._version import __version__
-from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
+from strokecore.files import cache_folder, is_locked, keep_newest, locked, read_own, write_own
 from strokecore.learned.devices import Gpu
-from strokecore.own_files import is_locked, locked, read_own, write_own
 
 log = logging.getLogger(__name__)
 
@@ -210,8 +209,7 @@ def store_timing(gpu: Gpu, tensorrt: str, content: bytes) -> None:
     """Keep it for the next build. Losing it costs time only."""
     try:
         write_own(_timing(gpu, tensorrt), content)
-        for old in _by_age(_folder(), ".timing")[MAX_TIMINGS:]:
-            old.unlink(missing_ok=True)
+        keep_newest(_folder(), "*.timing", MAX_TIMINGS)
     except (EngineError, OSError) as error:
         log.warning("the TensorRT timing cache cannot be written: %s", error)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import Grid
+from strokecore.head.grid import Grid
 
 Float3D = npt.NDArray[np.float32]
 

@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from strokecore.errors import EngineError
@@ -20,6 +21,11 @@ from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus
 if TYPE_CHECKING:
     from strokecore.learned.package import ModelPackage
     from strokecore.learned.runtime import Runtime
+
+
+_INSTALL_CPU: Final = "pip install 'strokecore[cpu]'"
+# Both builds of ONNX Runtime write one module: neither may be there before, or half of each is in the end.
+_INSTALL_GPU: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'strokecore[gpu]'"
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ RUNTIMES: Final = (
         precisions=("bf16", "fp16", "tf32", "fp32"),
         device="gpu",
         needs="TensorRT",
-        install="pip install 'strokecore[gpu]'",
+        install=_INSTALL_GPU,
     ),
     RuntimeKind(
         name="onnx-cuda",
@@ -72,7 +78,7 @@ RUNTIMES: Final = (
         precisions=("tf32", "fp32"),
         device="gpu",
         needs="ONNX Runtime for CUDA",
-        install="pip install 'strokecore[gpu]'",
+        install=_INSTALL_GPU,
     ),
     RuntimeKind(
         name="openvino",
@@ -83,7 +89,7 @@ RUNTIMES: Final = (
         precisions=("bf16", "fp32"),
         device="cpu",
         needs="OpenVINO",
-        install="pip install 'strokecore[cpu]'",
+        install=_INSTALL_CPU,
     ),
     RuntimeKind(
         name="onnx",
@@ -94,7 +100,7 @@ RUNTIMES: Final = (
         precisions=("fp32",),
         device="cpu",
         needs="ONNX Runtime",
-        install="pip install 'strokecore[cpu]'",
+        install=_INSTALL_CPU,
     ),
 )
 """Engines that run model packages, the fastest first: the order of ``--engine auto``."""
@@ -139,29 +145,25 @@ def availability(name: str) -> Availability:
     """Whether an engine of RUNTIME_NAMES can be used here."""
     kind = runtime_kind(name)
     installed = _installed(kind.import_name)
-    versions = library_versions(name)
-    library = (
-        f"{kind.import_name} {next(iter(versions.values()), '(version unknown)')}" if installed else None
-    )
+    sharing = (other.distributions for other in RUNTIMES if other.import_name == kind.import_name)
+    builds = _versions(chain(*sharing))
+    version = next(iter(builds.values()), "(version unknown)")
+    library = f"{kind.import_name} {version}" if installed else None
     devices = gpus() if kind.device == "gpu" else ()
     device = cpu_name() if kind.device == "cpu" else str(devices[0]) if devices else None
 
-    def missing(reason: str, install: str = "") -> Availability:
+    def missing(reason: str, install: str = kind.install) -> Availability:
         return Availability(name, library, device, (), reason, install)
 
+    if device is None and not _installed("cuda.bindings"):
+        return missing("no NVIDIA GPU is looked for, because cuda-bindings is not installed")
     if device is None:
-        return missing(
-            "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container",
-            "" if installed else kind.install,
-        )
+        reason = "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container"
+        return missing(reason, "" if installed else kind.install)
     if not installed:
-        return missing(f"{kind.needs} is not installed", kind.install)
-    if others := _builds_without(kind):
-        remove = " ".join([*others, *versions])
-        return missing(
-            f"{kind.needs} shares its module with {', '.join(others)}, which is installed",
-            f"pip uninstall -y {remove} && {kind.install}",
-        )
+        return missing(f"{kind.needs} is not installed")
+    if others := [build for build in builds if build not in kind.distributions]:
+        return missing(f"{kind.needs} shares its module with {', '.join(others)}, which is installed")
     computes_in = devices[0].computes_in if devices else cpu_computes_in
     return Availability(name, library, device, tuple(filter(computes_in, kind.precisions)))
 
@@ -186,12 +188,6 @@ def start(package: ModelPackage, name: str, precision: str, threads: int) -> Run
 def library_versions(name: str) -> dict[str, str]:
     """Versions of the distributions that an engine's library came in; empty when it is not installed."""
     return _versions(runtime_kind(name).distributions)
-
-
-def _builds_without(kind: RuntimeKind) -> list[str]:
-    """Installed builds of the same module that lack this engine: they overwrite the one that has it."""
-    names = {d for other in RUNTIMES if other.import_name == kind.import_name for d in other.distributions}
-    return list(_versions(sorted(names - set(kind.distributions))))
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from strokecore.cache import CACHE_VARIABLE, cache_folder
 from strokecore.errors import EngineError, StrokeCoreError
+from strokecore.files import CACHE_VARIABLE, cache_folder
 from strokecore.learned import plans
 from strokecore.learned.cuda import Cuda, CudaError
 from strokecore.learned.devices import Gpu, gpus

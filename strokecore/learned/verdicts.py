@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from strokecore._version import __version__
-from strokecore.cache import cache_folder
 from strokecore.errors import EngineError
+from strokecore.files import cache_folder, keep_newest, read_own, write_own
 from strokecore.learned.devices import cpu_flags, cpu_name, driver_version, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, pack, unpack
 from strokecore.learned.runtimes import library_versions, runtime_kind
-from strokecore.own_files import read_own, write_own
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +147,8 @@ def _folder() -> Path:
 
 
 def _evict(folder: Path) -> None:
-    for suffix, most in ((".json", _MOST_VERDICTS), (".npz", _MOST_PROBES)):
-        by_age: list[tuple[int, Path]] = []
-        for path in folder.glob(f"*{suffix}"):
-            with contextlib.suppress(OSError):
-                by_age.append((path.stat().st_mtime_ns, path))
-        for _, path in sorted(by_age, reverse=True)[most:]:
-            path.unlink(missing_ok=True)
+    keep_newest(folder, "*.json", _MOST_VERDICTS)
+    keep_newest(folder, "*.npz", _MOST_PROBES)
 
 
 @cache

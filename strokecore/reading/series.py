@@ -15,8 +15,8 @@ from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
 from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
 from strokecore.reading.files import DicomFile, Folder, find_dicom
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.stack import Stack, noise_hu, read_stack
+from strokecore.reading.tags import quiet_pydicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -74,6 +74,13 @@ class Series:
     def slice_offsets_mm(self) -> npt.NDArray[np.float64]:
         """Strictly increasing position of each slice along ``normal``; float64 [k]."""
         return self.positions_mm @ self.normal
+
+    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+        """Volume of a mask [k, j, i], millilitres; slices reach half-way to their neighbours."""
+        offsets = self.slice_offsets_mm
+        heights = np.gradient(offsets) if len(offsets) > 1 else np.array([self.slice_thickness_mm])
+        area = mask.sum(axis=(1, 2)) * float(np.prod(self.pixel_spacing_mm))
+        return float((area * heights).sum() / 1000.0)
 
     @property
     def series_instance_uid(self) -> str:

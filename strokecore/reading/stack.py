@@ -13,9 +13,10 @@ from pydicom import Dataset
 
 from strokecore.flags import QualityFlag
 from strokecore.reading import tags
+from strokecore.reading.acquisition import kernel_kind
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.files import DicomFile, read_with_pixels
-from strokecore.reading.geometry import slice_plane, tilt_deg
+from strokecore.reading.geometry import even, off_line_mm, slice_plane, tilt_deg, unscanned_gaps
 from strokecore.reading.head_check import shows_brain
 from strokecore.reading.pixels import SlicePixels, UnreadablePixelsError, decode
 from strokecore.reading.refusals import (
@@ -29,9 +30,12 @@ from strokecore.reading.refusals import (
     refuse_not_hounsfield,
     without_duplicates,
 )
-from strokecore.reading.stack_flags import stack_flags
 
 HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certainty
+THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
+THICK_MM: Final = 6.0  # partial volume dilutes small findings
+TILT_DEG: Final = 0.5  # below, positions are rounded
+OFF_LINE_MM: Final = 1.0  # slices of one scan lie on one line; more means the table or patient moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +147,79 @@ def _stack(candidate: Candidate, slices: Sequence[Slice], dropped: int) -> Stack
         tilt_deg=tilt,
         datasets=tuple(s.header for s in slices),
         digest=digest.hexdigest(),
-        flags=stack_flags(
-            candidate,
-            [s.header for s in slices],
-            [s.plane for s in slices],
-            tilt,
-            duplicates=dropped,
-            rescaled=all(s.pixels.rescaled for s in slices),
-        ),
+        flags=_flags(candidate, slices, tilt, dropped),
     )
+
+
+def _flags(
+    candidate: Candidate, slices: Sequence[Slice], tilt_deg: float, duplicates: int
+) -> tuple[QualityFlag, ...]:
+    """What a reader of the result should know about an ordered stack: warnings and information."""
+    positions = np.stack([s.plane.position_mm for s in slices])
+    gaps = np.diff(positions @ slices[0].plane.normal)
+    declared = [s.plane.thickness_mm for s in slices]
+    thicknesses = [t for t in declared if t is not None] or list(gaps)
+    summary = candidate.summary
+    flags: list[QualityFlag] = []
+
+    def warn(code: str, message: str, remedy: str) -> None:
+        flags.append(QualityFlag(code, "warning", message, remedy))
+
+    def inform(code: str, message: str) -> None:
+        flags.append(QualityFlag(code, "info", message))
+
+    if kernel_kind(summary.kernel, summary.description) == "sharp":
+        warn(
+            "sharp_kernel",
+            "The series is a bone or other sharp reconstruction; noise hides early ischaemic change.",
+            "Send the soft-tissue (brain) reconstruction as well.",
+        )
+    if max(thicknesses) > THICK_MM + 0.01:
+        warn(
+            "thick_slices",
+            f"Slices up to {max(thicknesses):.1f} mm, best are 3 to 6 mm: small findings may be lost.",
+            "Send a reconstruction of 3 to 6 mm.",
+        )
+    if max(thicknesses) < THIN_MM:
+        inform("thin_slices", f"Slices of {max(thicknesses):.1f} mm: noisier than those of 3 to 6 mm.")
+    if not any(declared):
+        inform("no_slice_thickness", "SliceThickness is absent; the distance between slices was taken.")
+    if unscanned := unscanned_gaps(gaps, declared):
+        warn(
+            "slice_gaps",
+            f"Tissue between slices was not scanned in {len(unscanned)} places "
+            f"(gap up to {max(gaps[g] for g in unscanned):.1f} mm).",
+            "Send contiguous slices.",
+        )
+    if not even(gaps):
+        inform(
+            "uneven_slices",
+            f"Slices lie {gaps.min():.1f} to {gaps.max():.1f} mm apart; each is used where it is.",
+        )
+    if abs(tilt_deg) > TILT_DEG:
+        inform("gantry_tilt", f"The gantry was tilted by {abs(tilt_deg):.1f} degrees; positions are exact.")
+    if off_line_mm(positions) > OFF_LINE_MM:
+        warn(
+            "irregular_positions",
+            f"Slices lie up to {off_line_mm(positions):.1f} mm beside the line of the stack.",
+            "Check that the series is one scan of one patient position.",
+        )
+    if duplicates:
+        inform("duplicate_slices", f"{duplicates} identical copies of slices were left out.")
+    if candidate.left_out:
+        inform("other_images_left_out", f"{candidate.left_out} images of the series are no axial CT slices.")
+    if any(tags.text(s.header, "ImageType").upper().startswith("DERIVED") for s in slices):
+        inform("derived_images", "The images are declared as derived (reformatted or processed).")
+    if any(tags.text(s.header, "LossyImageCompression") == "01" for s in slices):
+        warn(
+            "lossy_compression",
+            "The images were compressed with loss, which can hide early ischaemic change.",
+            "Send the images as the scanner made them.",
+        )
+    if not all(s.pixels.rescaled for s in slices):
+        warn(
+            "rescale_missing",
+            "The rescale is absent; stored values look like Hounsfield units and were used as such.",
+            "Check the series on a viewer; send the original images of the scanner.",
+        )
+    return tuple(flags)

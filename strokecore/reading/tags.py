@@ -6,7 +6,11 @@ every look at a header that came from outside goes through here.
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from pydicom import Dataset
@@ -88,3 +92,20 @@ def number(header: Dataset, keyword: str) -> float | None:
 def summary_tags(header: Dataset) -> dict[str, str]:
     """The attributes the choice of a series depends on, as text."""
     return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS}
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silence what pydicom warns and logs of odd values: it quotes them, and they may be a patient's.
+
+    Values are converted when they are first looked at, so reading and writing both need it.
+    """
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

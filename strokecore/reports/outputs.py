@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from strokecore._version import __version__
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
+from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
-from strokecore.pipeline import Scored
 from strokecore.reading import tags
 from strokecore.reading.files import read_header
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import read_candidate_header
-from strokecore.reports import dicom, report
+from strokecore.reading.tags import quiet_pydicom
+from strokecore.reports import dicom
 from strokecore.reports.dicom.instance import MANUFACTURER
-from strokecore.reports.drawing import Drawing
-from strokecore.result import AspectsScore
+from strokecore.reports.html import write_html
+from strokecore.reports.pages import Drawing
+from strokecore.reports.result_json import write_json
+from strokecore.result import Scored, SoftwareInfo, blank_result, failed, internal_error
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -86,8 +89,20 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
             _clear(out)
             if isinstance(error, OSError):
                 with suppress(OSError):
-                    report.write_json(_not_written(scored, error).result, out / "result.json")
+                    write_json(_not_written(scored, error).result, out / "result.json")
             raise
+
+
+def failed_run(
+    config: ScoringConfig,
+    error: Exception,
+    *,
+    content_datetime: str | None = None,
+    supersedes: str | None = None,
+) -> Scored:
+    """What is written of a run that a defect ended."""
+    software = SoftwareInfo(__version__, load_atlas(config.atlas).sha256, config.sha256)
+    return Scored(failed(blank_result(software, content_datetime, supersedes), internal_error(error)))
 
 
 def reason(error: OSError) -> str:
@@ -111,21 +126,22 @@ def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
         dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
-    report.write_html(scored.result, out / "report.html", drawing)
+    write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
-    report.write_json(scored.result, out / "result.json")
+    write_json(scored.result, out / "result.json")
     return scored
 
 
 def _replaced(out: Path) -> list[Path]:
     """Files of ``out`` that a run removes, half-written ones included."""
-    found = [path for name in _OURS for path in (out / name, out / f"{name}.part") if path.exists()]
-    return found + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
+    ours = [out / name for name in _OURS if (out / name).exists()]
+    halves = [path for name in _OURS for path in out.glob(partial_pattern(name))]
+    return ours + halves + [path for path in (out / _PICTURES).rglob("*") if path.is_file()]
 
 
 def _replaceable(path: Path) -> bool:
     """Whether a file may be removed: one that is not ours may be someone's only copy."""
-    if path.suffix in (".json", ".html", ".part"):
+    if path.suffix in (".json", ".html", PARTIAL_SUFFIX):
         return True
     if path.suffix != ".dcm":
         return False
@@ -145,15 +161,12 @@ def _clear(out: Path) -> None:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel gives it back when a process dies."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
+    """Hold the folder's lock."""
+    with ExitStack() as lock:
         # some network file systems have no locks on folders: there, runs are not kept apart
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock.enter_context(locked(out))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _not_written(scored: Scored, error: OSError) -> Scored:
@@ -163,18 +176,7 @@ def _not_written(scored: Scored, error: OSError) -> Scored:
         f"The results could not be written: {reason(error)}.",
         "Make room in the output folder and score the scan again.",
     )
-    failed = replace(
-        scored.result,
-        status="failed",
-        aspects={side: AspectsScore(None, 0) for side in scored.result.aspects},
-        affected_side=None,
-        regions=(),
-        infarct_volume_ml=dict.fromkeys(scored.result.infarct_volume_ml, 0.0),
-        old_infarct_volume_ml=0.0,
-        outside_regions_volume_ml=0.0,
-        quality=(flag,),
-    )
-    return Scored(failed)
+    return Scored(failed(scored.result, flag))
 
 
 def _timed(scored: Scored, seconds: float) -> Scored:

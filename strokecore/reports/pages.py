@@ -6,6 +6,7 @@ crosses a region or a lesion. They are drawn once here, for the Secondary Captur
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from strokecore.reading import tags
 from strokecore.reading.series import Series
 from strokecore.reports import picture
 from strokecore.reports.picture import Rgb, Rgb8, draw_slice, text
-from strokecore.reports.report import marked, number, probability, reasons, region_rows, summary_line
+from strokecore.reports.wording import marked, number, probability, reasons, region_rows, summary_line
 from strokecore.result import RegionFinding, Result, SourceMasks
 
 RESEARCH_USE: Final = "RESEARCH USE ONLY"
@@ -26,6 +27,9 @@ GAP: Final = 16
 # Montage: legible tiles; a head of 150 mm at 5 mm is 30 slices, two pages
 TILES_ACROSS: Final = 4
 MAXIMUM_TILES: Final = 2 * TILES_ACROSS**2
+
+# Side of a slice in the HTML report, pixels.
+_REPORT_SIDE: Final = 512
 
 PAPER: Final[Rgb] = (13, 17, 23)
 CARD: Final[Rgb] = (22, 27, 36)
@@ -274,3 +278,29 @@ def _image_name(series: Series, k: int) -> str:
     """How a viewer names the slice: its InstanceNumber."""
     instance_number = tags.number(series.datasets[k], "InstanceNumber")
     return f", slice {k + 1}" if instance_number is None else f", image {instance_number:.0f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """The pictures of a scored or withheld result; uint8 [rows, columns, 3] each.
+
+    Attributes
+    ----------
+    summary, montage: the pages of the Secondary Capture.
+    levels: both ASPECTS levels side by side, for the report, which has its own table.
+    """
+
+    summary: Rgb8
+    montage: tuple[Rgb8, ...]
+    levels: Rgb8
+
+    @classmethod
+    def of(cls, series: Series, result: Result, masks: SourceMasks) -> Drawing:
+        shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
+        views = picture.head_views(series, shown)
+        levels = [draw_slice(series, masks, result, k, _REPORT_SIDE, views[k]) for k in shown]
+        return cls(
+            summary=summary_page(series, result, masks),
+            montage=tuple(montage_pages(series, result, masks)),
+            levels=np.concatenate(levels, axis=1),
+        )

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
-from strokecore.scoring.engine import Head, Lesion, RegionEvidence
+from strokecore.scoring.engine import Lesion, RegionEvidence
 
 # Two adjacent slices of the thinnest customary reading thickness (4 mm).
 MIN_EXTENT_MM: Final = 8.0
@@ -106,7 +107,6 @@ def minimum_extent_mm(slice_spacing_mm: float) -> float:
 def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> RegionFinding:
     mask = head.regions[box] == region.label
     evidence = lesion.evidence.get(region, RegionEvidence(None, None, None))
-    voxel_ml = float(np.prod(head.grid.spacing_mm)) / 1000.0
     size = int(mask.sum())
     acute = mask & lesion.acute[box]
     reason = _not_assessable(head, lesion, mask, box, evidence)
@@ -121,7 +121,7 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
         affected=positive,
         probability=evidence.probability if assessable else None,
         involved_fraction=fraction,
-        volume_ml=float(acute.sum()) * voxel_ml,
+        volume_ml=head.grid.ml(acute),
         mean_hu=evidence.mean_hu,
         contralateral_difference_hu=evidence.contralateral_difference_hu,
         assessable=assessable,

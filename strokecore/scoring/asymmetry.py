@@ -23,8 +23,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import DEEP, RegionId
-from strokecore.head.crop import crop, symmetric_box, uncrop
-from strokecore.scoring.engine import UNKNOWN, Head, Lesion, RegionEvidence
+from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
+from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
 from strokecore.scoring.tissue import MIN_VOXELS, OLD_RESIDUAL_HU, Tissue, measure_regions
 

@@ -9,37 +9,10 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.anatomy.regions import RegionId
-from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """One head in the canonical frame: everything an engine may look at.
-
-    Attributes
-    ----------
-    hu: float32 [z, y, x] on ``grid``; -1024 outside the scan.
-    grid: canonical grid, symmetric about the mid-sagittal plane.
-    brain: tissue masks on the same grid.
-    regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
-    grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
-        registered atlas.
-    tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
-        matter), from the registered atlas.
-    covered: bool [z, y, x], inside the scanned volume.
-    slice_thickness_mm: of the source.
-    """
-
-    hu: npt.NDArray[np.float32]
-    grid: Grid
-    brain: Brain
-    regions: npt.NDArray[np.uint8]
-    grey: npt.NDArray[np.float32]
-    tissue: npt.NDArray[np.float32]
-    covered: npt.NDArray[np.bool_]
-    slice_thickness_mm: float
+from strokecore.anatomy.regions import RegionId, Side
+from strokecore.head.canonical import Head
+from strokecore.head.grid import Grid
+from strokecore.result import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -72,6 +45,21 @@ class Lesion:
     old: npt.NDArray[np.bool_]
     evidence: Mapping[RegionId, RegionEvidence] = field(default_factory=dict)
 
+    def labels(self, grid: Grid) -> npt.NDArray[np.uint8]:
+        """The label map of strokecore.result.SourceMasks, still on ``grid``; uint8 [z, y, x]."""
+        labels = self.acute.astype(np.uint8)
+        labels[grid.side_columns("right")] *= 2
+        labels[self.old] = 3
+        return labels
+
+    def infarct_ml(self, grid: Grid) -> dict[Side, float]:
+        """Volume of the early infarct of each side, millilitres to three digits."""
+        return {side: round(grid.ml(self.acute[grid.side_columns(side)]), 3) for side in ("left", "right")}
+
+    def old_ml(self, grid: Grid) -> float:
+        """Volume of the old infarct, millilitres to three digits."""
+        return round(grid.ml(self.old), 3)
+
 
 class Engine(Protocol):
     """Segments early ischaemic change in one head.
@@ -101,3 +89,10 @@ class Engine(Protocol):
     def fallbacks(self) -> tuple[str, ...]: ...
 
     def segment(self, head: Head) -> Lesion: ...
+
+
+def model_info(engine: Engine) -> ModelInfo:
+    """What segments or, after ``segment``, what did."""
+    return ModelInfo(
+        engine.name, engine.version, engine.sha256, engine.engine, engine.precision, engine.fallbacks
+    )

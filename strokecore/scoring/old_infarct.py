@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.head.frame import Grid
-from strokecore.scoring.engine import Head
+from strokecore.head.canonical import Head
+from strokecore.head.grid import Grid
 
 Bool3D = npt.NDArray[np.bool_]
 

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.flags import QualityFlag
+from strokecore.head.canonical import Head
 from strokecore.result import ModelInfo, RegionFinding
-from strokecore.scoring.engine import Head
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
@@ -35,7 +35,7 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Reconstruct 5 mm slices with a soft-tissue kernel and send them.",
             )
         )
-    metal_ml = float((head.hu > METAL_HU).sum()) * _voxel_ml(head)
+    metal_ml = head.grid.ml(head.hu > METAL_HU)
     if metal_ml > METAL_ML:
         flags.append(
             QualityFlag(
@@ -114,19 +114,12 @@ def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
 
 def _place(head: Head, mask: npt.NDArray[np.bool_]) -> str:
     """Where a mask lies: side, then the ASPECTS region that holds most of it."""
-    half = head.grid.shape[2] // 2
-    right = int(mask[:, :, :half].sum())
-    left = int(mask.sum()) - right
-    side = (
+    left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
+    where = (
         "on both sides" if min(left, right) > 0.2 * (left + right) else ("left" if left > right else "right")
     )
     inside = {region: int((mask & (head.regions == region.label)).sum()) for region in ALL_REGIONS}
     region, most = max(inside.items(), key=lambda item: item[1])
     if most < 0.2 * (left + right):
-        return f"{side}, outside the ASPECTS regions"
-    return f"{side}, most of it in {region.side} {region.name}"
-
-
-def _voxel_ml(head: Head) -> float:
-    z, y, x = head.grid.spacing_mm
-    return z * y * x / 1000.0
+        return f"{where}, outside the ASPECTS regions"
+    return f"{where}, most of it in {region.side} {region.name}"

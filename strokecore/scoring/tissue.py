@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.scoring.engine import Head
+from strokecore.head.canonical import Head
 from strokecore.scoring.old_infarct import OLD_RIM_MM, find_old_infarct, widened
 from strokecore.scoring.tissue_curve import tissue_curve
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import SIDES, RegionId
-from strokecore.scoring.engine import Head
+from strokecore.head.canonical import Head
 
 Float3D = npt.NDArray[np.float32]
 Bool3D = npt.NDArray[np.bool_]
@@ -25,9 +25,7 @@ def tissue_curve(head: Head, usable: Bool3D) -> Float3D:
     brighter hemisphere's is kept: an infarct can then not pull its own reference down, and both
     hemispheres share one curve.
     """
-    half = head.grid.shape[2] // 2
-    hemispheres = (slice(0, half), slice(head.grid.shape[2] - half, None))
-    lines = [_fit_line(head, usable, columns) for columns in hemispheres]
+    lines = [_fit_line(head, usable, head.grid.side_columns(side)) for side in SIDES]
     known = [line for line in lines if line is not None]
     if not known:
         return np.full(head.hu.shape, np.nan, dtype=np.float32)
@@ -48,13 +46,13 @@ def _nuclei(head: Head) -> Bool3D:
     return np.isin(head.regions, [RegionId(name, side).label for name in GREY_NUCLEI for side in SIDES])
 
 
-def _fit_line(head: Head, usable: Bool3D, columns: slice) -> tuple[float, float] | None:
+def _fit_line(head: Head, usable: Bool3D, half: tuple[slice, ...]) -> tuple[float, float] | None:
     """(slope, level) of HU over the grey share inside one hemisphere's regions.
 
     Without the nuclei: they would fill the greyest bin alone and become their own reference.
     """
-    mask = (usable & (head.regions > 0) & ~_nuclei(head))[:, :, columns]
-    grey, hu = head.grey[:, :, columns][mask], head.hu[:, :, columns][mask]
+    mask = (usable & (head.regions > 0) & ~_nuclei(head))[half]
+    grey, hu = head.grey[half][mask], head.hu[half][mask]
     bins = np.clip((grey * GREY_BINS).astype(int), 0, GREY_BINS - 1)
     counts = np.bincount(bins, minlength=GREY_BINS)
     filled = np.flatnonzero(counts >= MIN_BIN_VOXELS)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, RegionId
+from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
 from strokecore.simulate.solids import HEAD_SPACING_MM, Floats, head_axes
@@ -132,7 +133,7 @@ def _with_other_territories(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
     posterior = (ax < 38) & (yy > 62) & (zz > -14) & (zz < 30)
     out = labels.copy()
     for side in SIDES:
-        here = (x > 0)[None, None, :] if side == "left" else (x < 0)[None, None, :]
+        here = on_side(x, side)[None, None, :]
         out[anterior & here & (labels == 0)] = _OTHER_LABEL["ACA", side]
         out[posterior & here & (labels == 0)] = _OTHER_LABEL["PCA", side]
     return out
@@ -176,7 +177,7 @@ def _numbers(
     blood: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
     x, _, _ = person.brain_grid.axes_mm
-    voxel_ml = FINE_MM**3 / 1000
+    voxel_ml = voxel_volume_ml((FINE_MM, FINE_MM, FINE_MM))
     core = infarct > 0.5
     tissue = (person.grey + person.white > 0.5) & person.inside
 
@@ -185,8 +186,7 @@ def _numbers(
         return round(float(drop[here].mean()), 3) if here.any() else None
 
     def half_ml(mask: npt.NDArray[np.bool_]) -> dict[str, float]:
-        halves = {"left": x > 0, "right": x < 0}
-        return {side: round(float(mask[:, :, halves[side]].sum() * voxel_ml), 2) for side in SIDES}
+        return {side: round(float(mask[:, :, on_side(x, side)].sum() * voxel_ml), 2) for side in SIDES}
 
     return {
         "infarct_ml": half_ml(core),

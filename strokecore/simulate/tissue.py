@@ -27,7 +27,6 @@ BLOOD_HU: Final = 64.0
 TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
 DIPLOE_HU: Final = 620.0
 SKIN_HU: Final = 75.0
-SCALP_FAT_HU: Final = -75.0
 
 _LEUKOARAIOSIS_HU: Final = 10.0  # darkening of the most severe, at the ventricle's wall
 _LEUKOARAIOSIS_REACH_MM: Final = 9.0

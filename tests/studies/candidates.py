@@ -42,12 +42,12 @@ from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
-from strokecore.pipeline import Stopwatch, blank_result, model_info, place_head, score_head
-from strokecore.reading.quiet import quiet_pydicom
+from strokecore.pipeline import Scorer, align_series, score_head
 from strokecore.reading.series import Series, read_series
-from strokecore.result import Result, SoftwareInfo
+from strokecore.reading.tags import quiet_pydicom
+from strokecore.result import Result, SoftwareInfo, blank_result
 from strokecore.scoring.asymmetry import AsymmetryEngine
-from strokecore.scoring.engine import Engine
+from strokecore.scoring.engine import Engine, model_info
 from strokecore.simulate import random_affected, random_spec, unseen_fields
 from tests.studies.inserted import inserted, mirrored, own_regions
 
@@ -115,14 +115,14 @@ def _real(mirror: bool) -> tuple[Series, Any]:
 
 
 def _results(series: Series, models: tuple[Path, ...]) -> list[Result]:
-    config, atlas, watch = ScoringConfig(), load_atlas(), Stopwatch()
-    frame, head = place_head(series, atlas, watch)
-    return [
-        score_head(
-            series, frame, head, config, engine, blank_result(config, engine, atlas, _DATE, None), watch
-        ).result
-        for engine in engines_of(models)
-    ]
+    scorers = [Scorer(ScoringConfig(), engine, load_atlas()) for engine in engines_of(models)]
+    aligned = align_series(series, load_atlas())
+    known = blank_result(_software(), _DATE)
+    return [score_head(aligned, scorer, known).result for scorer in scorers]
+
+
+def _software() -> SoftwareInfo:
+    return SoftwareInfo(__version__, load_atlas().sha256, ScoringConfig().sha256)
 
 
 def engines_of(models: tuple[Path, ...]) -> list[Engine]:
@@ -168,7 +168,6 @@ def main() -> None:
     engines = list(zip((WEIGHT_FREE, *(path.name for path in models)), engines_of(models), strict=True))
     options.out.mkdir(parents=True, exist_ok=True)
     columns = list(zip(*found, strict=True))
-    software = SoftwareInfo(__version__, load_atlas().sha256, ScoringConfig().sha256)
     command = f"tests.studies.candidates --set {options.set} --seeds {options.seeds}"
     report: dict[str, Any] = {"set": options.set, "seeds": options.seeds, "margin": MARGIN, "models": {}}
     paths = []
@@ -180,7 +179,7 @@ def main() -> None:
             date=datetime.now(UTC).date().isoformat(),
             workers=options.workers,
             model=model_info(engine),
-            software=software,
+            software=_software(),
         )
         folder = options.out / f"{options.set}-{name}"
         folder.mkdir(exist_ok=True)

@@ -13,9 +13,11 @@ from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
-from strokecore.pipeline import Scored, score_folder
+from strokecore.head.canonical import Head
+from strokecore.pipeline import score_folder
+from strokecore.result import Scored
 from strokecore.scoring.asymmetry import AsymmetryEngine
-from strokecore.scoring.engine import Head, Lesion
+from strokecore.scoring.engine import Lesion
 
 PATIENT_WORDS = ("SIMULATED", "SIM-3")
 STEPS = {"read", "frame", "brain", "register", "segment", "score", "dicom", "total"}

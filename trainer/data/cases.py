@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -28,7 +28,8 @@ import numpy.typing as npt
 from strokecore import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.files import write_atomically
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import PREPROCESS_VERSION
 
 Split = Literal["train", "validate", "test"]
@@ -229,9 +230,9 @@ def write_case(out: Path, case: Case, made_from: Mapping[str, str]) -> CaseRecor
     ``made_from`` names everything that decides the case; ``made_case`` finds it again by that.
     """
     path = out / "cases" / f"{case.record.id}.npz"
-    part = path.with_name(f".{case.record.id}.{os.getpid()}.npz")
-    np.savez_compressed(part, allow_pickle=False, **case.arrays())
-    os.replace(part, path)
+    content = BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **case.arrays())
+    write_atomically(path, content.getvalue())
     record = replace(case.record, digest=case.digest())
     _write_json(path.with_suffix(".json"), {"record": asdict(record), "made_from": _made_from(made_from)})
     return record
@@ -259,6 +260,4 @@ def _made_from(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _write_json(path: Path, content: object) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

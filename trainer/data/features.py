@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from threading import get_ident
 from typing import Final
 
 import numpy as np
@@ -30,7 +29,8 @@ import torch
 from torch import Tensor
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.files import write_atomically
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import PREPROCESS_VERSION, slice_centres_mm, to_channels
 from trainer.config import Recipe
 from trainer.data.augment import AUGMENT_VERSION
@@ -104,9 +104,7 @@ class FeatureCache:
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_room(slices)
-        part = self.folder / f".about.{os.getpid()}.{get_ident()}"
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, self.folder / "about.json")
+        write_atomically(self.folder / "about.json", f"{text}\n".encode())
 
     def taps(self, batch: Batch) -> tuple[Tensor, ...]:
         """Features of a batch's slices: four float32 tensors [m, hidden, h, w] on the network's device."""

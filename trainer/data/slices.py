@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import COUPLED, Arm, arm_target, sg_share
 from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, slice_centres_mm
 from trainer.data.cases import Case, CaseRecord, Dataset

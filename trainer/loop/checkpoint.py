@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from strokecore.errors import StrokeCoreError, UsageError
+from strokecore.files import write_atomically
 
 CHECKPOINT_SCHEMA: Final = 1
 
@@ -26,21 +26,15 @@ class CheckpointNotWrittenError(StrokeCoreError):
     """The disk is full or not writable; what was there before is still whole."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old or the new one, power cuts included.
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a run and its folder: the old one or the whole new one, power cuts included.
 
     Raises CheckpointNotWrittenError when the disk does not take it.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_atomically(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CheckpointNotWrittenError(
             f"{path} could not be written ({error.strerror}); what was saved before is still whole. "
             "Make room or give write permission, then run the same command again: it continues."
@@ -48,8 +42,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """``write_atomically`` of readable JSON."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    """``write_file`` of readable JSON."""
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -69,7 +63,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sha256 = tensors_sha256(held)
-    write_atomically(path, safetensors.torch.save(held, {**about, "sha256": sha256}))
+    write_file(path, safetensors.torch.save(held, {**about, "sha256": sha256}))
     return sha256
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, TextIO
 
 from strokecore.errors import UsageError
-from trainer.loop.checkpoint import write_atomically
+from trainer.loop.checkpoint import write_file
 
 # step: optimiser steps done. kind: "pairs", or "singles" (plain loss; the gate's columns are empty).
 # loss_sg: as weighted; loss_sg_plain: as the control sees it. *_lesion, *_free: means over the pairs whose BG
@@ -118,4 +118,4 @@ def _keep_rows(path: Path, rows: int) -> None:
                 f"{path} does not hold the {rows} steps that the checkpoint counts; restore it, or give "
                 "another run folder to start from the beginning."
             )
-    write_atomically(path, (header.getvalue() + "".join(kept)).encode())
+    write_file(path, (header.getvalue() + "".join(kept)).encode())

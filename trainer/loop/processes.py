@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from trainer.config import Precision
-from trainer.loop.run import locked
+from trainer.loop.run import locked_run
 
 # Several processes ask each other so often: an answer costs a round trip of the network.
 AGREE_STEPS: Final = 10
@@ -44,7 +44,7 @@ def start_fabric(precision: Precision) -> Fabric:
 def alone_in(run: Path, fabric: Fabric) -> Iterator[None]:
     """Hold the run folder for this training; the first process holds it for all."""
     if fabric.is_global_zero:
-        with locked(run):
+        with locked_run(run):
             yield
     else:
         yield

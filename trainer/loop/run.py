@@ -10,18 +10,18 @@ RUN/last/                the state that a killed run resumes from
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from strokecore import files
 from strokecore.errors import UsageError
 from trainer.config import Recipe, load_recipe
-from trainer.loop.checkpoint import load_state, read_weights, write_atomically, write_json
+from trainer.loop.checkpoint import load_state, read_weights, write_file, write_json
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,24 +38,19 @@ def recipe_sha256(recipe: Recipe) -> str:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder for this process. Raises UsageError when another one trains there.
-
-    The lock is the kernel's: it ends with the process, however that dies.
-    """
+def locked_run(run: Path) -> Iterator[None]:
+    """Hold a run folder for this process. Raises UsageError when another one trains there."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a+") as file:
+    lock = run / ".lock"
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(files.locked(lock, wait=False))
         except BlockingIOError as error:
-            file.seek(0)
             raise UsageError(
-                f"another process ({file.read().strip() or 'unknown'}) is training in {run}; wait for it, "
-                "or give another run folder."
+                f"another process ({lock.read_text().strip() or 'unknown'}) is training in {run}; wait for "
+                "it, or give another run folder."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        lock.write_text(f"process {os.getpid()}")
         yield
 
 
@@ -103,7 +98,7 @@ def note_left_out(record: dict[str, Any], left_out: Mapping[str, str]) -> None:
 def _start(run: Path, recipe: Recipe, data: Mapping[str, Any], backbone: Mapping[str, Any]) -> None:
     if any(path.name not in (".lock", "config.yaml") for path in run.iterdir()):
         raise UsageError(f"{run} is not empty and holds no training run; give another folder.")
-    write_atomically(run / "config.yaml", _yaml(recipe))
+    write_file(run / "config.yaml", _yaml(recipe))
     record = {
         "schema": RUN_SCHEMA,
         "recipe": recipe.to_dict(),

@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.learned.arms import Arm, infarct_probability, sg_share
 from trainer.config import Recipe
@@ -89,7 +90,7 @@ class Validator:
             sums[index] = self._case(decoder, self.slices[index])
         sums = torch.as_tensor(self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")).cpu()
         both, predicted, true, losses, count = sums.unbind(1)
-        dice = 2 * both / (predicted + true)
+        dice = dice_of_counts(both, predicted + true)
         patients = {
             case.record.id: float(value)
             for case, value, has in zip(self.slices, dice, true > 0, strict=True)

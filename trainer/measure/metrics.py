@@ -16,7 +16,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.arrays import dice_of_counts
+from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.arms import CLASSES, Arm, arm_target, sg_share
 from trainer.data.cases import Case, Group, Labels
 
@@ -26,7 +27,7 @@ Names = npt.NDArray[np.uint8]
 # Classes of both arms under one numbering: what a voxel is called, whichever arm answered.
 CLASS_NAMES: Final = ("background", *REGION_NAMES, "other")
 # A territory counts as infarcted when this share of its voxels in one hemisphere is; the coupling's own rule
-# (DESIGN, "Coupling"). Less is a neighbour's infarct that reaches over a border drawn a voxel elsewhere.
+# (docs/tagl.md). Less is a neighbour's infarct that reaches over a border drawn a voxel elsewhere.
 POSITIVE_SHARE: Final = 0.10
 # A level counts as infarcted when it holds this share of the patient's infarct: less is the end of the other
 # level's lesion (in simulated heads with infarct of one level only, 0.1-9 % lie beyond the blend).
@@ -46,8 +47,8 @@ class Overlap:
 
     @property
     def dice(self) -> float:
-        """2 both / (predicted + true) (Dice, Ecology 1945;26:297); NaN without true voxels."""
-        return 2 * self.both / (self.predicted + self.true) if self.true else float("nan")
+        """NaN without true voxels."""
+        return float(dice_of_counts(self.both, self.predicted + self.true)) if self.true else float("nan")
 
     @property
     def sensitivity(self) -> float:

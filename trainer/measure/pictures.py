@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import STROKE_WINDOW
 from trainer.data.cases import Case
 

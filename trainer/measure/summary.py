@@ -22,7 +22,7 @@ from rich.table import Table
 
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.evaluate.statistics import Estimate, draw_patients, pooled_mean, resampled
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from trainer.measure.metrics import Overlap, PatientFigures
 
 Floats = npt.NDArray[np.float64]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.arrays import dice_of_counts
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
 from strokecore.learned.engine import Run, infarct_map, region_log_odds
 from strokecore.learned.package import Calibration
@@ -145,7 +146,7 @@ def _of_case(
     reached = _at_or_above(np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1))
     both = _at_or_above(np.bincount(level[case.lesion], minlength=len(THRESHOLDS) + 1))
     lesion = int(np.count_nonzero(case.lesion))
-    dice = 2 * both / (reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
+    dice = dice_of_counts(both, reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
     return (
         _table([found])[0],
         np.array(_affected(case.record)),

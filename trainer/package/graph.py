@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from strokecore.errors import StrokeCoreError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import sg_share
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES
 from strokecore.learned.plain_graph import make_plain

@@ -48,7 +48,7 @@ def make_case(
 
 def misfit(case: Case, series: Series, lesion: npt.NDArray[np.bool_]) -> str | None:
     """Why ``lesion`` (bool [k, j, i] on the series' voxels) cannot belong to this head; None when it can."""
-    source_ml = volume_ml(lesion, series)
+    source_ml = series.ml(lesion)
     if source_ml < _LEAST_ML:
         return None
     if case.record.lesion_ml < _LEAST_SHARE * source_ml:
@@ -60,14 +60,6 @@ def misfit(case: Case, series: Series, lesion: npt.NDArray[np.bool_]) -> str | N
     if inside < _LEAST_SHARE:
         return f"only {inside:.0%} of the infarct lie inside the skull: the truth does not fit the scan"
     return None
-
-
-def volume_ml(mask: npt.NDArray[np.bool_], series: Series) -> float:
-    """Volume of a mask on the series' voxels; slices reach half-way to their neighbours."""
-    offsets = series.slice_offsets_mm
-    heights = np.gradient(offsets) if len(offsets) > 1 else np.array([series.slice_thickness_mm])
-    area = mask.sum(axis=(1, 2)) * float(np.prod(series.pixel_spacing_mm))
-    return float((area * heights).sum() / 1000.0)
 
 
 def _truth_sha256(lesion: npt.NDArray[np.bool_], territory: npt.NDArray[np.uint8] | None) -> str:

@@ -20,12 +20,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.anatomy.regions import ALL_REGIONS, SIDES, Side
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading import tags
 from strokecore.reading.files import DicomFile, find_dicom
-from strokecore.reading.quiet import quiet_pydicom
 from strokecore.reading.series import Series, read_series
+from strokecore.reading.tags import quiet_pydicom
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Labels, Split
 from trainer.prepare.case_file import make_case
 from trainer.prepare.identity import identity_in_name
@@ -35,7 +35,7 @@ from trainer.prepare.seg_truth import (
     SEGMENTATION_STORAGE,
     is_infarct_segmentation,
     read_infarct,
-    right_share,
+    share_on,
 )
 from trainer.prepare.splits import TEST_SHARE, hash_split, read_splits
 from trainer.prepare.unusable import UnusableError
@@ -182,16 +182,11 @@ def _read_territories(
     labels = labels_on(read_nifti(path), series, known, path.name)
     for side in SIDES:
         mask = np.isin(labels, [region.label for region in ALL_REGIONS if region.side == side])
-        if mask.any() and _share_on(side, mask, series) < _SIDE_SHARE:
+        if mask.any() and share_on(side, mask, series) < _SIDE_SHARE:
             raise UnusableError(
                 f"most voxels that {path.name} labels {side} lie on the other side of the head"
             )
     return labels
-
-
-def _share_on(side: Side, mask: npt.NDArray[np.bool_], series: Series) -> float:
-    right = right_share(mask, series)
-    return right if side == "right" else 1 - right
 
 
 def _nifti(folder: Path, stem: str) -> Path | None:

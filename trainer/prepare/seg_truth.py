@@ -80,15 +80,16 @@ def read_infarct(path: Path, series: Series, *, reviewed: bool) -> npt.NDArray[n
     return lesion
 
 
-def right_share(mask: npt.NDArray[np.bool_], series: Series) -> float:
-    """Share of a mask's voxels on the patient's right of the skull's middle; bool [k, j, i], not empty.
+def share_on(side: Side, mask: npt.NDArray[np.bool_], series: Series) -> float:
+    """Share of a mask's voxels on the patient's ``side`` of the skull's middle; bool [k, j, i], not empty.
 
     Raises UnusableError when there is no bone.
     """
     bone = _x_mm(series.hu > _BONE_HU, series)
     if not len(bone):
         raise UnusableError("the CT shows no bone, so that the middle of the head cannot be found")
-    return float((_x_mm(mask, series) < np.median(bone)).mean())
+    right = float((_x_mm(mask, series) < np.median(bone)).mean())
+    return right if side == "right" else 1 - right
 
 
 def _x_mm(mask: npt.NDArray[np.bool_], series: Series) -> npt.NDArray[np.float64]:
@@ -150,8 +151,7 @@ def _macro(own: Dataset, shared: Dataset, name: str) -> Dataset:
 def _check_side(mask: npt.NDArray[np.bool_], side: Side | None, number: int, series: Series) -> None:
     if side is None or not mask.any():
         return
-    right = right_share(mask, series)
-    share = right if side == "right" else 1 - right
+    share = share_on(side, mask, series)
     if share < 0.5:
         raise UnusableError(
             f"segment {number} of the SEG says {side} and {1 - share:.0%} of its voxels lie on the other side"

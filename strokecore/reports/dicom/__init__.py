@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from strokecore.reading.series import Series
-    from strokecore.reports.drawing import Drawing
+    from strokecore.reports.pages import Drawing
     from strokecore.result import Result, SourceMasks
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def write_outputs(
     # highdicom takes half a second to import; the command line's help must not wait for it
     from strokecore.reports.dicom import capture, seg, sr
     from strokecore.reports.dicom.instance import Stamp, write
-    from strokecore.reports.drawing import Drawing
+    from strokecore.reports.pages import Drawing
 
     if result.model is None:
         raise ValueError("a scored or withheld result names its model")
@@ -64,12 +64,12 @@ def refusal_key(header: Dataset, result: Result) -> str:
     """
     from strokecore import identifiers as uids
     from strokecore.reading import tags
-    from strokecore.reports import report
+    from strokecore.reports import wording
 
     identity = tuple(
         tags.text(header, keyword) for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
     )
-    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in report.reasons(result))
+    reasons = tuple(f"{flag.code} {flag.message} {flag.remedy}" for flag in wording.reasons(result))
     return uids.refusal_key(identity, result.software, reasons)
 
 

@@ -15,8 +15,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import inherit
 from strokecore.reports.dicom.instance import Stamp, finish
-from strokecore.reports.drawing import Drawing
-from strokecore.reports.pages import refusal_page
+from strokecore.reports.pages import Drawing, refusal_page
 from strokecore.reports.picture import Rgb8
 from strokecore.result import Result
 

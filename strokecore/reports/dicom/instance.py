@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from strokecore import identifiers as uids
 from strokecore._version import __version__
+from strokecore.files import write_atomically
 from strokecore.reading import tags
 from strokecore.reports.dicom import inherit
 from strokecore.result import Result
@@ -103,9 +104,9 @@ def finish(dataset: Dataset, source: Dataset, stamp: Stamp, kind: str, index: in
 def write(dataset: Dataset, path: Path) -> Path:
     """Write a DICOM file so that ``path`` never holds half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    dataset.save_as(partial, enforce_file_format=True)
-    os.replace(partial, path)
+    content = BytesIO()
+    dataset.save_as(content, enforce_file_format=True)
+    write_atomically(path, content.getvalue())
     return path
 
 

@@ -58,7 +58,7 @@ from strokecore.reports.dicom.contour import region_contour
 from strokecore.reports.dicom.instance import MANUFACTURER, MODEL_NAME, Stamp, finish
 from strokecore.reports.pages import RESEARCH_USE
 from strokecore.reports.picture import LEVELS, level_slice
-from strokecore.reports.report import marked, summary_line
+from strokecore.reports.wording import marked, summary_line
 from strokecore.result import ModelInfo, RegionFinding, Result, SourceMasks
 
 # Digits kept in numeric content items; a DS holds at most 16 characters (PS3.5 6.2)

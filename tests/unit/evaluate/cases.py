@@ -15,8 +15,7 @@ from strokecore.config import ScoringConfig
 from strokecore.evaluate.study import Outcome, outcome
 from strokecore.evaluate.truth import Truth
 from strokecore.flags import QualityFlag
-from strokecore.pipeline import Scored
-from strokecore.result import AspectsScore, RegionFinding, Result, SeriesInfo
+from strokecore.result import AspectsScore, RegionFinding, Result, Scored, SeriesInfo
 from strokecore.scoring.aspects import affected_side, score_hemispheres
 from strokecore.simulate import parse_affected
 from tests.unit.reports.output_cases import MODEL, SOFTWARE

@@ -11,12 +11,11 @@ import pytest
 
 from strokecore.config import ScoringConfig
 from strokecore.evaluate.cases import Case
-from strokecore.evaluate.mask import MaskError, dice, read_mask
+from strokecore.evaluate.mask import MaskError, read_mask
 from strokecore.evaluate.study import run_case
 from strokecore.evaluate.summary import summarise
-from strokecore.pipeline import Scored
 from strokecore.reading.series import Series, read_series
-from strokecore.result import SourceMasks
+from strokecore.result import Scored, SourceMasks
 from tests.unit.evaluate.cases import affected, result_of, truth_of, write_case
 from tests.unit.reports.output_cases import small_series
 
@@ -100,14 +99,6 @@ def test_a_damaged_outline_is_said(tmp_path: Path) -> None:
 
 def test_no_outline_is_none(tmp_path: Path) -> None:
     assert read_mask(tmp_path, even_series()) is None
-
-
-def test_dice_by_hand() -> None:
-    a, b = np.zeros(10, bool), np.zeros(10, bool)
-    assert dice(a, b) is None
-    a[:4], b[2:8] = True, True
-    assert dice(a, b) == pytest.approx(2 * 2 / (4 + 6))
-    assert dice(a, ~a) == 0.0
 
 
 def score_outlined(folder: Path, config: ScoringConfig) -> Scored:

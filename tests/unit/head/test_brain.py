@@ -12,7 +12,9 @@ from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image
 from strokecore.head.brain import Brain, segment_brain
-from strokecore.head.frame import CANONICAL_GRID, HeadFrame, coverage, fit_head_frame, to_canonical
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import CANONICAL_GRID, HeadFrame
+from strokecore.head.resampling import coverage, to_canonical
 from strokecore.reading.series import Series, read_series
 from tests.synthetic_head import Paint, ball, head_series, pose
 

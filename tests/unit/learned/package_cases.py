@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import REGION_NAMES, RegionId
+from strokecore.head.canonical import Head
 from strokecore.learned.arms import BG_CLASSES, BLEND_MM, SG_CLASSES, level_plane_mm, sg_share
 from strokecore.learned.preprocessing import (
     DEFAULT_CHANNELS,
@@ -28,7 +29,6 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
 )
-from strokecore.scoring.engine import Head
 from tests.unit.scoring.heads import darken, flat_head
 
 SPEC = InputSpec()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONIC, RegionId
-from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.arms import (
     BG_CLASSES,
     BLEND_MM,

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.head.canonical import Head
 from strokecore.learned.arms import level_plane_mm
 from strokecore.learned.engine import LearnedEngine, Run, infarct_map, region_log_odds
 from strokecore.learned.package import Calibration, ModelPackage, load_package
 from strokecore.learned.preprocessing import slice_centres_mm
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.asymmetry import AsymmetryEngine
-from strokecore.scoring.engine import Head, Lesion
+from strokecore.scoring.engine import Lesion
 from tests.unit.learned.engine_cases import MirrorRuntime
 from tests.unit.learned.package_cases import SPEC, write_package
 from tests.unit.scoring.heads import darken, flat_head, region_slices

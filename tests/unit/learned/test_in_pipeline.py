@@ -19,19 +19,17 @@ from strokecore.learned import engine as learned
 from strokecore.learned import selection
 from strokecore.learned.openvino import OpenVinoRuntime
 from strokecore.learned.package import load_package
-from strokecore.pipeline import Scored, score_folder
-from strokecore.reports import report
+from strokecore.pipeline import score_folder
 from strokecore.reports.dicom import sr
 from strokecore.reports.dicom.instance import Stamp
+from strokecore.reports.result_json import to_json
+from strokecore.result import Scored
 from tests.unit.learned.engine_cases import BROKEN, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import mirror_answers, write_package
 
 # Steps before an engine is asked; they are the same for all engines, so this module takes them once.
 STEPS = {
-    pipeline: (
-        *("read_series", "fit_head_frame", "to_canonical", "coverage", "segment_brain", "register_atlas"),
-        *("place_atlas", "scan_flags", "blood_flags"),
-    ),
+    pipeline: (*("read_series", "align_series", "scan_flags", "blood_flags"),),
     learned: ("hu_slices", "mask_slices", "measure_regions"),
     learned.Tissue: ("of",),
 }
@@ -104,7 +102,7 @@ def test_every_broken_engine_is_named_and_none_has_a_say(
     machine["openvino bf16"] = fault_of(name)
     machine["openvino fp32"] = EngineError("not here")  # one that is wrong is enough
     scored = score_folder(sample_ct, ScoringConfig(model=folder), content_datetime=MOMENT)
-    record = report.to_json(scored.result)
+    record = to_json(scored.result)
     assert (record["model"]["engine"], record["model"]["precision"]) == ("onnx", "fp32")
     fallbacks = record["model"]["fallbacks"]
     assert fallbacks[0].startswith("openvino bf16: refused by the parity gate (")

@@ -15,8 +15,7 @@ from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import openvino as module
 from strokecore.learned import openvino_cache
 from strokecore.learned.onnx import OnnxRuntime
-from strokecore.learned.openvino import OpenVinoRuntime
-from strokecore.learned.openvino_library import load_openvino
+from strokecore.learned.openvino import OpenVinoRuntime, load_openvino
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.shipped import SHIPPED
 from tests.unit.learned.package_cases import SPEC, mirror_network, write_package
@@ -258,7 +257,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
         "import socket, sys, threading\n"
         "def refused(*a, **k): raise AssertionError('a connection')\n"
         "socket.socket.connect = socket.getaddrinfo = refused\n"
-        "from strokecore.learned.openvino_library import load_openvino\n"
+        "from strokecore.learned.openvino import load_openvino\n"
         "openvino = load_openvino()\nassert load_openvino() is openvino\nopenvino.Core()\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
@@ -269,7 +268,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_but_one_file_imports_openvino() -> None:
+def test_nothing_but_its_own_file_imports_openvino() -> None:
     found = set()
     for package in ("strokecore", "trainer", "orthanc_plugin", "tests", "deploy"):
         for path in (ROOT / package).rglob("*.py"):
@@ -279,7 +278,7 @@ def test_nothing_but_one_file_imports_openvino() -> None:
                     names = [node.module or ""]
                 if any(name.split(".")[0] == "openvino" for name in names):
                     found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"strokecore/learned/openvino_library.py"}
+    assert found == {"strokecore/learned/openvino.py"}
 
 
 def test_the_module_itself_is_light() -> None:

@@ -16,7 +16,6 @@ from strokecore.errors import EngineError
 from strokecore.learned import plans
 from strokecore.learned.devices import Gpu
 from strokecore.learned.plans import PlanKey, Profile
-from strokecore.own_files import is_locked, locked, read_own, write_own
 
 GPU = Gpu(0, "NVIDIA L4", (8, 9), 24 * 2**30, "ab" * 16)
 KEY = PlanKey.of(GPU, "10.16.1.11", "bf16", "0" * 64, Profile(1, 32, 64))
@@ -227,29 +226,3 @@ def test_the_lock_of_a_killed_process_is_free() -> None:
     process.join(60)
     with plans.building(GPU, wait=False):
         pass
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "own"
-    folder.mkdir(mode=0o700)
-    path = folder / "file"
-    write_own(path, b"first")
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as full:
-        full.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="No space"):
-            write_own(path, b"second")
-    assert read_own(path) == b"first"
-    assert [entry.name for entry in folder.iterdir()] == ["file"]
-    with pytest.raises(FileNotFoundError):
-        read_own(folder / "none")
-
-
-def test_a_lock_that_is_no_file_is_said(tmp_path: Path) -> None:
-    (tmp_path / "lock").symlink_to(tmp_path / "other")
-    with pytest.raises(EngineError, match="expected a plain file"), locked(tmp_path / "lock"):
-        pass
-    assert not is_locked(tmp_path / "none")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.preprocessing import (
     BRAIN_WINDOW,
     STROKE_WINDOW,

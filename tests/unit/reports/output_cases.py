@@ -271,7 +271,7 @@ def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True)
         content_datetime=MOMENT,
         timings_s={"read": 0.5, "total": 3.0},
     )
-    return replace(result, result_key=uids.result_key(series, SOFTWARE, SOFTWARE.config_sha256, MODEL))
+    return replace(result, result_key=uids.result_key(series, SOFTWARE, MODEL))
 
 
 def withheld(result: Result) -> Result:

@@ -14,10 +14,10 @@ from pydicom.tag import Tag
 
 from strokecore.cli import main
 from strokecore.errors import UsageError
-from strokecore.pipeline import Scored
-from strokecore.reading.quiet import quiet_pydicom
-from strokecore.reports import dicom, outputs, report
+from strokecore.reading.tags import quiet_pydicom
+from strokecore.reports import dicom, outputs
 from strokecore.reports.outputs import prepare, write_all
+from strokecore.result import Scored
 from tests.ct_factory import write_series
 from tests.unit.reports import output_cases as cases
 
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_no_half_result(
         except OSError as error:
             raise OSError("as pydicom says it") from error
 
-    monkeypatch.setattr(report, "write_html", full)  # the DICOM outputs stand by then
+    monkeypatch.setattr(outputs, "write_html", full)  # the DICOM outputs stand by then
     with pytest.raises(OSError, match="as pydicom"):
         write_all(scored, folder, out)
     assert [p.name for p in out.rglob("*")] == ["result.json"]

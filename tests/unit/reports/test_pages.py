@@ -9,8 +9,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from strokecore.flags import QualityFlag
-from strokecore.reading.quiet import quiet_pydicom
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.reports import pages, picture
+from strokecore.reports.pages import Drawing
 from strokecore.result import AspectsScore, SourceMasks
 from tests.unit.reports import output_cases as cases
 
@@ -165,3 +166,20 @@ def test_the_page_is_dark_and_legible():
     assert np.median(page) < 40
     assert page.max() > 200
     assert picture.font(12).getbbox("M")[3] >= 8
+
+
+def test_pages_are_those_of_the_secondary_capture(case):
+    drawing = Drawing.of(*case)
+    np.testing.assert_array_equal(drawing.summary, pages.summary_page(*case))
+    np.testing.assert_array_equal(np.stack(drawing.montage), np.stack(pages.montage_pages(*case)))
+
+
+def test_the_ganglionic_level_is_on_the_left(case):
+    series, result, masks = case
+    levels = Drawing.of(*case).levels
+    assert levels.shape == (512, 1024, 3)
+    shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
+    views = picture.head_views(series, shown)
+    for left, k in zip((0, 512), shown, strict=True):
+        expected = picture.draw_slice(series, masks, result, k, 512, views[k])
+        np.testing.assert_array_equal(levels[:, left : left + 512], expected)

@@ -8,8 +8,8 @@ import numpy as np
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONIC, RegionId
 from strokecore.head.brain import Brain
-from strokecore.head.frame import Grid
-from strokecore.scoring.engine import Head
+from strokecore.head.canonical import Head
+from strokecore.head.grid import Grid
 
 SHAPE = (40, 100, 121)
 SPACING_MM = (2.0, 2.0, 1.0)

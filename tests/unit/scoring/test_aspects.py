@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
+from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
 from strokecore.scoring.aspects import (
     affected_side,
@@ -15,7 +16,7 @@ from strokecore.scoring.aspects import (
     score_side,
     vertical_extent_mm,
 )
-from strokecore.scoring.engine import Head, Lesion, RegionEvidence
+from strokecore.scoring.engine import Lesion, RegionEvidence
 from tests.unit.scoring.heads import SHAPE, flat_head, region_slices
 
 RIGHT_I = RegionId("I", "right")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.head.canonical import Head
 from strokecore.scoring.asymmetry import AsymmetryEngine
-from strokecore.scoring.engine import Head, Lesion
+from strokecore.scoring.engine import Lesion
 from strokecore.scoring.tissue_curve import tissue_curve
 from tests.unit.scoring.heads import NORMAL_HU, darken, flat_head, region_slices
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import RegionId
+from strokecore.head.canonical import Head
 from strokecore.result import RegionFinding
-from strokecore.scoring.engine import Head
 from strokecore.scoring.quality import blood_flags, scan_flags
 from tests.unit.scoring.heads import SHAPE, flat_head, region_slices
 

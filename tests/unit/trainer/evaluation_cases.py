@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import STROKE_WINDOW, Channel, InputSpec
 from trainer.data.cases import Case, CaseRecord, Dataset, DatasetWriter, Group, Split
 

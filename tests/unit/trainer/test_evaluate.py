@@ -17,7 +17,7 @@ from torch import nn
 import trainer.loop.run
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from tests.unit.trainer.evaluation_cases import (
     HEALTHY_HU,
     LESION_HU,
@@ -31,10 +31,10 @@ from tests.unit.trainer.evaluation_cases import (
 from trainer import evaluate as evaluation
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
-from trainer.measure.answer import Panel
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
 from trainer.measure.pictures import SLICES, choose_slices
 from trainer.measure.predict import predict_case
+from trainer.measure.prediction import Panel
 from trainer.measure.summary import in_words, patient_row, print_summary, summarise, to_csv
 from trainer.network.network import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS

@@ -14,7 +14,7 @@ import torch
 
 import trainer.export
 from strokecore.errors import ModelPackageError, UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.engine import infarct_map
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, file_sha256, load_package

@@ -11,7 +11,7 @@ from transformers import DINOv3ViTModel
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import InputSpec
 from trainer import pretrain as module
 from trainer.config import Recipe, WeightsConfig

@@ -23,7 +23,7 @@ from trainer.config import Recipe
 from trainer.data.cases import Dataset
 from trainer.loop.checkpoint import read_weights
 from trainer.loop.curve import COLUMNS, read_curve
-from trainer.loop.run import load_network, locked, read_record
+from trainer.loop.run import load_network, locked_run, read_record
 from trainer.loop.schedule import learning_rate
 from trainer.loop.validate import Validation, Validator
 from trainer.network.network import BACKBONES
@@ -310,7 +310,7 @@ def test_validation_needs_an_infarct(data: Path, tmp_path: Path) -> None:
 
 def test_two_trainings_in_one_folder_are_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with locked(run), pytest.raises(UsageError, match=rf"another process \(process {os.getpid()}\)"):
+    with locked_run(run), pytest.raises(UsageError, match=rf"another process \(process {os.getpid()}\)"):
         train(recipe(), data, run)
 
 

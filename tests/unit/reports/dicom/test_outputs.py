@@ -133,8 +133,8 @@ def test_same_refusal_is_the_same_bytes(plain, tmp_path):
 
 def test_same_result_is_the_same_bytes_in_another_process(written, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from strokecore import dicom\n"
-        "from tests.unit import output_cases as cases\n"
+        "import sys; from pathlib import Path; from strokecore.reports import dicom\n"
+        "from tests.unit.reports import output_cases as cases\n"
         "series = cases.small_series(); masks = cases.made_up_masks(series)\n"
         "dicom.write_outputs(series, cases.made_up_result(series, masks), masks, Path(sys.argv[1]))\n"
     )

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import arm_target
 from strokecore.learned.preprocessing import InputSpec
 from trainer.config import AugmentConfig, Recipe, TrainingConfig

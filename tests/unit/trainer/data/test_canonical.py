@@ -7,7 +7,7 @@ import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import Refusal
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import level_plane_mm
 from tests.unit.reports import output_cases
 from tests.unit.trainer.prepare import miniature_aisd as mini

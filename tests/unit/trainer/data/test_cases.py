@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from trainer.data.cases import Case, CaseRecord, Dataset, DatasetWriter, made_case, write_case
 
 SHAPE = CANONICAL_GRID.shape

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES, sg_share
 from strokecore.learned.preprocessing import hu_slices
 from tests.unit.trainer.data.slice_cases import PLANE_MM, SPEC, canonical

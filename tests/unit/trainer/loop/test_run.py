@@ -21,7 +21,7 @@ from trainer.loop.record import git_state
 from trainer.loop.run import (
     claim,
     load_network,
-    locked,
+    locked_run,
     note_left_out,
     read_record,
     recipe_sha256,
@@ -119,12 +119,12 @@ def test_left_out_cases_must_stay_the_same() -> None:
 
 
 def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
-    with locked(tmp_path / "run"):
-        with pytest.raises(UsageError, match="another process"), locked(tmp_path / "run"):
+    with locked_run(tmp_path / "run"):
+        with pytest.raises(UsageError, match="another process"), locked_run(tmp_path / "run"):
             pass
-        with pytest.raises(UsageError, match="another process"), locked(tmp_path / "run"):
+        with pytest.raises(UsageError, match="another process"), locked_run(tmp_path / "run"):
             pass
-    with locked(tmp_path / "run"):
+    with locked_run(tmp_path / "run"):
         pass
 
 

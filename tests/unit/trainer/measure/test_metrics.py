@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
 
 from strokecore.anatomy.regions import REGION_NAMES
-from strokecore.head.frame import CANONICAL_GRID, Grid
+from strokecore.head.grid import CANONICAL_GRID, Grid
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, box, make_case
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, class_names, hd95_mm, measure
 

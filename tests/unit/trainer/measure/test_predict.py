@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import to_channels
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, SPEC, StubNet, box, make_case
 from tests.unit.trainer.training_cases import BACKBONE

@@ -12,7 +12,7 @@ import trainer.package.evidence as evidence_module
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.config import ScoringConfig
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.pipeline import score_folder
 from strokecore.reading.series import read_series
 from strokecore.scoring.engine import Lesion, RegionEvidence

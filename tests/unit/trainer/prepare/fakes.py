@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.reading.series import Series
 from trainer.data.cases import Case, CaseRecord
-from trainer.prepare.case_file import SOURCE_DIGEST, volume_ml
+from trainer.prepare.case_file import SOURCE_DIGEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class FakeCanonical:
             group="outside" if lesion.any() else "lesion_free",
             level_plane_mm=10.0,
             slice_thickness_mm=series.slice_thickness_mm,
-            lesion_ml=volume_ml(lesion, series),
+            lesion_ml=series.ml(lesion),
             affected=affected,
             digest="",
             provenance=provenance,

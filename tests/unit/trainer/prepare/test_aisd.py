@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from tests.unit.trainer.prepare import miniature_aisd as mini
 from tests.unit.trainer.prepare.fakes import FakeCanonical
 from trainer.data.cases import Dataset

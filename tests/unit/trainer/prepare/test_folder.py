@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from strokecore.errors import UsageError
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.reading.series import read_series
 from strokecore.reports.dicom import seg
 from strokecore.reports.dicom.instance import Stamp, write

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from strokecore.head.frame import CANONICAL_GRID
+from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import CLASSES, Arm, infarct_probability, sg_share
 from strokecore.learned.preprocessing import (
     InputSpec,

@@ -1,0 +1,144 @@
+"""A series to its canonical head, which engines are shown: its frame, its tissues and its own atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from strokecore.anatomy.atlas import Atlas
+from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
+from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical
+from strokecore.head.warped_atlas import warp_atlas
+from strokecore.reading.series import Series
+
+Bool3D = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head in the canonical frame: everything an engine may look at.
+
+    Attributes
+    ----------
+    hu: float32 [z, y, x] on ``grid``; -1024 outside the scan.
+    grid: canonical grid, symmetric about the mid-sagittal plane.
+    brain: tissue masks on the same grid.
+    regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
+    grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
+        registered atlas.
+    tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
+        matter), from the registered atlas.
+    covered: bool [z, y, x], inside the scanned volume.
+    slice_thickness_mm: of the source.
+    """
+
+    hu: npt.NDArray[np.float32]
+    grid: Grid
+    brain: Brain
+    regions: npt.NDArray[np.uint8]
+    grey: npt.NDArray[np.float32]
+    tissue: npt.NDArray[np.float32]
+    covered: npt.NDArray[np.bool_]
+    slice_thickness_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedSeries:
+    """A series, where its canonical frame lies in it, and the head that is seen there."""
+
+    series: Series
+    frame: HeadFrame
+    head: Head
+
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Entered around each named step, such as a stopwatch."""
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def align_series(series: Series, atlas: Atlas, step: Step = _untimed) -> AlignedSeries:
+    """A series in the canonical frame; ``step`` is told "frame", "brain" and "register". Raises Refusal."""
+    with step("frame"):
+        frame = fit_head_frame(series, atlas)
+        hu = to_canonical(series, frame)
+        covered = coverage(series, frame)
+    return AlignedSeries(series, frame, canonical_head(hu, covered, atlas, series.slice_thickness_mm, step))
+
+
+def canonical_head(
+    hu: npt.NDArray[np.float32],
+    covered: npt.NDArray[np.bool_],
+    atlas: Atlas,
+    slice_thickness_mm: float,
+    step: Step = _untimed,
+) -> Head:
+    """The head behind densities on CANONICAL_GRID; ``hu`` and ``covered`` as in Head. Raises Refusal."""
+    with step("brain"):
+        brain = segment_brain(hu, CANONICAL_GRID, covered)
+    with step("register"):
+        registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
+        warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
+    return Head(
+        hu=hu,
+        grid=CANONICAL_GRID,
+        brain=brain,
+        regions=warped.regions,
+        grey=warped.grey,
+        tissue=warped.tissue,
+        covered=covered,
+        slice_thickness_mm=slice_thickness_mm,
+    )
+
+
+def crop(head: Head, box: Box) -> Head:
+    """The part of a head inside ``box``, which must be symmetric about the mid-sagittal plane."""
+    z0, y0, x0 = (s.start for s in box)
+    dz, dy, dx = head.grid.spacing_mm
+    x, y, z = head.grid.origin_mm
+    shape = tuple(s.stop - s.start for s in box)
+    brain: dict[str, Any] = {
+        f.name: value[box] if isinstance(value := getattr(head.brain, f.name), np.ndarray) else value
+        for f in fields(head.brain)
+    }
+    return Head(
+        hu=head.hu[box],
+        grid=Grid(
+            (shape[0], shape[1], shape[2]), head.grid.spacing_mm, (x + x0 * dx, y + y0 * dy, z + z0 * dz)
+        ),
+        brain=Brain(**brain),
+        regions=head.regions[box],
+        grey=head.grey[box],
+        tissue=head.tissue[box],
+        covered=head.covered[box],
+        slice_thickness_mm=head.slice_thickness_mm,
+    )
+
+
+def symmetric_box(mask: Bool3D) -> Box:
+    """Bounding box of a mask, widened to be symmetric about the middle column."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return tuple(slice(0, n) for n in mask.shape)  # type: ignore[return-value]
+    z, y, x = found[0]
+    margin = min(x.start, mask.shape[2] - x.stop)
+    return z, y, slice(margin, mask.shape[2] - margin)
+
+
+def uncrop(values: npt.NDArray[Any], box: Box, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """``values`` of the box back in a volume of ``shape``, 0 elsewhere."""
+    whole = np.zeros(shape, values.dtype)
+    whole[box] = values
+    return whole

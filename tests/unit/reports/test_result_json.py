@@ -1,0 +1,124 @@
+"""result.json and its schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+
+from strokecore.flags import QualityFlag
+from strokecore.reports import result_json
+from strokecore.result import AspectsScore
+from tests.unit.reports import output_cases as cases
+
+GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
+
+
+@pytest.fixture(scope="module")
+def series():
+    return cases.small_series()
+
+
+@pytest.fixture(scope="module")
+def masks(series):
+    return cases.made_up_masks(series)
+
+
+@pytest.fixture(scope="module")
+def result(series, masks):
+    return cases.made_up_result(series, masks)
+
+
+def score(result, right, left, side):
+    return replace(
+        result,
+        aspects={"right": AspectsScore(*right), "left": AspectsScore(*left)},
+        affected_side=side,
+    )
+
+
+def test_json_is_the_contract(result, tmp_path):
+    result_json.write_json(result, tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(result_json.schema())
+    jsonschema.validate(written, result_json.schema())
+    assert written["schema"] == 1
+    assert written["aspects"] == {
+        "left": {"score": 9, "assessed": 9},
+        "right": {"score": 7, "assessed": 10},
+    }
+    assert written["affected_side"] == "right"
+    assert len(written["regions"]) == 20
+    assert written["regions"][0] == {
+        "name": "C",
+        "side": "left",
+        "affected": False,
+        "probability": 0.08,
+        "involved_fraction": 0.0,
+        "volume_ml": 0.0,
+        "mean_hu": 33.1,
+        "contralateral_difference_hu": 0.4,
+        "assessable": True,
+        "reason": None,
+    }
+    assert written["infarct_volume_ml"] == {"left": 0.0, "right": 21.75}
+    assert written["quality"][0]["code"] == "noisy"
+    assert written["series"]["slices"] == 8
+    assert written["model"]["fallbacks"] == ["no model package given"]
+    assert written["result_key"] == result.result_key
+    assert written["content_datetime"] == cases.MOMENT
+    assert list(tmp_path.iterdir()) == [tmp_path / "result.json"]
+
+
+def test_json_has_exactly_the_keys_of_the_design_and_three_more(result):
+    assert set(result_json.to_json(result)) == {
+        *("schema", "status", "aspects", "affected_side", "regions", "infarct_volume_ml"),
+        *("old_infarct_volume_ml", "outside_regions_volume_ml", "quality", "series", "model"),
+        *("software", "supersedes", "timings_s"),
+        *("result_key", "content_datetime", "not_selected"),
+    }
+
+
+@pytest.mark.parametrize("status", ["refused", "ineligible", "failed"])
+def test_json_of_a_run_without_a_score(status, tmp_path):
+    bare = replace(cases.refused(GAP), status=status, aspects={}, infarct_volume_ml={})
+    result_json.write_json(bare, tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert written["regions"] == []
+    assert written["aspects"]["left"] == {"score": None, "assessed": 0}
+    assert written["series"] is None
+
+
+def test_json_takes_numpy_numbers(result):
+    finding = replace(result.regions[0], probability=np.float32(0.5), affected=np.bool_(False))
+    written = result_json.to_json(replace(result, regions=(finding, *result.regions[1:])))
+    jsonschema.validate(written, result_json.schema())
+    assert written["regions"][0]["probability"] == 0.5
+
+
+def test_a_value_that_is_not_a_number_is_a_defect(result, tmp_path):
+    finding = replace(result.regions[0], mean_hu=float("nan"))
+    broken = replace(result, regions=(finding, *result.regions[1:]))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result_json.write_json(broken, tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"regions": ()},
+        {"status": "done"},
+        {"infarct_volume_ml": {"left": -1.0, "right": 0.0}},
+        {"series": None},
+        {"result_key": None},
+    ],
+    ids=str,
+)
+def test_a_result_that_breaks_its_contract_is_not_written(broken, result, tmp_path):
+    with pytest.raises(jsonschema.ValidationError):
+        result_json.write_json(replace(result, **broken), tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == []
