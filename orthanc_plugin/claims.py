@@ -149,12 +149,12 @@ class Claims:
 
 
 def is_settled(acquisition: Acquisition, states: States) -> bool:
-    """Whether every candidate has a verdict on exactly these instances and nobody asked for another."""
+    """Whether every candidate has a terminal state for exactly these instances and none is asked for anew."""
     if any(v.state is not None and v.state.status == "queued" for v in states.values()):
         return False
-    verdicts = [states[m.id].state for m in acquisition.candidates]
+    found = [states[m.id].state for m in acquisition.candidates]
     return all(
-        s is not None and s.status in TERMINAL and s.fingerprint == acquisition.fingerprint for s in verdicts
+        s is not None and s.status in TERMINAL and s.fingerprint == acquisition.fingerprint for s in found
     )
 
 

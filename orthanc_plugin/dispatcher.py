@@ -17,7 +17,7 @@ from orthanc_plugin.recovery import last_change, pending_studies
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.study_queue import LATER, URGENT, StudyQueue
-from orthanc_plugin.verdicts import Tally
+from orthanc_plugin.terminal_states import Tally
 from orthanc_plugin.workspace import sweep, workspace
 
 log = logging.getLogger(__name__)

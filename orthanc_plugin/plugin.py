@@ -31,7 +31,7 @@ from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
 from orthanc_plugin.orthanc_api import Loopback, OrthancApi  # noqa: E402
 from orthanc_plugin.scoring import Scoring  # noqa: E402
 from orthanc_plugin.settings import SettingsError, parse_settings  # noqa: E402
-from orthanc_plugin.verdicts import Tally  # noqa: E402
+from orthanc_plugin.terminal_states import Tally  # noqa: E402
 from strokecore import __version__  # noqa: E402
 
 # Global properties of Orthanc's database; numbers from 1024 on are free.

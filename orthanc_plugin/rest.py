@@ -11,7 +11,7 @@ from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.settings import REPORT_ATTACHMENT, RESULT_ATTACHMENT, Problem, Settings
 from orthanc_plugin.state import SeriesState, StateStore
-from orthanc_plugin.verdicts import Tally
+from orthanc_plugin.terminal_states import Tally
 
 JSON = "application/json"
 

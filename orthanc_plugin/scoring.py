@@ -1,4 +1,4 @@
-"""One acquisition from its arrival to its verdict: the story of the plugin."""
+"""One acquisition from its arrival to its terminal state: the story of the plugin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, 
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
 from orthanc_plugin.study import Acquisition, read_acquisitions
-from orthanc_plugin.verdicts import Tally, Verdicts, selected_series
+from orthanc_plugin.terminal_states import Tally, TerminalStates, selected_series
 from orthanc_plugin.workspace import workspace
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ class Scoring:
         self._tally = tally
         states = StateStore(api)
         self._claims = Claims(states, settings, owner, clean_runs)
-        self._verdicts = Verdicts(states, tally)
+        self._terminal_states = TerminalStates(states, tally)
 
     def handle(self, study: str) -> float | None:
-        """Bring every acquisition of a study to its verdict; returns when to look again, in seconds."""
+        """Bring every acquisition of a study to its terminal state; returns seconds until the next look."""
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
@@ -58,19 +58,19 @@ class Scoring:
         try:
             states = self._claims.read(acquisition)
             if not acquisition.candidates:
-                self._verdicts.excluded(acquisition, states, None)
+                self._terminal_states.excluded(acquisition, states, None)
                 return None
             if not all(m.stable for m in acquisition.candidates):
                 return None  # the event of their stability brings the study back
             if is_settled(acquisition, states):
-                self._verdicts.excluded(acquisition, states, selected_series(acquisition, states))
+                self._terminal_states.excluded(acquisition, states, selected_series(acquisition, states))
                 return None
             if (wait := self._claims.wait_s(acquisition, states)) > 0:
                 return wait
             attempts = self._claims.attempts_made(acquisition, states)
             exhausted = attempts >= self._settings.max_attempts
             claim = self._claims.take(acquisition, states, attempts if exhausted else attempts + 1)
-            # Exhausted and yet without a verdict: the server died each time.
+            # Exhausted and yet without a terminal state: the server died each time.
             return self._give_up_anew(claim) if exhausted else self._attempt(claim)
         except Conflict:
             return CONFLICT_DELAY_S
@@ -152,7 +152,7 @@ class Scoring:
         if result is None:
             notices = () if answer.status == "ineligible" else self._store(acquisition, answer.files)
             attach(self._api, [m.id for m in acquisition.candidates], answer)
-            self._verdicts.without_score(claim, answer.status, answer.reason, notices)
+            self._terminal_states.without_score(claim, answer.status, answer.reason, notices)
             remove_notices(self._api, acquisition.study, claim.notices - set(notices))
             return
         for fallback in answer.fallbacks:
@@ -162,7 +162,7 @@ class Scoring:
             raise worker.AttemptError("result_incomplete", "the scored series is not of this acquisition")
         result = replace(result, outputs=result.outputs or self._store(acquisition, answer.files))
         attach(self._api, [chosen.id], answer)
-        self._verdicts.scored(claim, chosen, result)
+        self._terminal_states.scored(claim, chosen, result)
         # A picture that says NOT SCORED is no longer true, and it held no finding.
         remove_notices(self._api, acquisition.study, claim.notices)
 
@@ -191,7 +191,7 @@ class Scoring:
         return self._give_up(claim, code, folder)
 
     def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
-        """The verdict ``failed``, with a picture that says so in the study of a head CT."""
+        """The terminal state ``failed``, with a picture that says so in the study of a head CT."""
         acquisition = claim.acquisition
         files = worker.notice(self._settings, folder, self._stop, code, claim.content_datetime)
         if not self._unchanged(acquisition):
@@ -201,7 +201,7 @@ class Scoring:
         except worker.AttemptError as error:
             self._tally.error(error.code)
             notices = ()
-        self._verdicts.without_score(claim, "failed", code, notices)
+        self._terminal_states.without_score(claim, "failed", code, notices)
         remove_notices(self._api, acquisition.study, claim.notices - set(notices))
         return None
 

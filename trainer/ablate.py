@@ -1,6 +1,6 @@
 """``trainer ablate``: the Territory-Aware Gated Loss against plain cross-entropy and Dice, over seeds.
 
-    OUT/<kind>-<seed>/    one training run each (trainer.loop.run); kinds: control, TAGL, and named variants
+    OUT/<kind>-<seed>/    one training run each (trainer.loop.run_folder): control, TAGL, and named variants
     OUT/ablation.json     every figure, threshold and setting
     OUT/ablation.md       the tables; OUT/ablation.csv: one row per kind, seed and patient
     OUT/gate.png          what the gate did over training; OUT/differences.png: paired differences
@@ -38,10 +38,10 @@ from trainer.evaluate import (
     threshold_record,
 )
 from trainer.loss.config import TaglConfig
+from trainer.measure.figures import GROUPS, patient_row, to_csv, values
 from trainer.measure.metrics import PatientFigures
 from trainer.measure.paired import Verdict, difference, figure, judge
 from trainer.measure.pictures import require_matplotlib
-from trainer.measure.summary import GROUPS, patient_row, to_csv, values
 from trainer.measure.variants import CONTROL, kinds_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def train_all(
     console: Console | None,
 ) -> list[RunOf]:
     """Train what is not trained yet; seed by seed, so that a first comparison is there early."""
-    from trainer.loop.run import read_record, recipe_sha256
+    from trainer.loop.run_folder import read_record, recipe_sha256
     from trainer.train import train
 
     runs = []
@@ -183,7 +183,7 @@ def measure_all(
     """The threshold of every run, and its figures of every test patient."""
     from rich.progress import Progress
 
-    from trainer.loop.run import load_network
+    from trainer.loop.run_folder import load_network
     from trainer.measure.prediction import Panel
 
     panel = Panel([on_best_device(load_network(run.folder)[1]) for run in runs], recipe.input)
@@ -232,7 +232,7 @@ def compare(
 
 def run_record(run: RunOf, threshold: Threshold) -> dict[str, Any]:
     """What is known of one training run."""
-    from trainer.loop.run import read_record
+    from trainer.loop.run_folder import read_record
 
     about = read_record(run.folder)
     return {

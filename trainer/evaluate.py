@@ -5,7 +5,7 @@
     OUT/best.png, median.png, worst.png
 
 The threshold is found on the validation split, never on the cases that are measured. What is measured, and
-by which rule, stands in trainer.measure.metrics; which patients a figure is over in trainer.measure.summary.
+by which rule, stands in trainer.measure.metrics; which patients a figure is over in trainer.measure.figures.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.simulate import SIMULATOR_VERSION, simulator_sha256
 from trainer.data.cases import CaseRecord, Dataset, Split
+from trainer.measure.figures import GROUPS, of_group, patient_row, print_summary, summarise, to_csv
 from trainer.measure.metrics import PatientFigures, measure
 from trainer.measure.pictures import require_matplotlib, save_overlay
-from trainer.measure.summary import GROUPS, of_group, patient_row, print_summary, summarise, to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from trainer.measure.prediction import Panel
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def evaluate(
     UsageError: run or data cannot be used, the split is empty, no validation patient has an infarct and no
         threshold is given, or the protocol's test set is not complete.
     """
-    from trainer.loop.run import load_network, read_record
+    from trainer.loop.run_folder import load_network, read_record
     from trainer.measure.prediction import Panel
 
     started = time.monotonic()
@@ -189,8 +189,8 @@ def measured(
     for record in records:
         case = dataset.load(record)
         yield tuple(
-            measure(case, answer.infarct >= threshold.value, answer.names)
-            for answer, threshold in zip(panel.answers(case), thresholds, strict=True)
+            measure(case, found.infarct >= threshold.value, found.names)
+            for found, threshold in zip(panel.predictions(case), thresholds, strict=True)
         )
         done()
 

@@ -39,8 +39,8 @@ from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device
 from trainer.loop.checkpoint import write_weights
-from trainer.loop.run import load_network, read_record
-from trainer.measure.predict import predict_slices
+from trainer.loop.run_folder import load_network, read_record
+from trainer.measure.prediction import predict_slices
 from trainer.package.calibrate import best_threshold, figures, fit_calibration
 from trainer.package.evidence import collect, collect_joined
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx

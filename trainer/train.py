@@ -35,13 +35,13 @@ from trainer.loop.display import Display
 from trainer.loop.interrupt import Interrupts
 from trainer.loop.processes import agreed, alone_in, start_fabric
 from trainer.loop.reproducible import reproducible, seed_step
-from trainer.loop.run import claim, note_left_out, recipe_sha256
+from trainer.loop.run_folder import claim, note_left_out, recipe_sha256
 from trainer.loop.schedule import learning_rate
 from trainer.loop.session import Session
 from trainer.loop.state import TrainingState
 from trainer.loop.validate import Validation, Validator
 from trainer.loss.tagl import LossTerms, TerritoryAwareGatedLoss
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 # A kill costs at most this much work; a checkpoint of the largest recipe takes about a second.
 CHECKPOINT_SECONDS: Final = 60.0

@@ -1,151 +1,239 @@
-"""The pictures of a study: ROC, Bland-Altman, confusion of the ASPECTS, and rates by region."""
+"""From outcomes to the figures that a study reports. Pure: no files, no clock."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from strokecore.anatomy.regions import SIDES
+from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SIDES
 from strokecore.evaluate import statistics as st
-from strokecore.evaluate.study import Outcome
-from strokecore.evaluate.summary import in_words
+from strokecore.evaluate.outcomes import Outcome
+from strokecore.evaluate.truth import Truth
 from strokecore.scoring.aspects import FULL_SCORE
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_DPI: Final = 120
-_INK, _SOFT, _WARM = "#1f4e79", "#9db7d1", "#b5541c"
-_SMALLEST_DOT, _LARGEST_DOT = 12.0, 500.0
-_NOTE: Final = "Research use only."
+# Trials chose patients for thrombectomy by ASPECTS >= 6; >= 8 is the other customary cut (few early changes).
+DICHOTOMIES: Final = (6, 8)
+# Simulated heads without infarct must never lose this many points on a side.
+FALSE_ALARM_SCORE: Final = 7
 
 
-def draw_all(outcomes: Sequence[Outcome], figures: dict[str, Any], folder: Path) -> list[Path]:
-    """Write roc.png, regions.png, bland_altman.png and aspects_confusion.png; returns the files."""
-    drawn = {
-        "roc": roc(outcomes, figures),
-        "regions": rates_by_region(figures),
-        "bland_altman": bland_altman(outcomes, figures),
-        "aspects_confusion": confusion(outcomes),
+def summarise(outcomes: Sequence[Outcome], draws: int = st.BOOTSTRAP_DRAWS) -> dict[str, Any]:
+    """All figures as JSON-ready values; docs/evaluation.md defines each. Needs at least one outcome.
+
+    An estimate is {"value", "low", "high"}: the figure and its 95 % interval over patients.
+    """
+    counts = st.draw_patients(len(outcomes), draws)
+    infarcts = sum(bool(o.truth.affected) for o in outcomes)
+    return {
+        "cases": {"all": len(outcomes), "with_infarct": infarcts, "without": len(outcomes) - infarcts},
+        "processed": processed(outcomes, counts),
+        "regions": regions(outcomes, counts),
+        "aspects": aspects(outcomes, counts),
+        "side": side(outcomes, counts),
+        "without_infarct": without_infarct(outcomes),
+        "infarct_ml": infarct_volume(outcomes, counts),
+        "infarct_dice": infarct_dice(outcomes, counts),
+        "seconds": seconds(outcomes),
     }
-    paths = []
-    for name, figure in drawn.items():
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=_DPI)
-        paths.append(path)
-    return paths
 
 
-def roc(outcomes: Sequence[Outcome], figures: dict[str, Any]) -> Figure:
-    """Region ROC over all cases, with the point at which the node decides."""
-    figure, axes = _figure(5.2, 5.2)
+def processed(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """Share of cases that were read, and the codes of those that got no score."""
+    read = [o.processed for o in outcomes]
+    codes = Counter(o.code for o in outcomes if o.code is not None)
+    return {
+        "fraction": asdict(st.rate(read, np.ones(len(read)), counts)),
+        "by_status": dict(Counter(o.status for o in outcomes)),
+        "not_scored_codes": dict(codes.most_common()),
+    }
+
+
+def regions(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """AUC, sensitivity and specificity over all regions, and for each region name (both sides together)."""
     truth = np.array([o.truth.regions for o in outcomes])
-    found = figures["regions"]
-    if truth.any() and not truth.all():
-        false, true = st.roc_curve(truth, np.array([o.probability for o in outcomes]))
-        axes.plot(false, true, color=_INK, lw=1.8)
-        # the decision also asks for a tall enough lesion, so its point need not lie on the curve
-        point = (1 - found["specificity"]["value"], found["sensitivity"]["value"])
-        axes.plot(*point, "o", color=_WARM, label="what the node calls affected")
-        axes.legend(loc="lower right", frameon=False)
-    axes.plot([0, 1], [0, 1], color=_SOFT, lw=0.8, ls="--")
-    axes.set(
-        xlabel="1 - specificity",
-        ylabel="sensitivity",
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        aspect="equal",
-        title=f"Regions: AUC {in_words(found['auc'])}",
-    )
-    return figure
+    called = np.array([o.affected for o in outcomes])
+    probability = np.array([o.probability for o in outcomes])
+    assessed = np.array([o.assessed for o in outcomes])
+    sick = np.flatnonzero(truth.any(axis=1))
+    by_name = {}
+    for name in REGION_NAMES:
+        columns = [i for i, region in enumerate(ALL_REGIONS) if region.name == name]
+        by_name[name] = _regions(truth[:, columns], called[:, columns], probability[:, columns], counts)
+    return {
+        **_regions(truth, called, probability, counts),
+        "auc_cases_with_infarct": asdict(_auc_of(sick, truth, probability, draws=len(counts))),
+        "not_assessed": {
+            "affected": int((truth & ~assessed).sum()),
+            "normal": int((~truth & ~assessed).sum()),
+        },
+        "by_name": by_name,
+    }
 
 
-def rates_by_region(figures: dict[str, Any]) -> Figure:
-    """Sensitivity and specificity of each region name, with 95 % intervals."""
-    figure, axes = _figure(7.0, 4.0)
-    by_name = figures["regions"]["by_name"]
-    for shift, key, colour in ((-0.12, "sensitivity", _WARM), (0.12, "specificity", _INK)):
-        for position, row in enumerate(by_name.values()):
-            rate = row[key]
-            if rate["value"] is None:
-                continue
-            label = key if position == 0 else None
-            axes.plot(position + shift, rate["value"], "o", color=colour, label=label, ms=5)
-            if rate["low"] is not None:
-                axes.plot([position + shift] * 2, [rate["low"], rate["high"]], color=colour, lw=1.4)
-    axes.set_xticks(range(len(by_name)), [f"{n}\n{row['affected']}" for n, row in by_name.items()])
-    axes.set(ylim=(-0.02, 1.02), xlabel="region, and how many were affected", title="Rates by region")
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
-    axes.legend(loc="lower left", frameon=False)
-    return figure
+def aspects(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """Agreement of the score with the truth: of all hemispheres, and of those that hold an infarct."""
+    true = np.array([[o.truth.scores[s] for s in SIDES] for o in outcomes], float)
+    found = np.array([[_number(o.scores[s]) for s in SIDES] for o in outcomes], float)
+    affected = true < FULL_SCORE
+    return {
+        "hemispheres": _agreement(true, found, counts),
+        "affected_hemispheres": _agreement(np.where(affected, true, np.nan), found, counts),
+    }
 
 
-def bland_altman(outcomes: Sequence[Outcome], figures: dict[str, Any]) -> Figure:
-    """Score minus truth against their mean, per hemisphere; the area of a dot is how many lie there."""
-    figure, axes = _figure(6.4, 4.6)
-    pairs = score_pairs(outcomes)
-    heaps = Counter(pairs)
-    for (true, found), count in heaps.items():
-        area = max(_SMALLEST_DOT, _LARGEST_DOT * count / max(heaps.values()))
-        axes.scatter((true + found) / 2, found - true, s=area, color=_INK, alpha=0.6, lw=0)
-    limits = figures["aspects"]["hemispheres"]["bland_altman"]
-    lines = {"bias": limits["bias"]["value"]}
-    if limits["limits"] is not None:
-        lines |= {"95 % limits": limits["limits"][0], "": limits["limits"][1]}
-    for name, value in lines.items():
-        if value is not None:
-            axes.axhline(value, color=_WARM, lw=1.2, ls="-" if name == "bias" else "--")
-            axes.text(10.4, value, f" {value:+.2f}", va="center", color=_WARM, fontsize=8)
-    reach = max([3.0, *(abs(found - true) + 0.7 for true, found in pairs)])
-    axes.set(
-        xlim=(-0.4, 10.4),
-        ylim=(-reach, reach),
-        xlabel="mean of node's and true ASPECTS",
-        ylabel="node's minus true ASPECTS",
-        title=f"Bland-Altman: {len(pairs)} hemispheres, bias and 95 % limits",
-    )
-    axes.axhline(0, color=_SOFT, lw=0.8)
-    return figure
+def side(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """The affected side in cases with infarct: see side_answer."""
+    answers = [side_answer(o.truth, o.side) if o.truth.affected else None for o in outcomes]
+    correct = [a == "correct" for a in answers]
+    return {
+        "correct": asdict(st.rate(correct, [a is not None for a in answers], counts)),
+        "answers": dict(Counter(a for a in answers if a is not None)),
+    }
 
 
-def confusion(outcomes: Sequence[Outcome]) -> Figure:
-    """How many hemispheres of each true score got each score."""
-    figure, axes = _figure(5.4, 5.2)
-    table = np.zeros((FULL_SCORE + 1, FULL_SCORE + 1), int)
-    for true, found in score_pairs(outcomes):
-        table[true, found] += 1
-    # counts of the healthy hemispheres would drown the others
-    axes.imshow(np.sqrt(table), cmap="Blues", origin="lower")
-    for (true, found), count in np.ndenumerate(table):
-        if count:
-            pale = np.sqrt(count) > 0.6 * np.sqrt(table.max())
-            axes.text(found, true, str(count), ha="center", va="center", color="white" if pale else _INK)
-    axes.plot([-0.5, 10.5], [-0.5, 10.5], color=_SOFT, lw=0.8, ls="--")
-    axes.set_xticks(range(FULL_SCORE + 1))
-    axes.set_yticks(range(FULL_SCORE + 1))
-    axes.set(xlabel="node's ASPECTS", ylabel="true ASPECTS", title="Hemispheres by true and found ASPECTS")
-    return figure
+def side_answer(truth: Truth, found: str | None) -> str:
+    """ "correct", "wrong_side", "both_called" (one is true), "one_of_two" (both are true) or "not_said"."""
+    if found == truth.side:
+        return "correct"
+    if found is None:
+        return "not_said"
+    if found == "bilateral":
+        return "both_called"
+    return "one_of_two" if truth.side == "bilateral" else "wrong_side"
 
 
-def score_pairs(outcomes: Sequence[Outcome]) -> list[tuple[int, int]]:
-    """(true, found) ASPECTS of every hemisphere that was scored."""
-    return [
-        (o.truth.scores[side], score)
-        for o in outcomes
-        for side in SIDES
-        if (score := o.scores[side]) is not None
-    ]
+def without_infarct(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """The hemispheres of heads without infarct: how many got a full score, and how many a false alarm."""
+    scores = [o.scores[s] for o in outcomes if not o.truth.affected for s in SIDES]
+    return {
+        "hemispheres": len(scores),
+        "exactly_10": sum(s == FULL_SCORE for s in scores),
+        "at_most_7": sum(s is not None and s <= FALSE_ALARM_SCORE for s in scores),
+        "not_scored": sum(s is None for s in scores),
+    }
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty picture; without pyplot, which keeps state and looks for a display."""
-    from matplotlib.figure import Figure
+def infarct_volume(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """Error of the acute infarct's volume, both sides together, where it is known and was measured; ml."""
+    error = np.array([[_volume_error(o)] for o in outcomes])
+    known = error[np.isfinite(error)]
+    return {
+        "cases": known.size,
+        "median_absolute_error": float(np.median(np.abs(known))) if known.size else None,
+        "bland_altman": _bland_altman(error, counts),
+    }
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.text(0.995, 0.005, _NOTE, ha="right", va="bottom", fontsize=6, color="#777777")
-    return figure, figure.add_subplot()
+
+def infarct_dice(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
+    """Overlap with the outlined infarct, in cases that have an outline and an infarct in it or found."""
+    values = np.array([float("nan") if o.dice is None else o.dice for o in outcomes])
+    known = np.isfinite(values)
+    return {
+        "cases": int(known.sum()),
+        "mean": asdict(st.pooled_mean(np.nan_to_num(values), known, counts)),
+        "median": float(np.median(values[known])) if known.any() else None,
+        "unusable_masks": sum(bool(o.mask_error) for o in outcomes),
+    }
+
+
+def seconds(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Time of the pipeline per case that was read."""
+    taken = [o.seconds for o in outcomes if o.processed and o.seconds is not None]
+    return {
+        "cases": len(taken),
+        "median": float(np.median(taken)) if taken else None,
+        "p95": float(np.percentile(taken, 95)) if taken else None,
+    }
+
+
+def in_words(estimate: dict[str, Any], form: str = "{:.3f}", to: str = " to ") -> str:
+    """An estimate as text: "0.988 (0.979 to 0.996)"."""
+    if estimate["value"] is None:
+        return "-"
+    value = form.format(estimate["value"])
+    if estimate["low"] is None:
+        return value
+    return f"{value} ({form.format(estimate['low'])}{to}{form.format(estimate['high'])})"
+
+
+def _regions(truth: st.Bools, called: st.Bools, probability: st.Floats, counts: st.Counts) -> dict[str, Any]:
+    return {
+        "affected": int(truth.sum()),
+        "normal": int((~truth).sum()),
+        "auc": asdict(st.auc_estimate(truth, probability, counts)),
+        "sensitivity": asdict(st.rate((called & truth).sum(axis=1), truth.sum(axis=1), counts)),
+        "specificity": asdict(st.rate((~called & ~truth).sum(axis=1), (~truth).sum(axis=1), counts)),
+    }
+
+
+def _auc_of(chosen: st.Counts, truth: st.Bools, probability: st.Floats, draws: int) -> st.Estimate:
+    """AUC of the patients with these indices, drawn among themselves."""
+    if not chosen.size:
+        return st.Estimate(None)
+    return st.auc_estimate(truth[chosen], probability[chosen], st.draw_patients(chosen.size, draws))
+
+
+def _agreement(true: st.Floats, found: st.Floats, counts: st.Counts) -> dict[str, Any]:
+    """``true`` and ``found`` are scores [patients, sides], NaN where left out or not scored."""
+    both = np.isfinite(true) & np.isfinite(found)
+    pairs = np.stack([np.where(both, true, np.nan), np.where(both, found, np.nan)], axis=-1)
+    difference = np.where(both, found - true, np.nan)
+    known = both.sum(axis=1)
+    return {
+        "scored": int(both.sum()),
+        "not_scored": int((np.isfinite(true) & ~both).sum()),
+        "icc_2_1": asdict(st.resampled(lambda p: st.icc_2_1(_rows(p)), pairs, counts)),
+        "bland_altman": _bland_altman(difference, counts),
+        "exact": asdict(st.rate((difference == 0).sum(axis=1), known, counts)),
+        "within_1": asdict(st.rate((np.abs(difference) <= 1).sum(axis=1), known, counts)),
+        "dichotomies": {f">={cut}": _dichotomy(pairs, cut, counts) for cut in DICHOTOMIES},
+    }
+
+
+def _dichotomy(pairs: st.Floats, cut: int, counts: st.Counts) -> dict[str, Any]:
+    """Agreement on "score >= cut"; sensitivity is the share of truly >= cut that is called so."""
+    yes = pairs >= cut
+    no = pairs < cut  # NaN is neither
+    true_yes, found_yes, true_no, found_no = yes[..., 0], yes[..., 1], no[..., 0], no[..., 1]
+
+    def agreement(drawn: npt.NDArray[Any]) -> float:
+        first, second = (_rows(drawn) >= cut).T
+        return st.kappa(first, second)
+
+    return {
+        "true_at_or_above": int(true_yes.sum()),
+        "true_below": int(true_no.sum()),
+        "sensitivity": asdict(st.rate((true_yes & found_yes).sum(axis=1), true_yes.sum(axis=1), counts)),
+        "specificity": asdict(st.rate((true_no & found_no).sum(axis=1), true_no.sum(axis=1), counts)),
+        "kappa": asdict(st.resampled(agreement, pairs, counts)),
+    }
+
+
+def _rows(pairs: st.Floats) -> st.Floats:
+    """The pairs that were scored, [n, 2], of pairs [patients, sides, 2]."""
+    rows = pairs.reshape(-1, 2)
+    return rows[np.isfinite(rows[:, 0])]
+
+
+def _bland_altman(difference: st.Floats, counts: st.Counts) -> dict[str, Any]:
+    """Bias with its interval and limits of agreement of differences [patients, sides]; NaN is left out."""
+    known = np.isfinite(difference)
+    limits = st.bland_altman(difference[known])
+    return {
+        "bias": asdict(st.pooled_mean(np.nansum(difference, axis=1), known.sum(axis=1), counts)),
+        "limits": None if limits is None else [limits.low, limits.high],
+    }
+
+
+def _volume_error(outcome: Outcome) -> float:
+    found, true = outcome.infarct_ml, outcome.truth.infarct_ml
+    return float("nan") if found is None or true is None else sum(found.values()) - sum(true.values())
+
+
+def _number(score: int | None) -> float:
+    return float("nan") if score is None else float(score)

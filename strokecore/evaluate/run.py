@@ -13,10 +13,10 @@ from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import Case
-from strokecore.evaluate.figures import draw_all
-from strokecore.evaluate.record import study_record, write_cases, write_study
-from strokecore.evaluate.study import TIMEOUT_S, Scorer, run_study
-from strokecore.evaluate.summary import summarise
+from strokecore.evaluate.figures import summarise
+from strokecore.evaluate.outcomes import TIMEOUT_S, Scorer, run_study
+from strokecore.evaluate.plots import draw_all
+from strokecore.evaluate.study import study_record, write_cases, write_study
 from strokecore.learned.selection import select_engine
 from strokecore.pipeline import score_folder
 from strokecore.result import SoftwareInfo
@@ -47,7 +47,7 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that cannot be had, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()

@@ -1,172 +1,150 @@
-"""The node's own pipeline over cases with truth: what it said of each one."""
+"""A study on disk: study.json for machines and cases.csv for people."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
-from strokecore.arrays import dice
-from strokecore.config import ScoringConfig
-from strokecore.errors import UsageError
-from strokecore.evaluate.cases import Case
-from strokecore.evaluate.mask import MaskError, read_mask
-from strokecore.evaluate.truth import Truth, read_truth
-from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.pipeline import score_folder
-from strokecore.reports.wording import reasons
-from strokecore.result import Result, Scored, Status
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES
+from strokecore.evaluate.figures import side_answer
+from strokecore.evaluate.outcomes import Outcome
+from strokecore.files import write_atomically
+from strokecore.result import ModelInfo, SoftwareInfo
 
-# A region that cannot be assessed is neither called nor cleared.
-UNASSESSED_PROBABILITY: Final = 0.5
-# Ten times the slowest case seen on 2 cores: longer is a hang, not work.
-TIMEOUT_S: Final = 300.0
-
-# Values of SourceMasks.lesion: acute infarct of either side.
-_LEFT, _RIGHT = 1, 2
-
-Scorer = Callable[[Path, ScoringConfig], Scored]
+SCHEMA_VERSION: Final = 1
+REGION_KEYS: Final = tuple(f"{region.side}:{region.name}" for region in ALL_REGIONS)
+_LIBRARIES: Final = ("numpy", "scipy", "SimpleITK", "pydicom")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One case: what is true and what the node said. Tuples of 20 follow ALL_REGIONS.
-
-    Attributes
-    ----------
-    name, truth: of the case.
-    status: the node's terminal state.
-    code: why a case has no score, such as "too_few_slices", "internal_error", "died"; None when scored.
-    detail: type of the error that ended the run, "" otherwise.
-    flags: codes of everything the node said about the scan's quality.
-    probability: UNASSESSED_PROBABILITY where a region was not assessed.
-    affected: called affected; False where a region was not assessed.
-    assessed: whether each region was assessed; all False where the case was not processed.
-    scores: ASPECTS by side, None when there is none.
-    side: the affected side, None when there is none.
-    infarct_ml: by side, None when the case was not processed.
-    dice: overlap of the acute infarct with its outline; None without outline, or when both are empty.
-    mask_error: why the case's outline could not be used, "" otherwise.
-    seconds: time of the pipeline, from DICOM files to the result in memory.
-    digest: sha256 of the images that were scored, None when none were.
-    """
-
-    name: str
-    truth: Truth
-    status: Status
-    code: str | None
-    detail: str
-    flags: tuple[str, ...]
-    probability: tuple[float, ...]
-    affected: tuple[bool, ...]
-    assessed: tuple[bool, ...]
-    scores: dict[Side, int | None]
-    side: Literal["left", "right", "bilateral"] | None
-    infarct_ml: dict[Side, float] | None
-    seconds: float | None
-    digest: str | None
-    dice: float | None = None
-    mask_error: str = ""
-
-    @property
-    def processed(self) -> bool:
-        """Whether the node read the scan; a withheld score was still read."""
-        return self.status in ("scored", "withheld")
-
-
-def run_study(
-    cases: Sequence[Case],
-    config: ScoringConfig,
+def study_record(
+    outcomes: Sequence[Outcome],
+    figures: dict[str, Any],
     *,
-    workers: int = 1,
-    timeout_s: float = TIMEOUT_S,
-    score: Scorer = score_folder,
-    done: Callable[[], object] = lambda: None,
-) -> list[Outcome]:
-    """Score every case in a worker process; a case that crashes or hangs is an outcome too.
-
-    ``score`` is importable by name (it runs in other processes). ``done`` is called after each case.
-    """
-    if workers < 1 or not timeout_s > 0:
-        raise UsageError(
-            f"{workers} workers and {timeout_s:g} s per case were asked for; both must be above 0."
-        )
-    # one folder for all workers, so that nothing of one that was killed is left behind
-    with tempfile.TemporaryDirectory(prefix="strokecore-evaluate-") as scratch:
-        run = partial(run_case, config=config, score=score, scratch=Path(scratch))
-        found = map_in_processes(run, cases, workers, timeout_s, done)
-    return [
-        _lost(case, answer) if isinstance(answer, Lost) else answer
-        for case, answer in zip(cases, found, strict=True)
-    ]
-
-
-def run_case(
-    case: Case, config: ScoringConfig, score: Scorer = score_folder, scratch: Path | None = None
-) -> Outcome:
-    """Score one case in this process. A defect raises."""
-    with case.images(scratch) as folder:
-        truth = case.truth if case.folder else read_truth(folder)
-        scored = score(folder, config)
-        return replace(outcome(case.name, truth, scored.result), **_overlap(folder, scored))
+    command: str,
+    date: str,
+    workers: int,
+    model: ModelInfo,
+    software: SoftwareInfo,
+) -> dict[str, Any]:
+    """study.json: where the figures come from, the figures, and every case."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "date": date,
+        "command": command,
+        "machine": {"architecture": platform.machine(), "cores": os.cpu_count(), "workers": workers},
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in _LIBRARIES},
+        "software": asdict(software),
+        "model": asdict(model),
+        "cases_from": _origin(outcomes),
+        "figures": figures,
+        "region_order": list(REGION_KEYS),
+        "cases": [_case(outcome) for outcome in outcomes],
+    }
 
 
-def outcome(name: str, truth: Truth, result: Result) -> Outcome:
-    """What ``result`` says, beside the truth."""
-    found = {RegionId(f.name, f.side): f for f in result.regions if f.assessable}
-    probability = [found[r].probability if r in found else None for r in ALL_REGIONS]
-    return Outcome(
-        name=name,
-        truth=truth,
-        status=result.status,
-        code=None if result.status == "scored" else reasons(result)[0].code,
-        detail="",
-        flags=tuple(flag.code for flag in result.quality),
-        probability=tuple(UNASSESSED_PROBABILITY if p is None else float(p) for p in probability),
-        affected=tuple(r in found and found[r].affected for r in ALL_REGIONS),
-        assessed=tuple(r in found for r in ALL_REGIONS),
-        scores={side: result.aspects[side].score for side in SIDES},
-        side=result.affected_side,
-        infarct_ml={side: float(result.infarct_volume_ml[side]) for side in SIDES}
-        if result.regions
-        else None,
-        seconds=result.timings_s.get("total"),
-        digest=result.series.digest if result.series else None,
-    )
+def write_study(record: dict[str, Any], folder: Path) -> Path:
+    """Write ``record`` to ``folder``/study.json, one line per case; complete or not at all."""
+    rest = {key: value for key, value in record.items() if key != "cases"}
+    head = json.dumps(rest, indent=1, allow_nan=False).removesuffix("\n}")
+    rows = ",\n".join("  " + json.dumps(case, allow_nan=False) for case in record["cases"])
+    path = folder / "study.json"
+    write_atomically(path, f'{head},\n "cases": [\n{rows}\n ]\n}}\n'.encode())
+    return path
 
 
-def _overlap(folder: Path, scored: Scored) -> dict[str, Any]:
-    """``dice`` and ``mask_error`` of an Outcome."""
-    if scored.series is None or scored.masks is None:
-        return {}
-    try:
-        true = read_mask(folder, scored.series)
-    except MaskError as error:
-        return {"mask_error": str(error)}
-    found = (scored.masks.lesion == _LEFT) | (scored.masks.lesion == _RIGHT)
-    return {} if true is None or not (found.any() or true.any()) else {"dice": dice(found, true)}
+def write_cases(outcomes: Sequence[Outcome], folder: Path) -> Path:
+    """Write ``folder``/cases.csv: one row per case, a list of regions in one cell."""
+    path = folder / "cases.csv"
+    rows = [_row(outcome) for outcome in outcomes]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+    return path
 
 
-def _lost(case: Case, lost: Lost) -> Outcome:
-    """A case whose run ended without a result: every region unassessed."""
-    nothing = (False,) * len(ALL_REGIONS)
-    return Outcome(
-        name=case.name,
-        truth=case.truth,
-        status="failed",
-        code=lost.why,
-        detail=lost.kind,
-        flags=(),
-        probability=(UNASSESSED_PROBABILITY,) * len(ALL_REGIONS),
-        affected=nothing,
-        assessed=nothing,
-        scores=dict.fromkeys(SIDES),
-        side=None,
-        infarct_ml=None,
-        seconds=None,
-        digest=None,
-    )
+def _origin(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Which cases these are: splits, seeds, simulator, and one hash over images and truth."""
+    seeds = [o.truth.seed for o in outcomes if o.truth.seed is not None]
+    simulators = {o.truth.simulator for o in outcomes if o.truth.simulator is not None}
+    identity = [[o.name, o.digest, o.truth.regions] for o in outcomes]
+    return {
+        "splits": sorted({o.truth.split or "not stated" for o in outcomes}),
+        "seeds": [min(seeds), max(seeds)] if seeds else None,
+        "simulators": [asdict(s) for s in sorted(simulators, key=lambda s: (s.version, s.sha256))],
+        "sha256": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+    }
+
+
+def _case(outcome: Outcome) -> dict[str, Any]:
+    """One case with its probability for each region, in REGION_KEYS order."""
+    return {
+        "name": outcome.name,
+        "split": outcome.truth.split,
+        "seed": outcome.truth.seed,
+        "status": outcome.status,
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "flags": list(outcome.flags),
+        "digest": outcome.digest,
+        "truth": [int(value) for value in outcome.truth.regions],
+        "affected": [int(value) for value in outcome.affected],
+        "assessed": [int(value) for value in outcome.assessed],
+        "probability": [round(value, 6) for value in outcome.probability],
+        "true_aspects": outcome.truth.scores,
+        "aspects": outcome.scores,
+        "true_side": outcome.truth.side,
+        "side": outcome.side,
+        "true_infarct_ml": outcome.truth.infarct_ml,
+        "infarct_ml": outcome.infarct_ml,
+        "dice": outcome.dice,
+        "mask_error": outcome.mask_error,
+        "seconds": outcome.seconds,
+    }
+
+
+def _row(outcome: Outcome) -> dict[str, object]:
+    truth = outcome.truth
+    row: dict[str, object] = {
+        "case": outcome.name,
+        "split": truth.split,
+        "status": outcome.status,
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "flags": _words(outcome.flags),
+    }
+    for side in SIDES:
+        row[f"true_aspects_{side}"] = truth.scores[side]
+        row[f"aspects_{side}"] = outcome.scores[side]
+    row |= {
+        "true_side": truth.side,
+        "side": outcome.side,
+        "side_answer": side_answer(truth, outcome.side) if truth.affected else None,
+    }
+    for side in SIDES:
+        row[f"true_infarct_ml_{side}"] = truth.infarct_ml and truth.infarct_ml[side]
+        row[f"infarct_ml_{side}"] = outcome.infarct_ml and outcome.infarct_ml[side]
+    trio = list(zip(REGION_KEYS, truth.regions, outcome.affected, outcome.assessed, strict=True))
+    return row | {
+        "dice": outcome.dice,
+        "mask_error": outcome.mask_error,
+        "found": _words(k for k, true, called, _ in trio if true and called),
+        "missed": _words(k for k, true, called, _ in trio if true and not called),
+        "false_alarms": _words(k for k, true, called, _ in trio if called and not true),
+        "not_assessed": _words(k for k, _, _, seen in trio if not seen),
+        "seconds": outcome.seconds,
+    }
+
+
+def _words(words: Iterable[str]) -> str:
+    return " ".join(words)

@@ -142,6 +142,7 @@ class OnnxCudaRuntime(OnnxRuntime):
             "device_id": "0",
             # by itself it rounds fp32 to TF32
             "use_tf32": "1" if self.precision == "tf32" else "0",
-            # by itself it times all algorithms for each number of slices, and may choose another each time
+            # by itself it times all algorithms for each number of slices: that takes long, and the choice,
+            # with the last bits of the answer, is another each time (microsoft/onnxruntime#19822)
             "cudnn_conv_algo_search": "HEURISTIC",
         }

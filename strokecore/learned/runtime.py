@@ -26,7 +26,8 @@ With all CPU engines fewer or more are slower, and more take more memory (docs/e
 
 # How onnxruntime, OpenVINO, CUDA and the C++ library word it.
 _NO_MEMORY: Final = re.compile(
-    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory",
+    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory|"
+    r"is smaller than requested bytes",
     re.IGNORECASE,
 )
 # Of a library's message; more of it does not fit a report.

@@ -88,8 +88,10 @@ class SeriesSummary:
 
     @property
     def is_ct(self) -> bool:
-        """CT images of a scanner; a Secondary Capture with modality CT is none. Without a SOP class the
-        modality decides."""
+        """CT images of a scanner; a Secondary Capture with modality CT does not count.
+
+        Without a SOP class the modality decides.
+        """
         return self.modality == "CT" and (not self.sop_class_uid or self.sop_class_uid in CT_STORAGES)
 
     @property

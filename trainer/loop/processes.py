@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from trainer.config import Precision
-from trainer.loop.run import locked_run
+from trainer.loop.run_folder import locked_run
 
 # Several processes ask each other so often: an answer costs a round trip of the network.
 AGREE_STEPS: Final = 10

@@ -12,8 +12,8 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from trainer.loop.checkpoint import CheckpointNotWrittenError
-from trainer.loop.record import device_name, git_state, peak_memory_mb, software
-from trainer.loop.run import write_record
+from trainer.loop.environment import device_name, git_state, peak_memory_mb, software
+from trainer.loop.run_folder import write_record
 from trainer.loop.state import Progress
 
 

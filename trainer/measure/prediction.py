@@ -1,4 +1,4 @@
-"""What trained networks answer for one case, in the form that is measured.
+"""What trained networks answer, as the node computes it: for slices, and for a case as it is measured.
 
 Networks that share a frozen backbone share its features, which take most of the time: an ablation's runs are
 measured case by case, not run by run.
@@ -27,20 +27,21 @@ from strokecore.learned.preprocessing import (
 from trainer.data.cases import Case
 from trainer.loop.checkpoint import tensors_sha256
 from trainer.measure.metrics import Names, class_names
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
+Float4D = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float32]
 
-_BATCH: Final = 16  # slices at once; as trainer.measure.predict
+_BATCH: Final = 16  # slices at once
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """One network's answer for one case, on CANONICAL_GRID [z, y, x].
+class Prediction:
+    """What one network says of one case, on CANONICAL_GRID [z, y, x].
 
     Attributes
     ----------
-    infarct: float32, probability of infarct; as trainer.measure.predict.predict_case gives it.
+    infarct: float32, probability of infarct; 0 outside the intracranial space and in slices without brain.
     names: uint8, index in measure.metrics.CLASS_NAMES of the most probable class other than background,
         by the arm that the plane belongs to and the nearest pixel of the model: a class has no "between".
     """
@@ -50,7 +51,7 @@ class Answer:
 
 
 class Panel:
-    """Networks that answer the same cases. Those with equal backbones hold and compute it once."""
+    """Networks that are shown the same cases. Those with equal backbones hold and compute it once."""
 
     def __init__(self, nets: Sequence[StrokeNet], spec: InputSpec) -> None:
         """``nets`` are in eval mode, on one device; equal backbones are replaced by the first of them."""
@@ -60,19 +61,15 @@ class Panel:
         for net in self.nets:
             net.backbone = first.setdefault(tensors_sha256(net.backbone.state_dict()), net).backbone
 
-    def answers(self, case: Case) -> list[Answer]:
-        """Every network's answer, in their order.
-
-        Only slices that hold brain are shown; outside them and the intracranial space infarct has probability
-        0, as in trainer.measure.predict.
-        """
+    def predictions(self, case: Case) -> list[Prediction]:
+        """Every network's, in their order. Only slices that hold brain are shown."""
         centres_mm, plane_mm = slice_centres_mm(CANONICAL_GRID, self.spec), case.record.level_plane_mm
         found = []
         for (bg, sg), rows in self._shown(case):
             names = np.zeros(CANONICAL_GRID.shape, np.uint8)
             if len(rows):
                 names = _to_grid(_named(bg, "bg"), _named(sg, "sg"), centres_mm[rows], plane_mm, self.spec)
-            found.append(Answer(self._infarct(case, bg, sg, rows), names))
+            found.append(Prediction(self._infarct(case, bg, sg, rows), names))
         return found
 
     def infarcts(self, case: Case) -> list[Floats]:
@@ -84,7 +81,7 @@ class Panel:
         """Each network's class probabilities of the slices that hold brain, and which slices those are."""
         rows = np.flatnonzero(mask_slices(case.brain, CANONICAL_GRID, self.spec).any(axis=(1, 2)))
         hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, self.spec)[rows]
-        for probabilities in self._probabilities(to_channels(hu, self.spec)):
+        for probabilities in _class_probabilities(self.nets, to_channels(hu, self.spec), _BATCH):
             yield probabilities, rows
 
     def _infarct(self, case: Case, bg: Floats, sg: Floats, rows: npt.NDArray[np.intp]) -> Floats:
@@ -94,22 +91,46 @@ class Panel:
         infarct[rows] = infarct_probability(bg, sg, share)
         return np.where(case.inside, to_volume(infarct, CANONICAL_GRID, self.spec), np.float32(0))
 
-    def _probabilities(self, channels: Floats) -> list[tuple[Floats, Floats]]:
-        """Class probabilities [n, 9, H, W] and [n, 6, H, W] of every network."""
-        size = (channels.shape[-2], channels.shape[-1])
-        device = next(self.nets[0].parameters()).device
-        nothing = [np.zeros((0, len(CLASSES[arm]), *size), np.float32) for arm in ("bg", "sg")]
-        done: list[tuple[list[Floats], list[Floats]]] = [([nothing[0]], [nothing[1]]) for _ in self.nets]
-        for start in range(0, len(channels), _BATCH):
-            x = torch.from_numpy(channels[start : start + _BATCH]).to(device)
-            taps: dict[int, tuple[torch.Tensor, ...]] = {}
-            for net, (bg_parts, sg_parts) in zip(self.nets, done, strict=True):
-                if id(net.backbone) not in taps:
-                    taps[id(net.backbone)] = net.taps(x)
-                bg, sg = net.decode(taps[id(net.backbone)], size)
-                bg_parts.append(bg.float().softmax(1).cpu().numpy())
-                sg_parts.append(sg.float().softmax(1).cpu().numpy())
-        return [(np.concatenate(bg_parts), np.concatenate(sg_parts)) for bg_parts, sg_parts in done]
+
+@torch.inference_mode()
+def predict_slices(net: StrokeNet, channels: Float4D, batch: int = _BATCH) -> tuple[Float4D, Float4D]:
+    """Class probabilities of both arms for every slice.
+
+    Parameters
+    ----------
+    net: in eval mode, on any device; computed in its own precision, float32.
+    channels: float32 [n, 3, H, W] from ``strokecore.learned.preprocessing.to_channels``.
+    batch: slices at once.
+
+    Returns
+    -------
+    BG probabilities float32 [n, 9, H, W] and SG probabilities [n, 6, H, W], in the order of learned.arms.
+
+    Raises ValueError when ``net`` is in training mode: dropout would answer at random.
+    """
+    return _class_probabilities([net], channels, batch)[0]
+
+
+def _class_probabilities(
+    nets: Sequence[StrokeNet], channels: Float4D, batch: int
+) -> list[tuple[Float4D, Float4D]]:
+    """``predict_slices`` of every network; a backbone that several share is computed once."""
+    if any(net.training for net in nets):
+        raise ValueError("the network is in training mode; call eval() first")
+    size = (channels.shape[-2], channels.shape[-1])
+    device = next(nets[0].parameters()).device
+    nothing = [np.zeros((0, len(CLASSES[arm]), *size), np.float32) for arm in ("bg", "sg")]
+    done: list[tuple[list[Float4D], list[Float4D]]] = [([nothing[0]], [nothing[1]]) for _ in nets]
+    for start in range(0, len(channels), batch):
+        x = torch.from_numpy(channels[start : start + batch]).to(device)
+        taps: dict[int, tuple[torch.Tensor, ...]] = {}
+        for net, (bg_parts, sg_parts) in zip(nets, done, strict=True):
+            if id(net.backbone) not in taps:
+                taps[id(net.backbone)] = net.taps(x)
+            bg, sg = net.decode(taps[id(net.backbone)], size)
+            bg_parts.append(bg.float().softmax(1).cpu().numpy())
+            sg_parts.append(sg.float().softmax(1).cpu().numpy())
+    return [(np.concatenate(bg_parts), np.concatenate(sg_parts)) for bg_parts, sg_parts in done]
 
 
 def _named(probability: Floats, arm: Arm) -> Names:

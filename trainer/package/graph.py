@@ -29,7 +29,7 @@ from strokecore.learned.preprocessing import (
 )
 from strokecore.learned.runtime import Float4D
 from trainer.data.cases import Case
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ import numpy as np
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
 from strokecore.config import ScoringConfig
-from strokecore.evaluate.study import Outcome, outcome
+from strokecore.evaluate.outcomes import Outcome, outcome
 from strokecore.evaluate.truth import Truth
 from strokecore.flags import QualityFlag
 from strokecore.result import AspectsScore, RegionFinding, Result, Scored, SeriesInfo

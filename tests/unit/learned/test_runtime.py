@@ -176,6 +176,7 @@ def test_padded_batches_take_every_slice() -> None:
         "CUDA out of memory. Tried to allocate 2.00 GiB",
         "Exception from src/inference: std::bad_alloc",
         "Failed to allocate memory for requested buffer of size 123",
+        "AllocateRawInternal Available memory of 0 is smaller than requested bytes of 2048",
         "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
         "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
         "cudaErrorMemoryAllocation: out of memory",

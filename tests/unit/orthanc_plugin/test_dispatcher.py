@@ -13,7 +13,7 @@ import pytest
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.orthanc_api import OrthancError
 from orthanc_plugin.scoring import Scoring
-from orthanc_plugin.verdicts import Tally
+from orthanc_plugin.terminal_states import Tally
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
 
 

@@ -10,7 +10,7 @@ import pytest
 from orthanc_plugin import rest
 from orthanc_plugin.settings import Problem
 from orthanc_plugin.state import SeriesState
-from orthanc_plugin.verdicts import Tally
+from orthanc_plugin.terminal_states import Tally
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc
 
 

@@ -1,4 +1,4 @@
-"""orthanc_plugin/scoring.py: verdicts, attempts, claims and what is stored, with a scorer in memory."""
+"""orthanc_plugin/scoring.py: terminal states, attempts, claims, what is stored; with a scorer in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orthanc_plugin import worker
 from orthanc_plugin.orthanc_api import Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
-from orthanc_plugin.verdicts import Tally
+from orthanc_plugin.terminal_states import Tally
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
 
 

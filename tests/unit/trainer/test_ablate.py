@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import trainer.loop.curve
-import trainer.loop.run
+import trainer.loop.run_folder
 import trainer.train
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import BOOTSTRAP_SEED, Estimate, draw_patients
@@ -23,7 +23,7 @@ from tests.unit.trainer.evaluation_cases import M2, M5, SPEC, StubNet, make_case
 from trainer.ablate import FIGURES, RunOf, ablate, compare, train_all
 from trainer.config import Recipe, TrainingConfig, WeightsConfig, load_recipe
 from trainer.data.cases import Dataset
-from trainer.loop.run import recipe_sha256
+from trainer.loop.run_folder import recipe_sha256
 from trainer.loss.config import TaglConfig
 from trainer.measure.metrics import LesionMatch, Overlap, PatientFigures
 from trainer.measure.paired import LARGEST_LOSS, average, difference, figure, judge
@@ -240,10 +240,10 @@ def fake_training(monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, Reci
         return [{"step": str(s), "gate_lesion": "0.5", "val_dice": "", "coupling": "0.01"} for s in range(3)]
 
     monkeypatch.setattr(trainer.train, "train", fast)
-    monkeypatch.setattr(trainer.loop.run, "read_record", record)
+    monkeypatch.setattr(trainer.loop.run_folder, "read_record", record)
     monkeypatch.setattr(trainer.loop.curve, "read_curve", curve)
     monkeypatch.setattr(
-        trainer.loop.run,
+        trainer.loop.run_folder,
         "load_network",
         lambda run: (recipes[run], StubNet(bias=-7.0 if recipes[run].loss.w0 == 1 else 0.0)),
     )

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import trainer.loop.run
+import trainer.loop.run_folder
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
@@ -31,12 +31,11 @@ from tests.unit.trainer.evaluation_cases import (
 from trainer import evaluate as evaluation
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
+from trainer.measure.figures import in_words, patient_row, print_summary, summarise, to_csv
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
 from trainer.measure.pictures import SLICES, choose_slices
-from trainer.measure.predict import predict_case
 from trainer.measure.prediction import Panel
-from trainer.measure.summary import in_words, patient_row, print_summary, summarise, to_csv
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS
 
 NOWHERE = dict.fromkeys(REGION_NAMES, Overlap())
@@ -58,8 +57,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = Recipe("test", input=SPEC)
     about = {"recipe_sha256": "r", "best": {"step": 3}, "data": {"sha256": "d"}}
-    monkeypatch.setattr(trainer.loop.run, "load_network", lambda folder: (recipe, StubNet()))
-    monkeypatch.setattr(trainer.loop.run, "read_record", lambda folder: about)
+    monkeypatch.setattr(trainer.loop.run_folder, "load_network", lambda folder: (recipe, StubNet()))
+    monkeypatch.setattr(trainer.loop.run_folder, "read_record", lambda folder: about)
     return tmp_path / "run"
 
 
@@ -119,8 +118,8 @@ def test_the_threshold_is_the_best_on_validation_by_brute_force(dataset: Dataset
     chosen = evaluation.find_thresholds(panel, dataset)
     (record,) = dataset.split("validate")
     case = dataset.load(record)
-    for threshold, answer in zip(chosen, panel.answers(case), strict=True):
-        brute = [Overlap.of(answer.infarct >= t, case.lesion).dice for t in evaluation.THRESHOLDS]
+    for threshold, found in zip(chosen, panel.predictions(case), strict=True):
+        brute = [Overlap.of(found.infarct >= t, case.lesion).dice for t in evaluation.THRESHOLDS]
         assert list(threshold.dice) == pytest.approx(brute)
         assert threshold.value == max(
             evaluation.THRESHOLDS, key=lambda t, b=brute: (b[evaluation.THRESHOLDS.index(t)], -abs(t - 0.5))
@@ -140,35 +139,34 @@ def test_a_panel_answers_as_each_network_alone_and_shares_the_backbone(dataset: 
     nets = [StubNet(), StubNet(bias=-2.0), StubNet(bias=1.0)]
     with torch.no_grad():
         nets[2].backbone.weight.fill_(2.0)  # another backbone
-    alone = [predict_case(net, case, SPEC) for net in nets]
+    alone = [Panel([net], SPEC).infarcts(case)[0] for net in nets]
     calls = [net.calls for net in nets]
     panel = Panel(nets, SPEC)
-    for one, answer in zip(alone, panel.answers(case), strict=True):
-        np.testing.assert_array_equal(one, answer.infarct)
+    for one, found in zip(alone, panel.predictions(case), strict=True):
+        np.testing.assert_array_equal(one, found.infarct)
     assert nets[1].backbone is nets[0].backbone
     assert [net.calls - before for net, before in zip(nets, calls, strict=True)] == [calls[0], 0, calls[0]]
 
 
 def test_names_follow_the_arm_of_the_plane_and_stay_in_the_field_of_view(dataset: Dataset) -> None:
     case = dataset.load(dataset.split("test")[0])
-    (answer,) = Panel([StubNet()], SPEC).answers(case)
+    (found,) = Panel([StubNet()], SPEC).predictions(case)
     z, y, x = CANONICAL_GRID.axes_mm
-    below = answer.names[z < case.record.level_plane_mm]
-    above = answer.names[z >= case.record.level_plane_mm]
+    below = found.names[z < case.record.level_plane_mm]
+    above = found.names[z >= case.record.level_plane_mm]
     inside = np.ix_(np.abs(y) < SPEC.size[0], np.abs(x) < SPEC.size[1])  # half of size * 2 mm
     assert {CLASS_NAMES[i] for i in np.unique(below[:, *inside])} == {"M2"}
     assert {CLASS_NAMES[i] for i in np.unique(above[:, *inside])} == {"M5"}
     outside = np.abs(y) > SPEC.size[0]
-    assert not answer.names[:, outside].any()
+    assert not found.names[:, outside].any()
 
 
 def test_a_side_error_would_be_seen(dataset: Dataset) -> None:
     """The infarct is on the left: positive head x, the upper half of the columns."""
     case = dataset.load(dataset.split("test")[0])
-    (answer,) = Panel([StubNet()], SPEC).answers(case)
-    half = CANONICAL_GRID.shape[2] // 2
-    assert (answer.infarct[..., half:] > 0.5).any()
-    assert not (answer.infarct[..., :half] > 0.5).any()
+    (found,) = Panel([StubNet()], SPEC).predictions(case)
+    assert (found.infarct[CANONICAL_GRID.side_columns("left")] > 0.5).any()
+    assert not (found.infarct[CANONICAL_GRID.side_columns("right")] > 0.5).any()
 
 
 def test_a_head_without_brain_has_no_infarct() -> None:
@@ -176,8 +174,8 @@ def test_a_head_without_brain_has_no_infarct() -> None:
     empty = type(case)(
         case.record, case.hu, case.brain & False, case.inside, case.regions, case.lesion, case.territory
     )
-    (answer,) = Panel([StubNet()], SPEC).answers(empty)
-    assert not answer.infarct.any()
+    (found,) = Panel([StubNet()], SPEC).predictions(empty)
+    assert not found.infarct.any()
 
 
 def test_summary_by_hand() -> None:

@@ -17,8 +17,8 @@ from trainer.config import load_recipe
 from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import save_state, write_weights
 from trainer.loop.curve import COLUMNS, Curve, read_curve
-from trainer.loop.record import git_state
-from trainer.loop.run import (
+from trainer.loop.environment import git_state
+from trainer.loop.run_folder import (
     claim,
     load_network,
     locked_run,
@@ -28,7 +28,7 @@ from trainer.loop.run import (
     write_record,
 )
 from trainer.loop.schedule import FINAL_SHARE, learning_rate
-from trainer.network.network import BACKBONES
+from trainer.network.vit_dpt import BACKBONES
 
 ALONE = SimpleNamespace(is_global_zero=True, barrier=lambda: None)
 DATA = SimpleNamespace(sha256="d" * 64, about={"kind": "simulated"})

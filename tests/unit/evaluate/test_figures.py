@@ -7,8 +7,8 @@ import json
 import pytest
 
 from strokecore.anatomy.regions import REGION_NAMES, RegionId
-from strokecore.evaluate.study import outcome
-from strokecore.evaluate.summary import in_words, side_answer, summarise
+from strokecore.evaluate.figures import in_words, side_answer, summarise
+from strokecore.evaluate.outcomes import outcome
 from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, truth_of
 
 DRAWS = 200

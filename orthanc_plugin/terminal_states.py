@@ -35,7 +35,7 @@ class Tally:
             return dict(sorted(self.states.items())), self.last_error
 
 
-class Verdicts:
+class TerminalStates:
     """Writes the terminal states of one acquisition's series. Every method raises Conflict, NotFound."""
 
     def __init__(self, states: StateStore, tally: Tally) -> None:

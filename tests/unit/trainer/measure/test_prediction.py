@@ -12,8 +12,8 @@ from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import to_channels
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, SPEC, StubNet, box, make_case
 from tests.unit.trainer.training_cases import BACKBONE
-from trainer.measure.predict import predict_case, predict_slices
-from trainer.network.network import NetworkConfig, StrokeNet
+from trainer.measure.prediction import Panel, predict_slices
+from trainer.network.vit_dpt import NetworkConfig, StrokeNet
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_network_in_training_is_refused(net: StrokeNet) -> None:
 def test_a_case_keeps_its_sides_and_levels() -> None:
     case = make_case("a", "test", "coupled", (M2,))  # left, below the plane
     stub = StubNet()
-    infarct = predict_case(stub, case, SPEC)  # type: ignore[arg-type]
+    infarct = Panel([stub], SPEC).infarcts(case)[0]  # type: ignore[arg-type]
     assert infarct.shape == CANONICAL_GRID.shape
     assert infarct.dtype == np.float32
     called = infarct >= 0.5
@@ -55,7 +55,7 @@ def test_a_case_keeps_its_sides_and_levels() -> None:
     overlap = 2 * (called & case.lesion).sum() / (called.sum() + case.lesion.sum())
     assert overlap > 0.85
     other = make_case("b", "test", "coupled", (M5,))
-    assert (predict_case(stub, other, SPEC)[z < LEVEL_MM - 6] < 0.5).all()  # type: ignore[arg-type]
+    assert (Panel([stub], SPEC).infarcts(other)[0][z < LEVEL_MM - 6] < 0.5).all()  # type: ignore[arg-type]
 
 
 def test_the_arm_is_that_of_the_level() -> None:
@@ -69,7 +69,7 @@ def test_the_arm_is_that_of_the_level() -> None:
             return bg, torch.roll(sg, 3, dims=1) * 0 + torch.tensor([-50.0, 50, 0, 0, 0, 0])[:, None, None]
 
     case = make_case("a", "test", "lesion_free")
-    infarct = predict_case(OneArm(), case, SPEC)  # type: ignore[arg-type]
+    infarct = Panel([OneArm()], SPEC).infarcts(case)[0]  # type: ignore[arg-type]
     z = CANONICAL_GRID.axes_mm[0]
     inside = [infarct[i][case.inside[i]] for i in range(len(z))]
     assert all((p > 0.99).all() for i, p in enumerate(inside) if LEVEL_MM + 7 < z[i] < 44 and len(p))
@@ -79,13 +79,13 @@ def test_the_arm_is_that_of_the_level() -> None:
 def test_nothing_is_called_outside_the_skull_and_slices_without_brain_are_not_run() -> None:
     case = make_case("a", "test", "coupled", (M2,))
     stub = StubNet(bias=1000.0)  # calls all of the head
-    infarct = predict_case(stub, case, SPEC)  # type: ignore[arg-type]
+    infarct = Panel([stub], SPEC).infarcts(case)[0]  # type: ignore[arg-type]
     assert (infarct[~case.inside] == 0).all()
     assert infarct[box(((-24.0, 44.0), (-44.0, 44.0), (-38.0, 38.0)))].min() > 0.99
     assert stub.calls == 13  # slabs of 6 mm of which half or more lies from -30 to 50 mm
     none = replace(case, brain=np.zeros_like(case.brain))
     stub.calls = 0
-    assert (predict_case(stub, none, SPEC) == 0).all()  # type: ignore[arg-type]
+    assert (Panel([stub], SPEC).infarcts(none)[0] == 0).all()  # type: ignore[arg-type]
     assert stub.calls == 0
 
 
@@ -96,7 +96,7 @@ def test_a_case_is_made_of_its_slices(net: StrokeNet) -> None:
     rows = mask_slices(case.brain, CANONICAL_GRID, SPEC).any(axis=(1, 2))
     hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, SPEC)[rows]
     bg, _ = predict_slices(net, to_channels(hu, SPEC))
-    infarct = predict_case(net, case, SPEC)
+    infarct = Panel([net], SPEC).infarcts(case)[0]
     index = (slice(*[int(np.searchsorted(CANONICAL_GRID.axes_mm[0], v)) for v in (-16.5, -13.5)]),)
     middle = infarct[index][:, box(M2)[1], box(M2)[2]]
     low, high = (1 - bg[:, 0]).min(), (1 - bg[:, 0]).max()

@@ -1,0 +1,172 @@
+"""The node's own pipeline over cases with truth: what it said of each one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.arrays import dice
+from strokecore.config import ScoringConfig
+from strokecore.errors import UsageError
+from strokecore.evaluate.cases import Case
+from strokecore.evaluate.mask import MaskError, read_mask
+from strokecore.evaluate.truth import Truth, read_truth
+from strokecore.evaluate.workers import Lost, map_in_processes
+from strokecore.pipeline import score_folder
+from strokecore.reports.wording import reasons
+from strokecore.result import Result, Scored, Status
+
+# A region that cannot be assessed is neither called nor cleared.
+UNASSESSED_PROBABILITY: Final = 0.5
+# Ten times the slowest case seen on 2 cores: longer is a hang, not work.
+TIMEOUT_S: Final = 300.0
+
+# Values of SourceMasks.lesion: acute infarct of either side.
+_LEFT, _RIGHT = 1, 2
+
+Scorer = Callable[[Path, ScoringConfig], Scored]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case: what is true and what the node said. Tuples of 20 follow ALL_REGIONS.
+
+    Attributes
+    ----------
+    name, truth: of the case.
+    status: the node's terminal state.
+    code: why a case has no score, such as "too_few_slices", "internal_error", "died"; None when scored.
+    detail: type of the error that ended the run, "" otherwise.
+    flags: codes of everything the node said about the scan's quality.
+    probability: UNASSESSED_PROBABILITY where a region was not assessed.
+    affected: called affected; False where a region was not assessed.
+    assessed: whether each region was assessed; all False where the case was not processed.
+    scores: ASPECTS by side, None when there is none.
+    side: the affected side, None when there is none.
+    infarct_ml: by side, None when the case was not processed.
+    dice: overlap of the acute infarct with its outline; None without outline, or when both are empty.
+    mask_error: why the case's outline could not be used, "" otherwise.
+    seconds: time of the pipeline, from DICOM files to the result in memory.
+    digest: sha256 of the images that were scored, None when none were.
+    """
+
+    name: str
+    truth: Truth
+    status: Status
+    code: str | None
+    detail: str
+    flags: tuple[str, ...]
+    probability: tuple[float, ...]
+    affected: tuple[bool, ...]
+    assessed: tuple[bool, ...]
+    scores: dict[Side, int | None]
+    side: Literal["left", "right", "bilateral"] | None
+    infarct_ml: dict[Side, float] | None
+    seconds: float | None
+    digest: str | None
+    dice: float | None = None
+    mask_error: str = ""
+
+    @property
+    def processed(self) -> bool:
+        """Whether the node read the scan; a withheld score was still read."""
+        return self.status in ("scored", "withheld")
+
+
+def run_study(
+    cases: Sequence[Case],
+    config: ScoringConfig,
+    *,
+    workers: int = 1,
+    timeout_s: float = TIMEOUT_S,
+    score: Scorer = score_folder,
+    done: Callable[[], object] = lambda: None,
+) -> list[Outcome]:
+    """Score every case in a worker process; a case that crashes or hangs is an outcome too.
+
+    ``score`` is importable by name (it runs in other processes). ``done`` is called after each case.
+    """
+    if workers < 1 or not timeout_s > 0:
+        raise UsageError(
+            f"{workers} workers and {timeout_s:g} s per case were asked for; both must be above 0."
+        )
+    # one folder for all workers, so that nothing of one that was killed is left behind
+    with tempfile.TemporaryDirectory(prefix="strokecore-evaluate-") as scratch:
+        run = partial(run_case, config=config, score=score, scratch=Path(scratch))
+        found = map_in_processes(run, cases, workers, timeout_s, done)
+    return [
+        _lost(case, answer) if isinstance(answer, Lost) else answer
+        for case, answer in zip(cases, found, strict=True)
+    ]
+
+
+def run_case(
+    case: Case, config: ScoringConfig, score: Scorer = score_folder, scratch: Path | None = None
+) -> Outcome:
+    """Score one case in this process. A defect raises."""
+    with case.images(scratch) as folder:
+        truth = case.truth if case.folder else read_truth(folder)
+        scored = score(folder, config)
+        return replace(outcome(case.name, truth, scored.result), **_overlap(folder, scored))
+
+
+def outcome(name: str, truth: Truth, result: Result) -> Outcome:
+    """What ``result`` says, beside the truth."""
+    found = {RegionId(f.name, f.side): f for f in result.regions if f.assessable}
+    probability = [found[r].probability if r in found else None for r in ALL_REGIONS]
+    return Outcome(
+        name=name,
+        truth=truth,
+        status=result.status,
+        code=None if result.status == "scored" else reasons(result)[0].code,
+        detail="",
+        flags=tuple(flag.code for flag in result.quality),
+        probability=tuple(UNASSESSED_PROBABILITY if p is None else float(p) for p in probability),
+        affected=tuple(r in found and found[r].affected for r in ALL_REGIONS),
+        assessed=tuple(r in found for r in ALL_REGIONS),
+        scores={side: result.aspects[side].score for side in SIDES},
+        side=result.affected_side,
+        infarct_ml={side: float(result.infarct_volume_ml[side]) for side in SIDES}
+        if result.regions
+        else None,
+        seconds=result.timings_s.get("total"),
+        digest=result.series.digest if result.series else None,
+    )
+
+
+def _overlap(folder: Path, scored: Scored) -> dict[str, Any]:
+    """``dice`` and ``mask_error`` of an Outcome."""
+    if scored.series is None or scored.masks is None:
+        return {}
+    try:
+        true = read_mask(folder, scored.series)
+    except MaskError as error:
+        return {"mask_error": str(error)}
+    found = (scored.masks.lesion == _LEFT) | (scored.masks.lesion == _RIGHT)
+    return {} if true is None or not (found.any() or true.any()) else {"dice": dice(found, true)}
+
+
+def _lost(case: Case, lost: Lost) -> Outcome:
+    """A case whose run ended without a result: every region unassessed."""
+    nothing = (False,) * len(ALL_REGIONS)
+    return Outcome(
+        name=case.name,
+        truth=case.truth,
+        status="failed",
+        code=lost.why,
+        detail=lost.kind,
+        flags=(),
+        probability=(UNASSESSED_PROBABILITY,) * len(ALL_REGIONS),
+        affected=nothing,
+        assessed=nothing,
+        scores=dict.fromkeys(SIDES),
+        side=None,
+        infarct_ml=None,
+        seconds=None,
+        digest=None,
+    )
