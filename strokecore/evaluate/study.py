@@ -5,10 +5,8 @@ study.json is for machines, cases.csv for people.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import platform
@@ -31,7 +29,7 @@ from strokecore.evaluate.cases import Case
 from strokecore.evaluate.figures import side_answer, summarise
 from strokecore.evaluate.outcomes import TIMEOUT_S, Outcome, Scorer, run_study
 from strokecore.evaluate.plots import draw_all
-from strokecore.files import write_atomically
+from strokecore.files import csv_bytes, write_atomically
 from strokecore.learned.selection import select_engine
 from strokecore.pipeline import score_folder
 from strokecore.result import ModelInfo, SoftwareInfo
@@ -132,12 +130,7 @@ def write_study(record: dict[str, Any], folder: Path) -> Path:
 def write_cases(outcomes: Sequence[Outcome], folder: Path) -> Path:
     """Write ``folder``/cases.csv: one row per case, a list of regions in one cell."""
     path = folder / "cases.csv"
-    rows = [_row(outcome) for outcome in outcomes]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_bytes([_row(outcome) for outcome in outcomes]))
     return path
 
 
