@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from gpu_steps import ROOT, Acceptance, Step  # noqa: E402
 
 from strokecore._version import __version__  # noqa: E402
-from strokecore.learned.nvidia import driver_version, gpus  # noqa: E402
+from strokecore.learned.devices import driver_version, gpus  # noqa: E402
 
 SCHEMA: Final = 1
 _LIBRARIES: Final = (

@@ -149,7 +149,7 @@ class Claims:
 
 
 def is_settled(acquisition: Acquisition, states: States) -> bool:
-    """Whether every candidate is terminal for exactly these instances and nobody asked for another."""
+    """Whether every candidate has a terminal state for exactly these instances and none is asked for anew."""
     if any(v.state is not None and v.state.status == "queued" for v in states.values()):
         return False
     found = [states[m.id].state for m in acquisition.candidates]

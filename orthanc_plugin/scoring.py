@@ -46,7 +46,7 @@ class Scoring:
         self._terminal_states = TerminalStates(states, tally)
 
     def handle(self, study: str) -> float | None:
-        """Bring every acquisition of a study to its terminal state; returns when to look again (s)."""
+        """Bring every acquisition of a study to its terminal state; returns seconds until the next look."""
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:

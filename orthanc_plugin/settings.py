@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from strokecore.learned.runtimes import ENGINE_CHOICES
+
 METADATA_NAME: Final = "StrokeCore"
 RESULT_ATTACHMENT: Final = "StrokeCoreResult"
 REPORT_ATTACHMENT: Final = "StrokeCoreReport"
 USER_ID_MINIMUM: Final = 1024  # Orthanc keeps lower numbers of metadata and attachments for itself
 
-ENGINES: Final = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
 DEFAULT_STABLE_AGE_S: Final = 60.0  # Orthanc's own default
 DEFAULT_HTTP_PORT: Final = 8042  # Orthanc's own default
 CACHE_NAME: Final = "strokecore-cache"
@@ -91,7 +92,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         timeout_s=reader.number("TimeoutSeconds", 120, 1, 3600),
         max_attempts=int(reader.number("MaxAttempts", 3, 1, 20, whole=True)),
         retry_delay_s=reader.number("RetryDelaySeconds", 10, 0, 3600),
-        engine=reader.choice("Engine", "auto", ENGINES),
+        engine=reader.choice("Engine", "auto", ENGINE_CHOICES),
         model=model,
         temporary_directory=folder,
         cache_directory=cache or _default_cache(configuration),

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strokecore._version import __version__
-from strokecore.cli_engines import ENGINES, add_engine_commands
+from strokecore.cli_engines import add_engine_commands
 from strokecore.errors import ModelPackageError, StrokeCoreError, UsageError
+from strokecore.learned.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
     from strokecore.result import Scored
@@ -179,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder for the results; earlier ones are replaced"
     )
     score.add_argument("--model", type=Path, help="folder of a model package, or shipped")
-    score.add_argument("--engine", choices=ENGINES, default="auto", help="what segments; auto")
+    score.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
     score.add_argument("--atlas", type=Path, help="folder of the site's own atlas")
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
     score.add_argument("--minimum-age", type=int, default=18, metavar="YEARS", help="refuse younger patients")
@@ -209,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--out", type=Path, required=True, help="folder for figures, tables and pictures")
     evaluate.add_argument("--model", type=Path, help="folder of a model package, or shipped")
-    evaluate.add_argument("--engine", choices=ENGINES, default="auto", help="what segments; auto")
+    evaluate.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
     evaluate.add_argument("--workers", type=int, default=1, help="cases scored at the same time; 1")
     evaluate.add_argument(
         "--split", choices=("tune", "validate", "test"), help="only the cases of this split"

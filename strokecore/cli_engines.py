@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strokecore.errors import UsageError
-
-ENGINES = ("auto", "tensorrt", "openvino", "onnx", "torch", "asymmetry")
+from strokecore.learned.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -25,7 +23,7 @@ def add_engine_commands(commands: Commands) -> None:
 def _add_engines(commands: Commands) -> None:
     engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
     engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
-    engines.add_argument("--engine", choices=ENGINES, default="auto", help="where to begin; auto")
+    engines.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="where to begin; auto")
     engines.add_argument(
         "--check", action="store_true", help="run the whole parity gate on every engine that is here"
     )
@@ -75,17 +73,11 @@ def _add_bench(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from strokecore.learned.threads import default_threads
-
-    # numpy's matrix product stands for the peak of as many cores; read when numpy is first imported
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.threads or default_threads()))
-
     from rich.console import Console
 
-    from strokecore.bench.record import write_record
-    from strokecore.bench.run import run_bench
+    from strokecore.bench.benchmark import run_benchmark
     from strokecore.bench.settings import BenchSettings
-    from strokecore.bench.table import print_bench
+    from strokecore.bench.table import print_benchmark
 
     settings = BenchSettings(
         model=options.model,
@@ -102,13 +94,11 @@ def _bench(options: argparse.Namespace) -> int:
     if options.out is not None and not options.out.parent.is_dir():
         raise UsageError(f"{options.out.parent} is not a folder; give a file in one that exists with --out.")
     with Console(stderr=True).status("bench") as status:
-        record = run_bench(settings, say=status.update)
+        found = run_benchmark(settings, say=status.update)
     if options.out is not None:
-        write_record(record, options.out)
-    print_bench(record, Console(soft_wrap=True))
-    ran = [call for line in record["engines"] for call in line["calls"] if call["error"] is None]
-    pipeline = record["pipeline"] or {"error": None}
-    return 0 if (ran or not record["engines"]) and pipeline["error"] is None else 1
+        found.write(options.out)
+    print_benchmark(found, Console(soft_wrap=True))
+    return 0 if found.succeeded else 1
 
 
 def _add_build_engine(commands: Commands) -> None:
@@ -153,5 +143,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Raises ValueError, which argparse reports."""
-    return tuple(int(word) for word in _words(text))
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected whole numbers such as 1,8,32") from error

@@ -14,7 +14,7 @@ class ScoringConfig:
 
     Attributes
     ----------
-    engine: auto | tensorrt | openvino | onnx | torch | asymmetry.
+    engine: one of strokecore.learned.runtimes.ENGINE_CHOICES.
     model: folder of a model package, or None for the embedded engine.
     atlas: folder of a site's own atlas, or None for the one that ships.
     withhold_on_blood: withhold the score when haemorrhage is suspected.

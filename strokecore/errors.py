@@ -19,7 +19,7 @@ class ModelPackageError(StrokeCoreError):
 
 
 class EngineError(StrokeCoreError):
-    """An engine cannot be had here, is lost, or answers wrong; the next one takes over where there is one."""
+    """An engine is not available here, is lost, or answers wrong; the next one takes over if there is one."""
 
 
 class Refusal(StrokeCoreError):

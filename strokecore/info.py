@@ -12,7 +12,7 @@ from rich.table import Table
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
-from strokecore.learned.availability import ENGINES, Availability, availability
+from strokecore.learned.runtimes import RUNTIME_NAMES, Availability, availability
 from strokecore.learned.selection import select_engine
 
 _LIBRARIES = ("numpy", "scipy", "SimpleITK", "pydicom", "highdicom", "pynetdicom")
@@ -29,7 +29,7 @@ def print_info(console: Console) -> None:
     table.add_row("atlas", f"{atlas.name} {atlas.version}, sha256 {atlas.sha256[:12]}")
     runs = "weight-free" if engine.engine == engine.name else f"{engine.engine} {engine.precision}"
     table.add_row("engine", f"{engine.name} {engine.version} ({runs}), sha256 {engine.sha256[:12]}")
-    for name in ENGINES:
+    for name in RUNTIME_NAMES:
         table.add_row(f"engine {name}", escape(f"for model packages; {_described(availability(name))}"))
     table.add_row("configuration", f"sha256 {ScoringConfig().sha256[:12]} (defaults)")
     table.add_row("intended use", "research use only, until a site has validated it")

@@ -1,4 +1,4 @@
-"""One head CT from DICOM files to results: the story of the package on one page."""
+"""One head CT from DICOM files to a result: the story of the package on one page."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, Refusal
-from strokecore.head.brain import segment_brain
-from strokecore.head.canonical import Head
-from strokecore.head.frame import fit_head_frame
-from strokecore.head.grid import HeadFrame
-from strokecore.head.registration import register_atlas
-from strokecore.head.resampling import coverage, to_canonical, to_source
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.canonical import AlignedSeries, align_series
+from strokecore.head.resampling import to_source
 from strokecore.identifiers import result_key
 from strokecore.learned.selection import select_engine
 from strokecore.reading.patient import check_patient
-from strokecore.reading.series import Series, read_series
+from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import (
     Result,
@@ -63,15 +58,6 @@ class Scorer:
     @property
     def timings_s(self) -> dict[str, float]:
         return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class AlignedSeries:
-    """A series, where its canonical frame lies in it, and the head that is seen there."""
-
-    series: Series
-    frame: HeadFrame
-    head: Head
 
 
 def score_folder(
@@ -117,7 +103,8 @@ def score_folder(
                     quality=series.flags,
                 )
                 series = replace(series, flags=(*series.flags, *check_patient(series.datasets[0], config)))
-            scored = score_head(align_series(series, scorer), scorer, known)
+            aligned = align_series(series, scorer.atlas, scorer.step)
+            scored = score_head(aligned, scorer, known)
     except Refusal as refusal:
         log.info("not scored: %s", refusal.code)
         scored = Scored(refused(known, refusal))
@@ -127,30 +114,6 @@ def score_folder(
         known = replace(known, model=model_info(scorer.engine))
         scored = Scored(failed(known, internal_error(error)))
     return replace(scored, result=replace(scored.result, timings_s=scorer.timings_s))
-
-
-def align_series(series: Series, scorer: Scorer) -> AlignedSeries:
-    """A series in the canonical frame with its tissues and atlas regions. Raises Refusal."""
-    with scorer.step("frame"):
-        frame = fit_head_frame(series, scorer.atlas)
-        hu = to_canonical(series, frame)
-        covered = coverage(series, frame)
-    with scorer.step("brain"):
-        brain = segment_brain(hu, frame.grid, covered)
-    with scorer.step("register"):
-        registration = register_atlas(hu, brain, frame.grid, covered, scorer.atlas)
-        atlas = place_atlas(scorer.atlas, registration, frame.grid, brain, covered)
-    head = Head(
-        hu=hu,
-        grid=frame.grid,
-        brain=brain,
-        regions=atlas.regions,
-        grey=atlas.grey,
-        tissue=atlas.tissue,
-        covered=covered,
-        slice_thickness_mm=series.slice_thickness_mm,
-    )
-    return AlignedSeries(series, frame, head)
 
 
 def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:

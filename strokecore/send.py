@@ -67,7 +67,7 @@ def send_folder(
 ) -> SendReport:
     """C-STORE every DICOM instance below ``folder``, compressed ones as they are.
 
-    ``progress(done, total)`` is called after each instance. Raises UsageError when ``folder`` is none,
+    ``progress(done, total)`` is called after each instance. Raises UsageError when ``folder`` is no folder,
     SendError when nothing could be sent at all; failures of single instances are counted in the report.
     """
     files = find_dicom(folder).files

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trainer.measure.prediction import Panel
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
 
 log = logging.getLogger(__name__)
 

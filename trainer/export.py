@@ -19,7 +19,6 @@ from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BLEND_MM, CLASSES
 from strokecore.learned.combination import Combination
-from strokecore.learned.engine import Float4D
 from strokecore.learned.package import (
     CARD,
     GOLDEN,
@@ -35,6 +34,7 @@ from strokecore.learned.package import (
     output_shapes,
 )
 from strokecore.learned.preprocessing import PREPROCESS_VERSION
+from strokecore.learned.runtime import Float4D
 from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device

@@ -13,11 +13,7 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.head.brain import segment_brain
-from strokecore.head.frame import fit_head_frame
-from strokecore.head.registration import register_atlas
-from strokecore.head.resampling import coverage, to_canonical
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.canonical import align_series
 from strokecore.reading.series import read_series
 
 # Ten hues that stay apart for most colour-blind readers, neighbours far from each other.
@@ -131,18 +127,14 @@ def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
 
 def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:
     """The registered atlas on axial slices of a real head CT, in the canonical frame."""
-    series = read_series(dicom_folder)
-    frame = fit_head_frame(series, atlas)
-    hu, covered = to_canonical(series, frame), coverage(series, frame)
-    brain = segment_brain(hu, frame.grid, covered)
-    registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-    labels = place_atlas(atlas, registration, frame.grid, brain, covered).regions
+    head = align_series(read_series(dicom_folder), atlas).head
+    hu, grid, labels = head.hu, head.grid, head.regions
     rows, columns = (
         slice(max(0, low - HEAD_MARGIN), high + HEAD_MARGIN)
-        for low, high in (_extent(brain.intracranial, axis) for axis in (1, 2))
+        for low, high in (_extent(head.brain.intracranial, axis) for axis in (1, 2))
     )
-    stretch = (frame.grid.spacing_mm[1] / atlas.spacing_mm[1], frame.grid.spacing_mm[2] / atlas.spacing_mm[2])
-    z = np.arange(hu.shape[0]) * frame.grid.spacing_mm[0] + frame.grid.origin_mm[2]
+    stretch = (grid.spacing_mm[1] / atlas.spacing_mm[1], grid.spacing_mm[2] / atlas.spacing_mm[2])
+    z = np.arange(hu.shape[0]) * grid.spacing_mm[0] + grid.origin_mm[2]
     named = np.nonzero((labels > 0).any(axis=(1, 2)))[0]
     chosen = np.linspace(named[0], named[-1], REAL_SLICES + 2).round().astype(int)[1:-1]
     pictures = [

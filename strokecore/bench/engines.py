@@ -1,168 +1,175 @@
-"""Every engine on the same slices: memory in its own process, then parity and times side by side here."""
+"""Every engine on the same slices: memory in a process of its own, then parity and times side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Final
 
-from strokecore.bench.agreement import Agreement, agreement
-from strokecore.bench.inputs import BenchSlices
+import numpy as np
+
+from strokecore.bench.machine import without_folders
 from strokecore.bench.memory import Memory, measure_memory
-from strokecore.bench.peak import Product, product
-from strokecore.bench.rounds import take_turns
 from strokecore.bench.settings import BenchSettings
-from strokecore.bench.subjects import Running, Subject
-from strokecore.bench.words import in_words, without_folders
-from strokecore.errors import EngineError
-from strokecore.learned.nvidia import gpus
+from strokecore.bench.timing import Spread, time_in_rounds
+from strokecore.errors import StrokeCoreError, UsageError
+from strokecore.evaluate.workers import Lost, map_in_processes
+from strokecore.learned.devices import gpus
+from strokecore.learned.gate import REFERENCE, Gate
+from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtime import Float4D, Runtime
+from strokecore.learned.runtimes import RUNTIME_NAMES, RUNTIMES, availability, start
+
+# Compiling an engine for a GPU takes minutes, once.
+_TIMEOUT_S: Final = 3600.0
+
+Say = Callable[[str], None]
+"""Told in a few words what is done next."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One number of slices in one call.
+
+    Attributes
+    ----------
+    error: why it has no times.
+    ms: milliseconds of a call.
+    speed_up_over_onnx_fp32: the reference's time over this one's within each round, so that what slowed a
+        whole round cancels; None without the reference.
+    """
+
+    slices: int
+    error: str | None = None
+    ms: Spread | None = None
+    speed_up_over_onnx_fp32: Spread | None = None
 
 
 @dataclass
-class Line:
+class EngineResult:
     """One engine in one precision and all that was found of it.
 
     Attributes
     ----------
-    device, library: in its own words; None when it could not be opened.
-    on_gpu: its device is one.
-    product: name of the matrix product that stands for its peak, where there is one.
-    seconds: of one call by its number of slices, in the order of the rounds.
-    errors: by number of slices, where a call failed.
-    error: why it could not be opened or run at all.
+    device, library: in its own words; None when it could not be started.
+    error: why it could not be started.
+    parity: the parity gate's report as JSON-ready values, and the reason of a refusal.
+    calls: by ascending number of slices; the last is the whole series.
     """
 
-    subject: Subject
+    engine: str
+    precision: str
     device: str | None = None
     library: str | None = None
-    on_gpu: bool = False
-    memory: Memory | None = None
-    parity: Agreement | None = None
-    product: str | None = None
-    seconds: dict[int, list[float]] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
     error: str | None = None
+    memory: Memory | None = None
+    parity: dict[str, Any] | None = None
+    calls: list[Call] = field(default_factory=list)
 
-
-@dataclass
-class Measured:
-    """All lines, the reference first, and the matrix products beside them.
-
-    Attributes
-    ----------
-    product_seconds: of one product by its name and by the number of slices of the calls it took turns with.
-    missing_products: why a device and precision has no peak, by the product's name.
-    """
-
-    lines: list[Line]
-    products: dict[str, Product] = field(default_factory=dict)
-    product_seconds: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-    missing_products: dict[str, str] = field(default_factory=dict)
+    @property
+    def name(self) -> str:
+        """Such as "openvino bf16"."""
+        return f"{self.engine} {self.precision}"
 
 
 def measure_engines(
-    package: ModelPackage,
-    subjects: Sequence[Subject],
-    slices: BenchSlices,
-    settings: BenchSettings,
-    threads: int,
-    say: Callable[[str], None],
-) -> Measured:
-    """Memory, parity and times of ``subjects``, of which the first is the reference."""
-    found = Measured([Line(subject) for subject in subjects])
-    for line in found.lines:
-        say(f"{line.subject.name}: memory, in a process of its own")
-        try:
-            line.memory = measure_memory(line.subject.to_dict(), package.folder, len(slices.slices), threads)
-        except EngineError as error:
-            line.error = without_folders(str(error))
-    with ExitStack() as opened:
-        engines = _open(found, package, threads, opened, say)
-        _compare(found, engines, slices, package.lesion_threshold, say)
-        _add_products(found, engines, threads)
+    package: ModelPackage, settings: BenchSettings, threads: int, say: Say
+) -> list[EngineResult]:
+    """Memory, parity and times of what ``settings`` asks for, the reference first.
+
+    Raises
+    ------
+    UsageError: there is no such engine or precision.
+    ModelPackageError: the package's golden slices cannot be read.
+    """
+    found = choose_engines(settings.engines, settings.precisions)
+    slices = golden_slices(package, settings.slices)
+    for one in found:
+        if one.error is not None:
+            continue
+        say(f"{one.name}: memory, in a process of its own")
+        measure = partial(measure_memory, start, package.folder, one.engine, one.precision, threads)
+        (memory,) = map_in_processes(measure, [slices], workers=1, timeout_s=_TIMEOUT_S)
+        if isinstance(memory, Memory):
+            one.memory = memory
+        else:  # so an engine that kills its process costs a line of the table and no more
+            one.error = f"its process {memory.why} ({memory.kind})" if isinstance(memory, Lost) else memory
+    with ExitStack() as started:
+        gate, runtimes = Gate(package, threads), {}
+        for one in found:
+            if one.error is not None:
+                continue
+            say(f"{one.name}: parity gate")
+            try:
+                runtime = start(package, one.engine, one.precision, threads)
+            except Exception as error:  # every engine's library raises its own
+                one.error = without_folders(error)
+                continue
+            started.callback(runtime.close)
+            runtimes[one.name] = runtime
+            one.device, one.library = runtime.device, runtime.library
+            one.parity = _parity(gate, runtime)
         for number in settings.calls:
-            say(f"{len(engines)} engines in turn, {number} slices")
-            batch = slices.slices[:number]
-            turns = {name: partial(engine.run, batch) for name, engine in engines.items()}
-            _time(found, turns, number, settings)
+            say(f"{len(runtimes)} engines in turn, {number} slices")
+            subjects = {name: partial(runtime.run, slices[:number]) for name, runtime in runtimes.items()}
+            seconds, errors = time_in_rounds(subjects, settings.repeats, settings.seconds)
+            for one in found:
+                if one.name in errors:
+                    one.calls.append(Call(number, errors[one.name]))
+                elif one.name in seconds:
+                    one.calls.append(_call(number, seconds[one.name], seconds.get(" ".join(REFERENCE))))
     return found
 
 
-def _open(
-    found: Measured, package: ModelPackage, threads: int, opened: ExitStack, say: Callable[[str], None]
-) -> dict[str, Running]:
-    """The engines that could be opened in their own processes, by the subject's name."""
-    engines = {}
-    for line in found.lines:
-        if line.error is None:
-            say(f"{line.subject.name}: open")
-            try:
-                engine = line.subject.open(package, threads)
-            except Exception as error:  # every engine's library raises its own
-                line.error = in_words(error)
-                continue
-            opened.callback(engine.close)
-            line.device, line.library = engine.device, engine.library
-            line.on_gpu = any(gpu.name in engine.device for gpu in gpus())
-            engines[line.subject.name] = engine
-    return engines
+def choose_engines(engines: Sequence[str], precisions: Sequence[str]) -> list[EngineResult]:
+    """What is to be measured, without results yet: the reference first, then in the order of RUNTIMES.
+
+    Parameters
+    ----------
+    engines: only these; empty: all, those that need a GPU only with one.
+    precisions: only these; empty: all that this machine has, and the first of an engine that is not here.
+        The reference is always measured.
+
+    Raises
+    ------
+    UsageError: there is no such engine or precision.
+    """
+    known = sorted({precision for kind in RUNTIMES for precision in kind.precisions})
+    for what, asked, expected in (("engine", engines, RUNTIME_NAMES), ("precision", precisions, known)):
+        if unknown := sorted(set(asked) - set(expected)):
+            raise UsageError(f"Unknown {what} {', '.join(unknown)}; expected some of {', '.join(expected)}.")
+    found = [EngineResult(*REFERENCE)]
+    for kind in RUNTIMES:
+        if kind.name in engines or (not engines and (kind.device == "cpu" or gpus())):
+            here = availability(kind.name)
+            error = None if here.available else "; ".join(filter(None, (here.reason, here.install)))
+            wanted = precisions or here.precisions or kind.precisions[:1]
+            found += [
+                EngineResult(kind.name, one, error=error)
+                for one in kind.precisions
+                if one in wanted and (kind.name, one) != REFERENCE
+            ]
+    return found
 
 
-def _compare(
-    found: Measured,
-    engines: dict[str, Running],
-    slices: BenchSlices,
-    threshold: float,
-    say: Callable[[str], None],
-) -> None:
-    """Parity with the reference; an engine that cannot run a series is taken out."""
-    reference = None
-    for line in found.lines:
-        engine = engines.get(line.subject.name)
-        if engine is None:
-            continue
-        say(f"{line.subject.name}: parity")
-        try:
-            answer = engine.run(slices.slices)
-        except Exception as error:
-            line.error = in_words(error)
-            del engines[line.subject.name]
-            continue
-        if line is found.lines[0]:
-            reference = answer
-        if reference is not None:
-            line.parity = agreement(reference, answer, slices, threshold)
+def golden_slices(package: ModelPackage, number: int) -> Float4D:
+    """``number`` of the golden slices, evenly chosen or repeated; float32 [number, channels, H, W]."""
+    golden = read_golden(package).slices
+    return golden[np.arange(number) * max(len(golden) // number, 1) % len(golden)]
 
 
-def _add_products(found: Measured, engines: Mapping[str, Running], threads: int) -> None:
-    """One matrix product for each device and precision at work."""
-    for line in found.lines:
-        if line.subject.name not in engines:
-            continue
-        name = f"{'gpu' if line.on_gpu else 'cpu'} {line.subject.precision}"
-        if name not in found.products and name not in found.missing_products:
-            try:
-                found.products[name] = product(line.on_gpu, line.subject.precision, threads)
-            except EngineError as error:
-                found.missing_products[name] = str(error)
-        if name in found.products:
-            line.product = name
+def _parity(gate: Gate, runtime: Runtime) -> dict[str, Any]:
+    try:
+        report = gate.examine_fully(runtime)
+    except StrokeCoreError as error:  # there is no reference to compare with
+        return {"passed": False, "reason": without_folders(error)}
+    return {**report.to_dict(), "reason": report.reason}
 
 
-def _time(
-    found: Measured, turns: Mapping[str, Callable[[], object]], number: int, settings: BenchSettings
-) -> None:
-    """Engines and products in turn; the products have a name of their own among them."""
-    products = {f"product {name}": one.run for name, one in found.products.items()}
-    rounds = take_turns({**turns, **products}, settings.repeats, settings.seconds)
-    for line in found.lines:
-        name = line.subject.name
-        if name in rounds.seconds:
-            line.seconds[number] = rounds.seconds[name]
-        elif name in rounds.errors:
-            line.errors[number] = rounds.errors[name]
-    for name in found.products:
-        if times := rounds.seconds.get(f"product {name}"):
-            found.product_seconds.setdefault(name, {})[number] = times
+def _call(slices: int, own_s: Sequence[float], reference_s: Sequence[float] | None) -> Call:
+    ratios = [reference / own for reference, own in zip(reference_s or (), own_s, strict=False)]
+    ms = Spread.of([1e3 * seconds for seconds in own_s])
+    return Call(slices, None, ms, Spread.of(ratios) if ratios else None)

@@ -6,50 +6,31 @@ import os
 import platform
 import re
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
-from strokecore.learned.nvidia import driver_version, gpus
-from strokecore.learned.threads import cpu_name, usable_cores
+from strokecore.errors import StrokeCoreError
+from strokecore.learned.devices import cpu_name, driver_version, gpus, usable_cores
+from strokecore.learned.runtimes import RUNTIME_NAMES, library_versions
 
-_LIBRARIES: Final = (
-    "numpy",
-    "scipy",
-    "SimpleITK",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "torch",
-    "tensorrt",
-)
-# Instructions that decide how fast a network runs.
-_INSTRUCTIONS: Final = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "bf16",
-)
-_DRIVER: Final = Path("/proc/driver/nvidia/version")
+_LIBRARIES: Final = ("numpy", "scipy", "SimpleITK")
+# An absolute path up to its last name; "1/2" and "and/or" are none.
+_FOLDERS: Final = re.compile(r"(?<![\w.)\]])/(?:[^\s/:'\",;()]+/)+")
+_LONGEST: Final = 600
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor, memory, system, Python, libraries and GPUs; JSON-ready."""
+    """Processor, memory, GPUs and versions; JSON-ready, see bench.schema.json."""
     cuda = driver_version()
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    for name in RUNTIME_NAMES:
+        libraries |= library_versions(name)
     return {
         "cpu": cpu_name(),
-        "architecture": platform.machine(),
-        "instructions": _instructions(),
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        "system": _system(),
         "python": platform.python_version(),
-        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "libraries": libraries,
         "gpus": [str(gpu) for gpu in gpus()],
-        "gpu_driver": _gpu_driver(),
         "cuda_of_driver": f"{cuda[0]}.{cuda[1]}" if cuda else None,
     }
 
@@ -59,34 +40,11 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def _instructions(path: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Those of ``_INSTRUCTIONS`` that the first core has; "Features" is what Arm calls them."""
-    try:
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", path.read_text("utf-8", "replace"), re.MULTILINE)
-    except OSError:
-        return []
-    has = found.group(1).split() if found else []
-    return [name for name in _INSTRUCTIONS if name in has]
+def without_folders(error: BaseException) -> str:
+    """An error as a record may hold it: absolute paths cut to their last name, at most a paragraph.
 
-
-def _system() -> str:
-    """The distribution's name; the kernel's version can be a site's own."""
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _gpu_driver() -> str | None:
-    try:
-        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _DRIVER.read_text("utf-8", "replace"))
-    except OSError:
-        return None
-    return found.group(1) if found else None
+    An error that is not one of ours begins with its kind.
+    """
+    kind = "" if isinstance(error, StrokeCoreError) else f"{type(error).__name__}: "
+    text = _FOLDERS.sub("", " ".join(f"{kind}{error}".split())).rstrip(": ")
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

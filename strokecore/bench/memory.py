@@ -1,144 +1,85 @@
-"""Memory that an engine takes, measured in a process of its own: a process never gives all of it back.
-
-``python -m strokecore.bench.memory`` is that process; ``measure_memory`` starts it. There an engine is also
-opened first, so that one that kills its process costs a line of the table and no more.
-"""
+"""Memory that an engine takes, measured in a process of its own: a process never gives all of it back."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
+import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from strokecore.bench.gpu_memory import gpu_bytes_in_use
-from strokecore.bench.words import in_words
-from strokecore.errors import EngineError
+from strokecore.bench.machine import without_folders
+from strokecore.learned.devices import gpus
+from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.runtime import Float4D, Runtime
 
-# Compiling an engine for a GPU takes minutes, once.
-_TIMEOUT_S: Final = 3600.0
 _RUNS: Final = 2
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one engine takes in a fresh process.
+    """What one engine takes.
 
     Attributes
     ----------
     load_s: seconds until it is ready: its library imported, its graph read and compiled; compiled graphs that
         an earlier run kept are used.
-    host_bytes: growth of the process's resident memory from before the library is imported to its highest
-        while a series is run; input slices left out, answers included.
-    gpu_bytes: growth of what is in use on the GPU, its context left out; None without a GPU.
-    torch_bytes: most that torch held in tensors on the GPU; None where torch is not at work there.
+    peak_mib: highest resident memory of its process, with Python, the slices and the answers; None where the
+        system does not tell.
+    gpu_mib: in use on the GPU after the run, by whomever; None without a GPU or without cuda-python.
     """
 
     load_s: float
-    host_bytes: int
-    gpu_bytes: int | None = None
-    torch_bytes: int | None = None
+    peak_mib: int | None
+    gpu_mib: int | None
 
 
-def measure_memory(subject: dict[str, str], package: Path, slices: int, threads: int) -> Memory:
-    """Open the engine in a fresh process and run a series.
+def measure_memory(
+    start: Callable[[ModelPackage, str, str, int], Runtime],
+    package: Path,
+    engine: str,
+    precision: str,
+    threads: int,
+    slices: Float4D,
+) -> Memory | str:
+    """Start an engine in this process, of which nothing else is asked, and run a series.
 
     Parameters
     ----------
-    subject: strokecore.bench.subjects.Subject.to_dict().
+    start: such as strokecore.learned.runtimes.start.
+    package: the model package's folder.
+    slices: float32 [n, channels, H, W].
 
-    Raises
-    ------
-    EngineError: it cannot be opened or run; its process's own words, or how that died.
+    Returns
+    -------
+    Or the error in words: not every library's can be sent to another process.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        job = {
-            "subject": subject,
-            "package": str(package),
-            "slices": slices,
-            "threads": threads,
-            "answer": str(answer),
-        }
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "strokecore.bench.memory", json.dumps(job)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(f"was not ready after {_TIMEOUT_S:.0f} s in a process of its own") from error
-        if not answer.is_file():
-            raise EngineError(f"its process ended with status {done.returncode} and without an answer")
-        found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
-    if "error" in found:
-        raise EngineError(found["error"])
-    return Memory(**found)
-
-
-def resident_bytes() -> tuple[int, int]:
-    """Resident memory of this process: now, and its highest since ``forget_peak`` or the start."""
-    fields = dict(
-        line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines()
-    )
-    now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
-
-
-def forget_peak() -> None:
-    """Begin a new peak; where the system does not let us, the old one stands."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-    except OSError:
-        return
-
-
-def _measure(job: dict[str, Any]) -> Memory:
-    from strokecore.bench.inputs import bench_slices
-    from strokecore.bench.subjects import Subject
-    from strokecore.learned.package import load_package
-
-    package = load_package(Path(job["package"]))
-    subject = Subject.from_dict(job["subject"])
-    slices = bench_slices(package, job["slices"]).slices
-    gpu_before = gpu_bytes_in_use()
-    forget_peak()
-    before, _ = resident_bytes()
-    start = time.perf_counter()
-    engine = subject.open(package, job["threads"])
-    load_s = time.perf_counter() - start
-    for _ in range(_RUNS):  # the second finds what the first left in pools
-        engine.run(slices)
-    gpu_after = gpu_bytes_in_use()
-    return Memory(
-        load_s,
-        resident_bytes()[1] - before,
-        None if gpu_before is None or gpu_after is None else gpu_after - gpu_before,
-        _torch_bytes(),
-    )
-
-
-def _torch_bytes() -> int | None:
-    torch = sys.modules.get("torch")  # not imported for this: whoever uses it has it
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.max_memory_allocated())
-
-
-def main(job: dict[str, Any]) -> None:
-    """Measure, and write the answer where the job says."""
-    try:
-        found = asdict(_measure(job))
+        loaded = load_package(package)
+        begun = time.perf_counter()
+        runtime = start(loaded, engine, precision, threads)
+        load_s = time.perf_counter() - begun
+        for _ in range(_RUNS):  # the second finds what the first left in pools
+            runtime.run(slices)
+        return Memory(round(load_s, 3), peak_resident_mib(), _gpu_mib())
     except Exception as error:  # every engine's library raises its own
-        found = {"error": in_words(error)}
-    Path(job["answer"]).write_text(json.dumps(found), "utf-8")
+        return without_folders(error)
 
 
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+def peak_resident_mib() -> int | None:
+    """Highest resident memory of this process; what getrusage says could be its parent's."""
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return round(int(found.group(1)) / 1024) if found else None
+
+
+def _gpu_mib() -> int | None:
+    if not gpus():
+        return None
+    try:
+        from cuda.bindings import runtime as cuda
+    except ImportError:
+        return None
+    status, free, total = cuda.cudaMemGetInfo()
+    return None if int(status) else round((total - free) / 2**20)

@@ -9,8 +9,6 @@ from typing import Final
 from strokecore.errors import UsageError
 
 NONE: Final = "none"
-DEFAULT_SLICES: Final = 32
-DEFAULT_BATCHES: Final = (1, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,14 @@ class BenchSettings:
     Attributes
     ----------
     model: folder of a model package, or "shipped"; None: its engines are measured with the shipped one, the
-        pipeline with whatever serves where nobody names a model.
-    engines: names of strokecore.bench.subjects.KINDS; empty: all; NONE alone: the pipeline only.
-    precisions: such as "bf16"; empty: all that an engine has.
+        pipeline with what scores where nobody names a model.
+    engines: of strokecore.learned.runtimes.RUNTIME_NAMES; empty: all; NONE alone: the pipeline only.
+    precisions: such as "bf16"; empty: all that this machine has.
     slices: of one series.
     batches: further numbers of slices in one call.
     repeats: rounds of each measurement.
     seconds: no new round of a measurement is begun after this long, once three are done.
-    threads: of the engines and of the matrix product; None as strokecore.learned.threads.default_threads.
+    threads: of the CPU engines, those of the pipeline too; None: see strokecore.learned.devices.
     dicom: folder of a head CT for the steps of the pipeline; None: a simulated head.
     pipeline_runs: processes, and scorings in this process; 0: the pipeline is not measured.
     """
@@ -35,8 +33,8 @@ class BenchSettings:
     model: Path | None = None
     engines: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
-    slices: int = DEFAULT_SLICES
-    batches: tuple[int, ...] = DEFAULT_BATCHES
+    slices: int = 32
+    batches: tuple[int, ...] = (1, 8, 32)
     repeats: int = 10
     seconds: float = 120.0
     threads: int | None = None
@@ -48,7 +46,7 @@ class BenchSettings:
             ("slices", self.slices, 1),
             ("batches", min(self.batches, default=1), 1),
             ("repeats", self.repeats, 1),
-            ("threads", self.threads or 1, 1),
+            ("threads", 1 if self.threads is None else self.threads, 1),
             ("pipeline-runs", self.pipeline_runs, 0),
         ):
             if value < least:
@@ -66,22 +64,3 @@ class BenchSettings:
     def calls(self) -> tuple[int, ...]:
         """Numbers of slices in one call, ascending; the last is the whole series."""
         return (*sorted({batch for batch in self.batches if batch < self.slices}), self.slices)
-
-    def command(self) -> str:
-        """The command line of these settings; of folders only the last name, which is nobody's secret."""
-        words = ["strokecore", "bench"]
-        for name, value in (
-            ("model", self.model and self.model.resolve().name),
-            ("engines", ",".join(self.engines)),
-            ("precisions", ",".join(self.precisions)),
-            ("slices", self.slices),
-            ("batches", ",".join(map(str, self.batches))),
-            ("repeats", self.repeats),
-            ("seconds", f"{self.seconds:g}"),
-            ("threads", self.threads),
-            ("dicom", self.dicom and "DICOM_DIR"),
-            ("pipeline-runs", self.pipeline_runs),
-        ):
-            if value not in (None, ""):
-                words += [f"--{name}", str(value)]
-        return " ".join(words)

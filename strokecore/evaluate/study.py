@@ -65,7 +65,7 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that cannot be had, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()

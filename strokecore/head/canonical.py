@@ -1,7 +1,9 @@
-"""One head in the canonical frame, with its tissues and its atlas: what engines are shown."""
+"""A series to its canonical head, which engines are shown: its frame, its tissues and its own atlas."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,8 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from strokecore.head.brain import Brain
-from strokecore.head.grid import Grid
+from strokecore.anatomy.atlas import Atlas
+from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.frame import fit_head_frame
+from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
+from strokecore.head.registration import register_atlas
+from strokecore.head.resampling import coverage, to_canonical
+from strokecore.head.warped_atlas import warp_atlas
+from strokecore.reading.series import Series
 
 Bool3D = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
@@ -42,6 +50,57 @@ class Head:
     tissue: npt.NDArray[np.float32]
     covered: npt.NDArray[np.bool_]
     slice_thickness_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedSeries:
+    """A series, where its canonical frame lies in it, and the head that is seen there."""
+
+    series: Series
+    frame: HeadFrame
+    head: Head
+
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Entered around each named step, such as a stopwatch."""
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def align_series(series: Series, atlas: Atlas, step: Step = _untimed) -> AlignedSeries:
+    """A series in the canonical frame; ``step`` is told "frame", "brain" and "register". Raises Refusal."""
+    with step("frame"):
+        frame = fit_head_frame(series, atlas)
+        hu = to_canonical(series, frame)
+        covered = coverage(series, frame)
+    return AlignedSeries(series, frame, canonical_head(hu, covered, atlas, series.slice_thickness_mm, step))
+
+
+def canonical_head(
+    hu: npt.NDArray[np.float32],
+    covered: npt.NDArray[np.bool_],
+    atlas: Atlas,
+    slice_thickness_mm: float,
+    step: Step = _untimed,
+) -> Head:
+    """The head behind densities on CANONICAL_GRID; ``hu`` and ``covered`` as in Head. Raises Refusal."""
+    with step("brain"):
+        brain = segment_brain(hu, CANONICAL_GRID, covered)
+    with step("register"):
+        registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
+        warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
+    return Head(
+        hu=hu,
+        grid=CANONICAL_GRID,
+        brain=brain,
+        regions=warped.regions,
+        grey=warped.grey,
+        tissue=warped.tissue,
+        covered=covered,
+        slice_thickness_mm=slice_thickness_mm,
+    )
 
 
 def crop(head: Head, box: Box) -> Head:

@@ -35,8 +35,8 @@ class Warp:
 
     Attributes
     ----------
-    displacement_mm: three float32 [z, y, x], along x, y and z. A head point p shows what the affinely placed
-        template has at p + displacement(p). spacing_mm: (z, y, x). origin_mm: (x, y, z).
+    displacement_mm: three float32 [z, y, x], along x, y and z. A head point p shows what the affinely
+        registered template has at p + displacement(p). spacing_mm: (z, y, x). origin_mm: (x, y, z).
     """
 
     displacement_mm: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -53,7 +53,7 @@ class Warp:
 def fit_warp(
     head: Image, scanned: npt.NDArray[np.float32], template: Image, head_from_template: Floats
 ) -> Warp:
-    """Fit the residual deformation between the affinely placed template and this head.
+    """Fit the residual deformation between the affinely registered template and this head.
 
     Parameters
     ----------

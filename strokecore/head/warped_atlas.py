@@ -27,7 +27,7 @@ _MIN_TISSUE: Final = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedAtlas:
+class WarpedAtlas:
     """What the atlas says of each voxel of a head; [z, y, x], all 0 in what was scanned outside the cranium.
 
     Attributes
@@ -43,9 +43,9 @@ class PlacedAtlas:
     tissue: Float3D
 
 
-def place_atlas(
+def warp_atlas(
     atlas: Atlas, registration: Registration, grid: Grid, brain: Brain, covered: npt.NDArray[np.bool_]
-) -> PlacedAtlas:
+) -> WarpedAtlas:
     """The atlas on ``grid``, inside the intracranial space and where nothing was scanned.
 
     A region keeps its unscanned part, or nobody could tell that it is missing (aspects.py: not_covered).
@@ -63,7 +63,7 @@ def place_atlas(
     grey = _share(atlas.grey, indices)
     tissue = np.clip(grey + _share(atlas.white, indices), 0.0, 1.0)
     grey = np.where(tissue > _MIN_TISSUE, grey / np.maximum(tissue, _MIN_TISSUE), 0.0).astype(np.float32)
-    return PlacedAtlas(regions, _filled(grey, where), _filled(tissue, where))
+    return WarpedAtlas(regions, _filled(grey, where), _filled(tissue, where))
 
 
 def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> npt.NDArray[np.bool_]:

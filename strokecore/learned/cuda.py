@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.errors import EngineError
-from strokecore.learned import nvidia
+from strokecore.learned import devices
 
 _UINT64_OUT: Final = POINTER(c_uint64)
 _POINTER_OUT: Final = POINTER(c_void_p)
@@ -103,7 +103,7 @@ class Cuda:
         """Raises EngineError when the driver or the device cannot be had."""
         self._open = False
         try:
-            library = nvidia.open_driver()
+            library = devices.open_driver()
             self._functions = {name: _function(library, name) for name in FUNCTIONS}
         except (OSError, AttributeError) as error:
             raise EngineError(

@@ -1,12 +1,11 @@
-"""What all trained engines share: a head to slices, the network's answer to infarct map, regions and lesion.
+"""A trained model as an engine: a head to slices, the network's answer to infarct map, regions and lesion.
 
-An engine of this kind only runs the network (``run``); everything else is here, so that every engine decides
-alike. The trainer fits the lesion threshold and the regions' calibration through these same functions.
+A runtime only runs the network; everything else is here, so that all runtimes decide alike. The trainer fits
+the lesion threshold and the regions' calibration through these same functions.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -27,13 +26,13 @@ from strokecore.learned.preprocessing import (
     to_channels,
     to_volume,
 )
+from strokecore.learned.runtime import Float4D, Runtime
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
 from strokecore.scoring.tissue import MIN_VOXELS, Measured, Tissue, measure_regions
 
 Float3D = npt.NDArray[np.float32]
-Float4D = npt.NDArray[np.float32]
 Bool3D = npt.NDArray[np.bool_]
 
 Run = Callable[[Float4D], tuple[Float4D, Float4D]]
@@ -44,28 +43,30 @@ and of the SG arm [n, 6, rows, columns]."""
 MEAN_MARGIN: Final = 1e-4
 
 
-class LearnedEngine(ABC):
-    """A trained model behind the engines' protocol.
+class LearnedEngine:
+    """A model package, run by a runtime.
 
     Attributes
     ----------
     package: what is run; name, version and sha256 are its own.
+    runtime: what runs it; engine, precision and fallbacks are its own and can change in ``segment``.
     """
 
-    engine: str
-    precision: str
-    fallbacks: tuple[str, ...] = ()
-
-    def __init__(self, package: ModelPackage) -> None:
-        self.package = package
+    def __init__(self, package: ModelPackage, runtime: Runtime) -> None:
+        self.package, self.runtime = package, runtime
         self.name, self.version, self.sha256 = package.name, package.version, package.sha256
 
-    @abstractmethod
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        """See ``Run``."""
+    @property
+    def engine(self) -> str:
+        return self.runtime.name
 
-    def close(self) -> None:  # noqa: B027 - most have something to free, none must
-        """Free what the engine holds; may be called twice."""
+    @property
+    def precision(self) -> str:
+        return self.runtime.precision
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        return self.runtime.fallbacks
 
     def segment(self, head: Head) -> Lesion:
         """Infarct map, lesion and evidence per region.
@@ -79,7 +80,7 @@ class LearnedEngine(ABC):
         tissue = Tissue.of(cropped)
         near_old, old = (uncrop(mask, box, head.grid.shape) for mask in (tissue.near_old, tissue.old))
         probability = infarct_map(
-            self.run, head.hu, head.regions, head.brain.parenchyma, head.grid, self.package.spec
+            self.runtime.run, head.hu, head.regions, head.brain.parenchyma, head.grid, self.package.spec
         )
         judged = head.brain.intracranial & head.covered & ~near_old
         probability[~judged] = 0.0

@@ -14,14 +14,14 @@ from typing import Final
 import numpy as np
 
 from strokecore.errors import ModelPackageError
-from strokecore.learned import verdicts
-from strokecore.learned.engine import LearnedEngine
+from strokecore.learned import runtimes, verdicts
 from strokecore.learned.fresh import Fresh, fresh_slices
-from strokecore.learned.golden import Answers, Golden, read_golden
+from strokecore.learned.golden import Golden, read_golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity import check_parity
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, check_quickly, choose_probes
+from strokecore.learned.runtime import Answers, Runtime
 from strokecore.learned.verdicts import Key, Verdict
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Gate:
         found = verdicts.remembered(self._key(engine, precision))
         return found if found is not None and not found.passed else None
 
-    def examine(self, engine: LearnedEngine) -> ParityReport:
+    def examine(self, engine: Runtime) -> ParityReport:
         """Whether ``engine`` may serve: the quick check where it passed before, else the whole gate.
 
         Raises
@@ -56,27 +56,27 @@ class Gate:
         EngineError: ONNX Runtime, the reference, cannot be had.
         ModelPackageError: ONNX Runtime itself does not give the package's golden answers.
         """
-        key = self._key(engine.engine, engine.precision)
+        key = self._key(engine.name, engine.precision)
         verdict = verdicts.remembered(key)
         if verdict is not None and verdict.passed and (probes := self._kept_probes()) is not None:
             report = check_quickly(engine, probes, np.random.default_rng(secrets.randbits(_SEED_BITS)))
             if report.passed:
-                log.info("%s %s: quick check passed", engine.engine, engine.precision)
+                log.info("%s %s: quick check passed", engine.name, engine.precision)
                 return report
             verdicts.remember(key, report)
         else:
             report = self.examine_fully(engine)
-        if not report.passed and (engine.engine, engine.precision) == REFERENCE:
+        if not report.passed and (engine.name, engine.precision) == REFERENCE:
             raise self._unusable(report)
         return report
 
-    def examine_fully(self, engine: LearnedEngine) -> ParityReport:
+    def examine_fully(self, engine: Runtime) -> ParityReport:
         """The whole gate, whatever is remembered; the verdict is kept. Raises as ``examine``."""
         golden, fresh, answers = self._prepared(engine)
         report = check_parity(engine, self.package, golden, fresh, answers)
-        verdicts.remember(self._key(engine.engine, engine.precision), report)
+        verdicts.remember(self._key(engine.name, engine.precision), report)
         said = "passed" if report.passed else f"refused: {report.reason}"
-        log.info("parity gate, %s %s: %s", engine.engine, engine.precision, said)
+        log.info("parity gate, %s %s: %s", engine.name, engine.precision, said)
         return report
 
     def forget_material(self) -> None:
@@ -95,18 +95,16 @@ class Gate:
                 self.probes = verdicts.remembered_probes(key)
         return self.probes
 
-    def _prepared(self, engine: LearnedEngine) -> tuple[Golden, Fresh, Answers]:
+    def _prepared(self, engine: Runtime) -> tuple[Golden, Fresh, Answers]:
         """Golden set, random input, and the answers to it of a reference that was held to the golden set.
 
         The random input is the same for all engines of a process, so that they are judged alike.
         """
         if self._material is None:
-            from strokecore.learned.onnx import OnnxEngine
-
             golden = read_golden(self.package)
             fresh = fresh_slices(self.package.spec, secrets.randbits(_SEED_BITS))
-            own = (engine.engine, engine.precision) != REFERENCE
-            reference = OnnxEngine(self.package, "fp32", self.threads) if own else engine
+            own = (engine.name, engine.precision) != REFERENCE
+            reference = runtimes.start(self.package, *REFERENCE, self.threads) if own else engine
             try:
                 answers = _one_by_one(reference, fresh)
                 if own:
@@ -119,7 +117,7 @@ class Gate:
             verdicts.remember_probes(self._key(*REFERENCE), self.probes)
         return self._material
 
-    def _hold(self, reference: LearnedEngine, golden: Golden, fresh: Fresh, answers: Answers) -> None:
+    def _hold(self, reference: Runtime, golden: Golden, fresh: Fresh, answers: Answers) -> None:
         """Raises ModelPackageError unless the reference gives, or lately gave, the golden answers."""
         key = self._key(*REFERENCE)
         verdict = verdicts.remembered(key)
@@ -137,7 +135,7 @@ class Gate:
         )
 
 
-def _one_by_one(reference: LearnedEngine, fresh: Fresh) -> Answers:
+def _one_by_one(reference: Runtime, fresh: Fresh) -> Answers:
     """The reference's answers, each slice alone: no batch can then have mixed them up."""
     parts = [reference.run(fresh.slices[row : row + 1]) for row in range(len(fresh.slices))]
     return Answers(*(np.concatenate(arms) for arms in zip(*parts, strict=True)))

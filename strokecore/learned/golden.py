@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +13,13 @@ import numpy.typing as npt
 from strokecore.errors import ModelPackageError
 from strokecore.learned.arms import CLASSES
 from strokecore.learned.package import OUTPUT_NAMES, ModelPackage
-
-Float4D = npt.NDArray[np.float32]
+from strokecore.learned.runtime import Answers, Float4D
 
 # Golden probabilities are kept to this step (docs/model-package.md).
 GOLDEN_STEP: Final = 2.0**-16
 # The file is unpacked into memory: 24 slices of 512 x 416 with their answers take 0.4 GB.
 _UNPACKED_BYTES: Final = 2**31
 _SUM_TOLERANCE: Final = 1e-3
-
-
-class Answers(NamedTuple):
-    """Class probabilities of both arms, float32 [n, 9, H, W] and [n, 6, H, W]."""
-
-    bg: Float4D
-    sg: Float4D
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,28 +1,44 @@
-"""OpenVINO on the CPU: bf16 where the CPU computes in it, else fp32."""
+"""OpenVINO on the CPU: bf16 where the CPU computes in it, else fp32.
+
+``import openvino`` by itself loads its model converter, and that reports each start to a web analytics
+service (the package openvino-telemetry, opt-out; it also leaves a client id in the home folder). A node in a
+hospital must not do that: nothing but ``load_openvino`` may import openvino, and a test looks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import sys
+from types import ModuleType
 from typing import Any, Final
 
 from strokecore.errors import EngineError
 from strokecore.learned import openvino_cache
-from strokecore.learned.engine import Float4D
-from strokecore.learned.openvino_library import load_openvino
+from strokecore.learned.devices import cpu_name, on_cpu
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
-from strokecore.learned.runtime import CPU_BATCH_PIXELS, BatchedEngine, check_tensors, is_memory, said
-from strokecore.learned.threads import cpu_name, on_cpu
+from strokecore.learned.runtime import (
+    CPU_BATCH_PIXELS,
+    BatchedRuntime,
+    Float4D,
+    check_tensors,
+    is_memory,
+    said,
+)
+
+# None in sys.modules: an import of this name fails, and OpenVINO then uses its own stub that does nothing.
+_TELEMETRY: Final = "openvino_telemetry"
+# The converter of other formats: nothing here uses it, and it doubles the time of the import.
+_CONVERTER: Final = "openvino.tools.ovc"
 
 _CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
 _INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
 
 
-class OpenVinoEngine(BatchedEngine):
+class OpenVinoRuntime(BatchedRuntime):
     """A package's graph in OpenVINO's CPU plugin."""
 
-    engine = "openvino"
-    PRECISIONS = ("bf16", "fp32")
+    name = "openvino"
 
     def __init__(self, package: ModelPackage, precision: str, threads: int | None = None) -> None:
         """Compile the graph, or load it from the cache of compiled ones.
@@ -75,6 +91,28 @@ class OpenVinoEngine(BatchedEngine):
 
     def _failures(self) -> tuple[type[Exception], ...]:
         return RuntimeError, MemoryError
+
+
+def load_openvino() -> Any:
+    """The module openvino.
+
+    Raises EngineError when it is not installed, or cannot be loaded.
+    """
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    modules.setdefault(_TELEMETRY, None)
+    blocked = "openvino" not in modules and _CONVERTER not in modules
+    if blocked:
+        modules[_CONVERTER] = None
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"OpenVINO cannot be loaded ({error}); run: pip install 'strokecore[cpu]', or use another engine."
+        ) from error
+    finally:
+        if blocked:
+            del modules[_CONVERTER]
+    return openvino
 
 
 def _settings(precision: str, threads: int) -> dict[str, Any]:

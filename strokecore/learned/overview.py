@@ -13,13 +13,13 @@ from rich.table import Column, Table
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import verdicts
-from strokecore.learned.availability import ENGINES, Availability, availability
+from strokecore.learned import runtimes, verdicts
+from strokecore.learned.devices import default_threads
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity_report import LIMITS
+from strokecore.learned.runtimes import RUNTIME_NAMES, Availability
 from strokecore.learned.selection import default_package, select_engine
 from strokecore.learned.shipped import SHIPPED, package_folder
-from strokecore.learned.threads import default_threads
 
 
 def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = False) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
     Raises ModelPackageError when the package is damaged or does not fit this version.
     """
     folder = package_folder(folder) or default_package()
-    if folder is None and (check or wanted in ENGINES):
+    if folder is None and (check or wanted in RUNTIME_NAMES):
         folder = SHIPPED
-    found = [availability(engine) for engine in ENGINES]
+    found = [runtimes.availability(name) for name in RUNTIME_NAMES]
     package = None
     checked: dict[tuple[str, str], dict[str, Any]] = {}
     if folder is not None:
@@ -107,28 +107,26 @@ def _remembered(engine: str, precision: str, package: ModelPackage | None) -> di
 def _check(package: ModelPackage, found: Sequence[Availability]) -> dict[tuple[str, str], dict[str, Any]]:
     """The whole gate on each; what cannot be started has a reason instead of a report."""
     from strokecore.learned.gate import Gate
-    from strokecore.learned.ladder import Step, start
-    from strokecore.learned.tensorrt_plan import ready
+    from strokecore.learned.tensorrt import ready
 
     gate = Gate(package, default_threads())
     checked: dict[tuple[str, str], dict[str, Any]] = {}
     for engine in reversed(found):  # the reference first: it is what the others are compared with
         for precision in engine.precisions:
-            step = Step(engine.engine, precision)
             if engine.engine == "tensorrt" and not ready(package, precision):
                 said = "no plan is built; run strokecore build-engine MODEL"
-                checked[step.engine, precision] = {"verdict": None, "error": said}
+                checked[engine.engine, precision] = {"verdict": None, "error": said}
                 continue
             try:
-                runner = start(package, step, default_threads())
+                runner = runtimes.start(package, engine.engine, precision, default_threads())
             except (EngineError, ModelPackageError) as error:
-                checked[step.engine, precision] = {"verdict": False, "error": str(error)}
+                checked[engine.engine, precision] = {"verdict": False, "error": str(error)}
                 continue
             try:
                 report = gate.examine_fully(runner)
             finally:
                 runner.close()
-            checked[step.engine, precision] = {
+            checked[engine.engine, precision] = {
                 "verdict": report.passed,
                 "report": report.to_dict(),
                 "checked": True,
@@ -147,7 +145,8 @@ def _chosen(folder: Path | None, wanted: str) -> dict[str, Any]:
     elif engine.fallbacks:
         why = "It is the first that the parity gate lets through; see below what is passed over."
     else:
-        why = f"It is the first of {', '.join(ENGINES)} that is here, and the parity gate lets it through."
+        names = ", ".join(RUNTIME_NAMES)
+        why = f"It is the first of {names} that is here, and the parity gate lets it through."
         if wanted != "auto":
             why = "It was asked for, and the parity gate lets it through."
     return {

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,10 @@ from strokecore.learned.differences import (
 )
 from strokecore.learned.engine import region_log_odds
 from strokecore.learned.fresh import Fresh
-from strokecore.learned.golden import GOLDEN_STEP, Answers, Golden
+from strokecore.learned.golden import GOLDEN_STEP, Golden
 from strokecore.learned.package import Calibration, ModelPackage
 from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
+from strokecore.learned.runtime import Answers, Runtime
 from strokecore.scoring.aspects import REGION_THRESHOLD
 
 Float4D = npt.NDArray[np.float32]
@@ -49,17 +50,8 @@ _HELD_BYTES: Final = 2**29
 _SMALLER: Final = (32, 16, 8, 2)
 
 
-class Runner(Protocol):
-    """What is checked: an engine as far as the gate sees it."""
-
-    engine: str
-    precision: str
-
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]: ...
-
-
 def check_parity(
-    engine: Runner, package: ModelPackage, golden: Golden, fresh: Fresh, answers: Answers
+    engine: Runtime, package: ModelPackage, golden: Golden, fresh: Fresh, answers: Answers
 ) -> ParityReport:
     """Run an engine on golden and random slices and compare; a failure of any kind is a report, never raised.
 
@@ -92,7 +84,7 @@ def check_parity(
                 lambda ours, theirs: float(np.abs(ours[: len(theirs)] - theirs).max()), found[0], reference
             )
     return ParityReport(
-        engine.engine,
+        engine.name,
         engine.precision,
         fresh.seed,
         sum(map(len, batches)),
@@ -101,12 +93,12 @@ def check_parity(
     )
 
 
-def run_or_none(engine: Runner, slices: Float4D) -> Answers | None:
+def run_or_none(engine: Runtime, slices: Float4D) -> Answers | None:
     """An engine's answers; None where it fails."""
     try:
         return Answers(*engine.run(slices))
     except Exception as error:  # foreign libraries raise what they like: whatever it is, it does not serve
-        log.warning("%s %s fails on slices of the parity gate: %s", engine.engine, engine.precision, error)
+        log.warning("%s %s fails on slices of the parity gate: %s", engine.name, engine.precision, error)
         return None
 
 
@@ -137,7 +129,7 @@ def region_probabilities(
     return {region: calibration[region.name].probability(x) for region, x in log_odds.items()}
 
 
-def _batches(engine: Runner, golden: Golden, fresh: int, reference: Answers) -> list[Indices]:
+def _batches(engine: Runtime, golden: Golden, fresh: int, reference: Answers) -> list[Indices]:
     """Which slices each run gets, by index into golden slices followed by random ones.
 
     All at once, and more than the engine's own batch, so that its last part is not full; smaller batches, for

@@ -21,7 +21,7 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.errors import EngineError
 from strokecore.files import cache_folder, is_locked, keep_newest, locked, read_own, write_own
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from strokecore.learned.differences import fit, infarct_log_odds, largest_of_slices, rearranged
 from strokecore.learned.fresh import HEADS, Fresh
-from strokecore.learned.golden import Answers, Float4D, Golden
-from strokecore.learned.parity import Runner, fits_in, not_finite, run_or_none, sum_error
+from strokecore.learned.golden import Golden
+from strokecore.learned.parity import fits_in, not_finite, run_or_none, sum_error
 from strokecore.learned.parity_report import Criterion, Limit, ParityReport
+from strokecore.learned.runtime import Answers, Float4D, Runtime
 
 QUICK_LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(
     {
@@ -86,7 +87,7 @@ def choose_probes(golden: Golden, fresh: Fresh, answers: Answers) -> Probes:
     )
 
 
-def check_quickly(engine: Runner, probes: Probes, rng: np.random.Generator) -> ParityReport:
+def check_quickly(engine: Runtime, probes: Probes, rng: np.random.Generator) -> ParityReport:
     """Whether an engine that passed the gate still answers so; a failure of any kind is a report.
 
     One golden slice and two random heads of those that are kept, in two runs.
@@ -104,7 +105,7 @@ def check_quickly(engine: Runner, probes: Probes, rng: np.random.Generator) -> P
     if not failed:
         values |= _values(Answers(*(np.concatenate(arms) for arms in zip(*found, strict=True))), known)
     return ParityReport(
-        engine.engine,
+        engine.name,
         engine.precision,
         probes.seed,
         len(chosen),

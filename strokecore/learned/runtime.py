@@ -1,20 +1,22 @@
-"""What engines share that hand a package's graph to a library: batches, memory that runs out, failures."""
+"""What runs a package's network: the protocol, and what is shared by all that hand the graph to a library."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.engine import Float4D, LearnedEngine
+from strokecore.learned.devices import default_threads
 from strokecore.learned.package import ModelPackage, output_shapes
-from strokecore.learned.threads import default_threads
+
+Float4D = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +24,10 @@ CPU_BATCH_PIXELS: Final = 2**17
 """Of the slices of one batch: 8 of 136 x 112, or 1 of 512 x 416, of which ViT-B holds about 0.5 GB at a time.
 With all CPU engines fewer or more are slower, and more take more memory (docs/engines.md)."""
 
-# How onnxruntime, OpenVINO, torch and the C++ library word it.
+# How onnxruntime, OpenVINO, CUDA and the C++ library word it.
 _NO_MEMORY: Final = re.compile(
-    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory",
+    r"out ?of ?memory|bad_?alloc|alloc_failed|(can't|cannot|could not|failed to) allocate|not enough memory|"
+    r"is smaller than requested bytes",
     re.IGNORECASE,
 )
 # Of a library's message; more of it does not fit a report.
@@ -33,20 +36,50 @@ _MESSAGE_CHARACTERS: Final = 200
 _PADDING: Final = 4
 
 
-class BatchedEngine(LearnedEngine):
-    """A package's graph in a library that runs a batch of slices at a time.
+class Answers(NamedTuple):
+    """Class probabilities of both arms, float32 [n, 9, H, W] and [n, 6, H, W]."""
+
+    bg: Float4D
+    sg: Float4D
+
+
+class Runtime(Protocol):
+    """Runs slices through the network of one model package.
 
     Attributes
     ----------
-    PRECISIONS: what the class has, most preferred first.
-    precision, device, library: what is used; the last two in words.
+    name: as in ``--engine``, such as "onnx".
+    precision: of the numbers that it computes with: "bf16", "fp16", "tf32" or "fp32".
+    device, library: in words, such as "AMD EPYC, 2 threads" and "onnxruntime 1.22.0".
+    fallbacks: what was preferred to it and does not serve, "<name> <precision>: <reason>".
+    """
+
+    name: str
+    precision: str
+    device: str
+    library: str
+    fallbacks: tuple[str, ...]
+
+    def run(self, slices: Float4D) -> Answers:
+        """The network's answers to slices float32 [n, channels, H, W]; raises EngineError when it fails."""
+
+    def close(self) -> None:
+        """Free what it holds; may be called twice."""
+
+
+class BatchedRuntime(ABC):
+    """A package's graph in a library that runs a batch of slices at a time; see ``Runtime``.
+
+    Attributes
+    ----------
     threads: at work on one batch on the CPU.
     batch: most slices at once; halved when memory runs out.
     """
 
-    PRECISIONS: ClassVar[tuple[str, ...]]
+    name: str
     device: str
     library: str
+    fallbacks: tuple[str, ...] = ()
 
     def __init__(self, package: ModelPackage, precision: str, threads: int | None, batch_pixels: int) -> None:
         """
@@ -54,23 +87,15 @@ class BatchedEngine(LearnedEngine):
         ----------
         threads: on the CPU; None as ``default_threads``.
         batch_pixels: of the slices of one batch.
-
-        Raises EngineError when there is no such precision.
         """
-        super().__init__(package)
-        if precision not in self.PRECISIONS:
-            raise EngineError(
-                f"the {self.engine} engine has no precision {precision!r}; expected one of "
-                f"{', '.join(self.PRECISIONS)}."
-            )
-        self.precision = precision
+        self.package, self.precision = package, precision
         self.threads = threads or default_threads()
         self.batch = max(1, batch_pixels // int(np.prod(package.spec.size)))
         self._lock = threading.Lock()
         self._closed = False
 
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        """Class probabilities of both arms, see strokecore.learned.engine.Run.
+    def run(self, slices: Float4D) -> Answers:
+        """Class probabilities of both arms for slices float32 [n, channels, H, W].
 
         One caller at a time is served, others wait.
 
@@ -79,7 +104,7 @@ class BatchedEngine(LearnedEngine):
         slices = np.require(slices, np.float32, ("C", "W"))
         with self._lock:
             if self._closed:
-                raise EngineError(f"this {self.engine} engine is closed; make another one.")
+                raise EngineError(f"this {self.name} engine is closed; make another one.")
             try:
                 return self._run(slices)
             except EngineError:
@@ -108,8 +133,8 @@ class BatchedEngine(LearnedEngine):
     def _failures(self) -> tuple[type[Exception], ...]:
         """What the library raises."""
 
-    def _run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        bg, sg = self._outputs(len(slices))
+    def _run(self, slices: Float4D) -> Answers:
+        answers = bg, sg = self._outputs(len(slices))
         done = 0
         while done < len(slices):
             part = slice(done, done + self._next(len(slices) - done))
@@ -124,17 +149,16 @@ class BatchedEngine(LearnedEngine):
                 short = error.with_traceback(None)
             if short is not None:
                 self._shrink(short)
-        return bg, sg
+        return answers
 
     def _next(self, left: int) -> int:
         """How many of ``left`` slices go into the next batch."""
         return min(left, self.batch)
 
-    def _outputs(self, number: int) -> tuple[Float4D, Float4D]:
+    def _outputs(self, number: int) -> Answers:
         """Room for both arms' answers."""
         shapes = output_shapes(self.package.spec.size)
-        bg, sg = (np.empty((number, *shapes[arm][1:]), np.float32) for arm in ("bg", "sg"))
-        return bg, sg
+        return Answers(*(np.empty((number, *shapes[arm][1:]), np.float32) for arm in ("bg", "sg")))
 
     def _shrink(self, error: Exception) -> None:
         """Go on with half the batch; raises EngineError when it is one slice already."""

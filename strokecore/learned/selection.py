@@ -1,23 +1,34 @@
-"""Which engine serves a run."""
+"""Which engine scores: the first on this machine that is right and works, and the next when that one fails.
+
+Engines and precisions are tried in the order of strokecore.learned.runtimes until the parity gate lets one
+through. What was passed over, at the start or while a scan is segmented, is said in ``fallbacks``.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import shipped
-from strokecore.learned.availability import ENGINES, availability
+from strokecore.learned import runtimes, shipped
+from strokecore.learned.devices import default_threads
+from strokecore.learned.runtimes import ENGINE_CHOICES, RUNTIME_NAMES
 from strokecore.learned.shipped import SHIPPED, package_folder
-from strokecore.learned.threads import default_threads
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Engine
 
 if TYPE_CHECKING:
-    from strokecore.learned.serving import ServingEngine
+    from strokecore.learned.engine import LearnedEngine
+    from strokecore.learned.gate import Gate
+    from strokecore.learned.package import ModelPackage
+    from strokecore.learned.runtime import Answers, Float4D, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +38,17 @@ _WITHOUT: Final = "To score without a model, leave --model out and use --engine 
 def select_engine(config: ScoringConfig) -> Engine:
     """The engine for ``config``.
 
-    For a model package the first of TensorRT, torch on CUDA, OpenVINO and ONNX Runtime that is here and that
-    the parity gate lets through; ``config.engine`` says where to begin. Without one "auto" is the default of
+    For a model package the first engine of strokecore.learned.runtimes that is here and that the parity gate
+    lets through; ``config.engine`` says where to begin. Without one "auto" is the default of
     strokecore.learned.shipped, and an engine that runs packages runs the shipped one.
 
     Raises
     ------
-    UsageError: it cannot be had, or none of this machine's engines is right.
+    UsageError: the engine is not here, or none of this machine's engines is right.
     ModelPackageError: the package is damaged or does not fit this version.
     """
-    if config.engine not in ("auto", "asymmetry", *ENGINES):
-        raise UsageError(f"Unknown engine {config.engine!r}; expected auto, asymmetry, {', '.join(ENGINES)}.")
+    if config.engine not in ENGINE_CHOICES:
+        raise UsageError(f"Unknown engine {config.engine!r}; expected {', '.join(ENGINE_CHOICES)}.")
     folder = package_folder(config.model)
     if config.engine == "asymmetry":
         if folder is not None:
@@ -49,7 +60,7 @@ def select_engine(config: ScoringConfig) -> Engine:
         return _default(config)
     from strokecore.anatomy.atlas import load_atlas
 
-    return serving_engine(folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256)
+    return _learned_engine(folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256)
 
 
 def default_package() -> Path | None:
@@ -67,18 +78,15 @@ def _default(config: ScoringConfig) -> Engine:
     from strokecore.anatomy.atlas import load_atlas
 
     try:
-        return serving_engine(folder, "auto", load_atlas().sha256)
+        return _learned_engine(folder, "auto", load_atlas().sha256)
     except (UsageError, ModelPackageError) as error:
-        log.warning("the shipped model cannot serve, the weight-free engine does: %s", error)
+        log.warning("no engine here runs the shipped model, so the weight-free engine scores: %s", error)
         return AsymmetryEngine(fallbacks=(f"{folder.name}: no engine here runs it",))
 
 
-def serving_engine(folder: Path, wanted: str, atlas_sha256: str) -> ServingEngine:
-    """The engine of a package; kept for the next series while no file of the package changes.
-
-    Raises as ``select_engine``.
-    """
-    require(wanted)
+def _learned_engine(folder: Path, wanted: str, atlas_sha256: str) -> LearnedEngine:
+    """A package's engine; kept for the next series while no file of the package changes."""
+    _require(wanted)
     try:
         files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
     except OSError:
@@ -86,10 +94,10 @@ def serving_engine(folder: Path, wanted: str, atlas_sha256: str) -> ServingEngin
     return _kept(folder.resolve(), wanted, atlas_sha256, tuple(files), default_threads())
 
 
-def require(wanted: str) -> None:
+def _require(wanted: str) -> None:
     """Raises UsageError, with the command that installs it, when the engine or the reference is missing."""
     for engine in dict.fromkeys((wanted, "onnx")):
-        if engine == "auto" or (found := availability(engine)).available:
+        if engine == "auto" or (found := runtimes.availability(engine)).available:
             continue
         install = f"run: {found.install}" if found.install else "see strokecore engines"
         what = "" if engine == wanted else ", and every engine is compared with it before it serves"
@@ -103,23 +111,196 @@ def _kept(
     atlas_sha256: str,
     files: tuple[tuple[str, int, int], ...],
     threads: int,
-) -> ServingEngine:
+) -> LearnedEngine:
     del files  # only a part of the key
+    from strokecore.learned.engine import LearnedEngine
     from strokecore.learned.gate import Gate
-    from strokecore.learned.ladder import start, steps
     from strokecore.learned.package import load_package
-    from strokecore.learned.serving import ServingEngine
 
     package = load_package(folder, atlas_sha256=atlas_sha256)
-    gate = Gate(package, threads)
     try:
-        return ServingEngine(
-            package,
-            lambda: steps(wanted, package, gate.refused),
-            lambda step: start(package, step, threads),
-            gate,
-        )
+        return LearnedEngine(package, GatedRuntime(package, wanted, threads, Gate(package, threads)))
     except EngineError as error:
         raise UsageError(
             f"{error} strokecore engines --model DIR --check shows the figures. {_WITHOUT}"
         ) from error
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine of this machine in one precision.
+
+    Attributes
+    ----------
+    not_ready: why it is passed over without being tried; empty when it is to be tried.
+    """
+
+    name: str
+    precision: str
+    not_ready: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision}"
+
+
+def candidates(wanted: str, package: ModelPackage, gate: Gate) -> Iterator[Candidate]:
+    """What to try in turn; each is looked for only when the ones before it did not serve.
+
+    Parameters
+    ----------
+    wanted: "auto", or the engine to begin with.
+    """
+    first = 0 if wanted == "auto" else RUNTIME_NAMES.index(wanted)
+    for name in RUNTIME_NAMES[first:]:
+        precisions = runtimes.availability(name).precisions
+        if name == "tensorrt":
+            yield from _tensorrt_candidates(precisions, package, gate)
+        else:
+            yield from (Candidate(name, precision) for precision in precisions)
+
+
+def _tensorrt_candidates(
+    precisions: tuple[str, ...], package: ModelPackage, gate: Gate
+) -> Iterator[Candidate]:
+    """A build takes minutes: the first precision without an engine file is built beside the work.
+
+    The next precision is built only when the gate refused this one.
+    """
+    from strokecore.learned import tensorrt
+
+    building = False
+    for precision in precisions:
+        if gate.refused("tensorrt", precision) or tensorrt.ready(package, precision):
+            yield Candidate("tensorrt", precision)
+        elif not building:
+            said = tensorrt.start_background_build(package, precision)
+            log.warning("%s", said)
+            building = "background" in said
+            not_ready = "engine is being built" if building else "engine could not be built"
+            yield Candidate("tensorrt", precision, not_ready)
+
+
+class GatedRuntime:
+    """The first of this machine's runtimes that the parity gate lets through; see ``Runtime``.
+
+    Attributes
+    ----------
+    name, precision, device, library: of the one that runs now, or ran last.
+    fallbacks: what was passed over before it, "<name> <precision>: <reason>".
+    """
+
+    def __init__(self, package: ModelPackage, wanted: str, threads: int, gate: Gate) -> None:
+        """
+        Parameters
+        ----------
+        wanted: "auto", or the engine to begin with.
+        threads: on the CPU.
+
+        Raises
+        ------
+        EngineError: the gate lets none through.
+        ModelPackageError: the package's golden answers cannot be reproduced by the reference.
+        """
+        self._package, self._wanted, self._threads, self._gate = package, wanted, threads, gate
+        self._runs = 0
+        self._runtime: Runtime | None = None
+        self.name = self.precision = self.device = self.library = "none"
+        self._begin()
+
+    def run(self, slices: Float4D) -> Answers:
+        """See ``Runtime``. One slice with a known answer goes along each time.
+
+        Raises
+        ------
+        FloatingPointError: the last engine's answers are not finite, and none is left.
+        EngineError: the last engine failed or answered wrong, and none is left.
+        """
+        if self._runtime is None:  # all were lost in an earlier run: perhaps one can be started again
+            self._begin()
+        while True:
+            assert self._runtime is not None, "advanced to one, or raised"
+            wrong, answers = self._answer(self._runtime, slices)
+            if answers is not None:
+                return answers
+            self._pass_over(Candidate(self.name, self.precision), f"{wrong} while running")
+            self.close()
+            try:
+                self._advance()
+            except (EngineError, ModelPackageError) as error:
+                if "not finite" in wrong:
+                    raise FloatingPointError("the network's answer is not finite") from error
+                raise EngineError(str(error)) from error
+
+    def close(self) -> None:
+        """Free the runtime; ``run`` starts again from the first."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            runtime.close()
+
+    def _answer(self, runtime: Runtime, slices: Float4D) -> tuple[str, Answers | None]:
+        """(what is wrong, None) or ("", answers)."""
+        from strokecore.learned.probes import wrong_answer
+        from strokecore.learned.runtime import Answers
+
+        assert self._gate.probes is not None, "the gate has them when it lets an engine through"
+        sentinel, known = self._gate.probes.sentinel(self._runs)
+        self._runs += 1
+        try:
+            found = Answers(*runtime.run(np.concatenate([slices, sentinel])))
+        except Exception as error:  # foreign libraries raise what they like; another engine takes over
+            log.warning("%s %s failed while running: %s", runtime.name, runtime.precision, error)
+            return f"failed ({type(error).__name__})", None
+        if wrong := wrong_answer(found, known, len(slices) + 1):
+            return f"gave {wrong}", None
+        return "", Answers(found.bg[:-1], found.sg[:-1])
+
+    def _begin(self) -> None:
+        self.fallbacks: tuple[str, ...] = ()
+        self._left = candidates(self._wanted, self._package, self._gate)
+        self._advance()
+
+    def _advance(self) -> None:
+        """To the next runtime that the gate lets through. Raises as the constructor."""
+        try:
+            for candidate in self._left:
+                if runtime := self._admitted(candidate):
+                    self._runtime = runtime
+                    self.name, self.precision = runtime.name, runtime.precision
+                    self.device, self.library = runtime.device, runtime.library
+                    log.info("%s runs %s on %s", candidate, self._package.name, self.device)
+                    return
+        finally:
+            self._gate.forget_material()
+        tried = "; ".join(self.fallbacks) or "none is installed"
+        raise EngineError(
+            f"no engine on this machine runs the model {self._package.name} as it must: {tried}."
+        )
+
+    def _admitted(self, candidate: Candidate) -> Runtime | None:
+        """The candidate's runtime when the gate lets it through."""
+        if candidate.not_ready:
+            self._pass_over(candidate, candidate.not_ready)
+            return None
+        if refused := self._gate.refused(candidate.name, candidate.precision):
+            self._pass_over(candidate, f"refused by the parity gate ({refused.report.reason})")
+            return None
+        try:
+            runtime = runtimes.start(self._package, candidate.name, candidate.precision, self._threads)
+        except (EngineError, ModelPackageError) as error:
+            log.warning("%s cannot be started: %s", candidate, error)
+            self._pass_over(candidate, "could not be started")
+            return None
+        try:
+            report = self._gate.examine(runtime)
+        except BaseException:
+            runtime.close()
+            raise
+        if report.passed:
+            return runtime
+        runtime.close()
+        self._pass_over(candidate, f"refused by the parity gate ({report.reason})")
+        return None
+
+    def _pass_over(self, candidate: Candidate, reason: str) -> None:
+        self.fallbacks = (*self.fallbacks, f"{candidate}: {reason}")
+        log.warning("%s is passed over: %s", candidate, reason)

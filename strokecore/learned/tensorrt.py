@@ -13,12 +13,11 @@ import numpy as np
 from strokecore.errors import EngineError
 from strokecore.learned import plans
 from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.engine import Float4D, LearnedEngine
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage, output_shapes
 from strokecore.learned.plans import PlanKey
-from strokecore.learned.runtime import padded_batch
+from strokecore.learned.runtime import Answers, Float4D, padded_batch
 from strokecore.learned.tensorrt_api import ICudaEngine, Runtime, load_tensorrt
-from strokecore.learned.tensorrt_build import PRECISIONS, check_precision, logger_of
+from strokecore.learned.tensorrt_build import check_precision, logger_of
 from strokecore.learned.tensorrt_lanes import Lanes, OutOfMemory, Shape
 from strokecore.learned.tensorrt_plan import (
     build,
@@ -29,7 +28,7 @@ from strokecore.learned.tensorrt_plan import (
     usable_gpu,
 )
 
-__all__ = ["TensorRtEngine", "build", "ready", "start_background_build", "unavailable"]
+__all__ = ["TensorRtRuntime", "build", "ready", "start_background_build", "unavailable"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 _LOADING: Final = 2
 
 
-class TensorRtEngine(LearnedEngine):
+class TensorRtRuntime:
     """A package's typed graph in TensorRT.
 
     Attributes
@@ -45,8 +44,8 @@ class TensorRtEngine(LearnedEngine):
     most: slices that it runs at once; fewer after the GPU ran out of memory.
     """
 
-    engine = "tensorrt"
-    PRECISIONS = PRECISIONS
+    name = "tensorrt"
+    fallbacks: tuple[str, ...] = ()
 
     def __init__(
         self, package: ModelPackage, precision: str, threads: int | None = None, *, gpu: int = 0
@@ -61,7 +60,7 @@ class TensorRtEngine(LearnedEngine):
         Raises EngineError when there is no GPU, TensorRT or plan, or the plan does not fit the package.
         """
         del threads
-        super().__init__(package)
+        self.package = package
         self._process, self._lock, self._broken = os.getpid(), threading.Lock(), ""
         self._cuda: Cuda | None = None
         self._runtime: Runtime | None = None
@@ -86,8 +85,8 @@ class TensorRtEngine(LearnedEngine):
             self.close()
             raise
 
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        """Class probabilities of both arms, see strokecore.learned.engine.Run.
+    def run(self, slices: Float4D) -> Answers:
+        """Class probabilities of both arms, see strokecore.learned.runtime.Runtime.
 
         Raises EngineError when the GPU is lost, fails, or has no memory for even one slice.
         """
@@ -119,8 +118,7 @@ class TensorRtEngine(LearnedEngine):
                     done += taken
             except CudaError as error:
                 raise self._failed(error) from error
-        bg, sg = (np.concatenate(parts) for parts in outputs.values())
-        return bg, sg
+        return Answers(*(np.concatenate(parts) for parts in outputs.values()))
 
     def close(self) -> None:
         """Free the GPU; may be called twice."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from strokecore.errors import EngineError
-from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.devices import driver_version, gpus
 
 OLDEST: Final = (10, 3)
 """The oldest TensorRT whose interface has been compared."""

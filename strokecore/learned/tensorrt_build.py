@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.learned.package import INPUT_NAME, ModelPackage
 from strokecore.learned.plans import Profile
 from strokecore.learned.tensorrt_api import (
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 PRECISIONS: Final = ("bf16", "fp16", "tf32", "fp32")
 """Most preferred first: bf16 has the range of fp32, in which attention cannot overflow."""
-# Compute capability from which the GPU's matrix units know bf16 and TF32 (Ampere).
-_AMPERE: Final = (8, 0)
 
 MOST_SLICES: Final = 64
 """One head is 25 to 40 slices of 4-6 mm; no more is gained beyond twice that."""
@@ -69,7 +67,7 @@ def check_precision(precision: str, gpu: Gpu) -> None:
         raise EngineError(
             f"TensorRT has no precision {precision!r} here; expected one of {', '.join(PRECISIONS)}."
         )
-    if precision in ("bf16", "tf32") and gpu.compute_capability < _AMPERE:
+    if not gpu.computes_in(precision):
         raise EngineError(
             f"{gpu} has no {precision}, which came with compute capability 8.0 (Ampere); use fp16 or fp32."
         )

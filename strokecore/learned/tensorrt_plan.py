@@ -14,7 +14,7 @@ from strokecore.errors import EngineError, StrokeCoreError
 from strokecore.files import CACHE_VARIABLE, cache_folder
 from strokecore.learned import plans
 from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.nvidia import Gpu, gpus
+from strokecore.learned.devices import Gpu, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.plans import PlanKey
 from strokecore.learned.tensorrt_api import load_tensorrt

@@ -22,12 +22,11 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.errors import EngineError
 from strokecore.files import cache_folder, keep_newest, read_own, write_own
-from strokecore.learned.availability import cpu_flags, library_versions
-from strokecore.learned.nvidia import driver_version, gpus
+from strokecore.learned.devices import cpu_flags, cpu_name, driver_version, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity_report import ParityReport
 from strokecore.learned.probes import Probes, pack, unpack
-from strokecore.learned.threads import cpu_name
+from strokecore.learned.runtimes import library_versions, runtime_kind
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ FAILED_FOR: Final = timedelta(hours=1)
 """The same for one that could not answer: memory may be free by then."""
 
 # Variables by which users change what these libraries compute.
-_VARIABLES: Final = ("NVIDIA_", "CUBLAS_", "CUDNN_", "DNNL_", "ONEDNN_", "OPENVINO_", "OV_", "ORT_", "TORCH_")
+_VARIABLES: Final = ("NVIDIA_", "CUBLAS_", "CUDNN_", "DNNL_", "ONEDNN_", "OPENVINO_", "OV_", "ORT_")
 _MOST_VERDICTS: Final = 64
 _MOST_PROBES: Final = 4
 
@@ -71,7 +70,7 @@ class Verdict:
 
 def key_of(package: ModelPackage, engine: str, precision: str, threads: int) -> Key:
     """The key of an engine on this machine as it is now; looks at names and versions only, loads nothing."""
-    on_gpu = engine in ("tensorrt", "torch")
+    on_gpu = runtime_kind(engine).device == "gpu"
     facts = {
         "package": package.sha256,
         "strokecore": __version__,

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from strokecore.reading.header_words import contrast_declared, contrast_in_description, head_by_tags
 
-ACQUISITION_WINDOW_S: Final = 600.0  # DESIGN.md: series within 10 minutes are one acquisition
+ACQUISITION_WINDOW_S: Final = 600.0  # of one visit to the scanner: a repeat after motion joins it
 DAY_S: Final = 86400.0
 
 PREFERRED_THICKNESS_MM: Final = (3.0, 6.0)  # regional AUC is higher at 5 than at 1 mm: fneur.2023.1170955
@@ -88,8 +88,10 @@ class SeriesSummary:
 
     @property
     def is_ct(self) -> bool:
-        """CT images of a scanner; a Secondary Capture with modality CT is none. Without a SOP class the
-        modality decides."""
+        """CT images of a scanner; a Secondary Capture with modality CT does not count.
+
+        Without a SOP class the modality decides.
+        """
         return self.modality == "CT" and (not self.sop_class_uid or self.sop_class_uid in CT_STORAGES)
 
     @property

@@ -34,7 +34,7 @@ class Candidate:
     summary: what its headers say.
     files: its image slices; localizers and pictures filed under the same series are left out.
     left_out: number of those.
-    acquisition: index of its acquisition, 0 the one tried first; -1 when it is no CT image series.
+    acquisition: index of its acquisition, 0 the one tried first; -1 for a series without CT images.
     excluded: (code, reason) when the headers alone rule it out.
     """
 

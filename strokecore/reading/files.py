@@ -113,7 +113,7 @@ def _regular_files(folder: Path) -> tuple[list[Path], int]:
 
 
 def read_header(path: Path) -> Dataset | None:
-    """Header of a DICOM instance; None for a file that is none or is a DICOMDIR.
+    """Header of a DICOM instance; None for any other file and for a DICOMDIR.
 
     Raises whatever pydicom raises on damaged input.
     """

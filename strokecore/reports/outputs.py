@@ -54,8 +54,8 @@ def prepare(folder: Path, out: Path) -> None:
     with _alone_in(out), tempfile.TemporaryFile(dir=out):
         if foreign := sum(not _replaceable(path) for path in _replaced(out)):
             raise UsageError(
-                f"The output folder holds {foreign} files under the names of results that are none of ours; "
-                "they would be replaced. Name another folder."
+                f"The output folder holds {foreign} files that StrokeCore did not write, under the names of "
+                "its results; they would be replaced. Name another folder."
             )
 
 

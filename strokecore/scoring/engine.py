@@ -78,9 +78,15 @@ class Engine(Protocol):
     name: str
     version: str
     sha256: str
-    engine: str
-    precision: str
-    fallbacks: tuple[str, ...]
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]: ...
 
     def segment(self, head: Head) -> Lesion: ...
 

@@ -22,10 +22,10 @@ import pytest
 from strokecore.errors import EngineError
 from strokecore.learned import plans, tensorrt_plan
 from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.nvidia import driver_version, gpus
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.devices import driver_version, gpus
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.tensorrt import TensorRtEngine, build, ready, unavailable
+from strokecore.learned.tensorrt import TensorRtRuntime, build, ready, unavailable
 from strokecore.learned.tensorrt_build import PRECISIONS, check_precision
 from tests.unit.learned.tensorrt_cases import INPUT, slices, write_small_package
 from tests.unit.learned.tensorrt_uses import SOURCE
@@ -66,8 +66,8 @@ def plan_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def engine(package: ModelPackage, plan_cache: None) -> Iterator[TensorRtEngine]:
-    with TensorRtEngine(package, "fp32") as made:
+def engine(package: ModelPackage, plan_cache: None) -> Iterator[TensorRtRuntime]:
+    with TensorRtRuntime(package, "fp32") as made:
         yield made
 
 
@@ -136,8 +136,8 @@ def test_memory_goes_there_and_back() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_small_network(precision: str, package: ModelPackage, plan_cache: None) -> None:
     possible(precision)
-    reference = OnnxEngine(package)
-    with TensorRtEngine(package, precision) as engine:
+    reference = OnnxRuntime(package)
+    with TensorRtRuntime(package, precision) as engine:
         assert engine.device == gpus()[0].name
         for seed, count in enumerate((30, 1, 70, 5, 33, 30)):
             given = slices(count, seed)
@@ -154,19 +154,19 @@ def test_a_shipped_model(precision: str, folder: Path, plan_cache: None) -> None
     package = load_package(folder)
     with np.load(package.golden, allow_pickle=False) as golden:
         given = golden["slices"]
-    with TensorRtEngine(package, precision) as engine:
-        found = differences(engine.run(given), OnnxEngine(package).run(given))
+    with TensorRtRuntime(package, precision) as engine:
+        found = differences(engine.run(given), OnnxRuntime(package).run(given))
     assert np.quantile(found, 0.999) <= AT_999
 
 
-def test_the_same_input_gives_the_same_bytes(engine: TensorRtEngine) -> None:
+def test_the_same_input_gives_the_same_bytes(engine: TensorRtRuntime) -> None:
     given = slices(30)
     first, second = engine.run(given), engine.run(given)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_graph_is_captured_once_for_each_size(
-    engine: TensorRtEngine, monkeypatch: pytest.MonkeyPatch
+    engine: TensorRtRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captured = []
     capture = Cuda.capture
@@ -187,14 +187,14 @@ def test_graphs_answer_as_the_plain_calls_do(
     package: ModelPackage, plan_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [slices(count, count) for count in (32, 4, 32, 64, 16, 8, 2, 32)]
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         by_graph = [engine.run(part) for part in given]
 
     def never(self: Cuda, queue: Any) -> int:
         raise EngineError("no graphs in this test")
 
     monkeypatch.setattr(Cuda, "capture", never)
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         plainly = [engine.run(part) for part in given]
     for one, other in zip(by_graph, plainly, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -212,11 +212,11 @@ def test_a_plan_is_built_once(package: ModelPackage, cache: Path, monkeypatch: p
 
     with monkeypatch.context() as only_cache:
         only_cache.setattr(tensorrt_plan, "build_plan", never)
-        TensorRtEngine(package, "fp32").close()
+        TensorRtRuntime(package, "fp32").close()
     plan = plans.path_of(built.key)
     plan.write_bytes(plan.read_bytes()[:-1])
     assert not ready(package, "fp32")
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         engine.run(slices(2))
     assert ready(package, "fp32")
 
@@ -230,7 +230,7 @@ def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: 
     process.send_signal(signal.SIGKILL)
     process.wait(60)
     assert not plans.being_built(gpus()[0])
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         engine.run(slices(2))
 
 
@@ -243,12 +243,12 @@ def test_two_processes_build_once(package: ModelPackage, cache: Path) -> None:
 
 
 def test_engines_work_side_by_side(package: ModelPackage, plan_cache: None) -> None:
-    reference = OnnxEngine(package)
+    reference = OnnxRuntime(package)
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
-            with TensorRtEngine(package, "fp32") as engine:
+            with TensorRtRuntime(package, "fp32") as engine:
                 for count in (8, 3, 30):
                     given = slices(count, seed)
                     found = differences(engine.run(given), reference.run(given))
@@ -264,7 +264,7 @@ def test_engines_work_side_by_side(package: ModelPackage, plan_cache: None) -> N
     assert failures == []
 
 
-def test_little_memory_makes_small_batches(engine: TensorRtEngine) -> None:
+def test_little_memory_makes_small_batches(engine: TensorRtRuntime) -> None:
     """Fills the GPU for a moment; another program on it may fail meanwhile."""
     hog = Cuda(0)
     held: list[int] = []
@@ -292,9 +292,9 @@ def test_little_memory_makes_small_batches(engine: TensorRtEngine) -> None:
 
 def test_an_engine_after_another(package: ModelPackage, plan_cache: None) -> None:
     """The gate tries one precision, closes it and tries the next, all in one process."""
-    reference = OnnxEngine(package).run(slices(5))
+    reference = OnnxRuntime(package).run(slices(5))
     for precision in ("fp32", "tf32", "fp32"):
         if precision == "tf32" and gpus()[0].compute_capability < (8, 0):
             continue
-        with TensorRtEngine(package, precision) as engine:
+        with TensorRtRuntime(package, precision) as engine:
             assert differences(engine.run(slices(5)), reference).max() <= LARGEST[precision]

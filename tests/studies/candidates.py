@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from strokecore.reading.quiet import quiet_pydicom
 
 from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
@@ -39,10 +38,12 @@ from strokecore.evaluate.outcomes import Outcome, outcome
 from strokecore.evaluate.study import compare, study_record, write_study
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
 from strokecore.pipeline import Scorer, align_series, score_head
 from strokecore.reading.series import Series, read_series
+from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import Result, SoftwareInfo, blank_result
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Engine, model_info
@@ -114,7 +115,7 @@ def _real(mirror: bool) -> tuple[Series, Any]:
 
 def _results(series: Series, models: tuple[Path, ...]) -> list[Result]:
     scorers = [Scorer(ScoringConfig(), engine, load_atlas()) for engine in engines_of(models)]
-    aligned = align_series(series, scorers[0])
+    aligned = align_series(series, load_atlas())
     known = blank_result(_software(), _DATE)
     return [score_head(aligned, scorer, known).result for scorer in scorers]
 
@@ -125,7 +126,12 @@ def _software() -> SoftwareInfo:
 
 def engines_of(models: tuple[Path, ...]) -> list[Engine]:
     """The weight-free engine, then one for each package in the reference's fp32."""
-    return [AsymmetryEngine(), *(OnnxEngine(load_package(model)) for model in models)]
+    return [AsymmetryEngine(), *(learned_engine(model) for model in models)]
+
+
+def learned_engine(model: Path) -> LearnedEngine:
+    package = load_package(model)
+    return LearnedEngine(package, OnnxRuntime(package))
 
 
 def balanced(outcomes: Sequence[Outcome], counts: st.Counts) -> tuple[float, Any]:

@@ -15,11 +15,8 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import RegionId
-from strokecore.head.brain import segment_brain
-from strokecore.head.frame import fit_head_frame
-from strokecore.head.registration import register_atlas
-from strokecore.head.resampling import coverage, to_canonical, to_source
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.canonical import align_series
+from strokecore.head.resampling import to_source
 from strokecore.reading.series import Series
 from strokecore.simulate.infarct import EDGE_SIGMA_MM, WHITE_SHARE
 
@@ -37,12 +34,8 @@ def mirrored(series: Series) -> Series:
 
 def own_regions(series: Series) -> npt.NDArray[np.uint8]:
     """The person's ASPECTS regions as the node places them, on the series' voxels; uint8 [k, j, i]."""
-    atlas = load_atlas()
-    frame = fit_head_frame(series, atlas)
-    hu, covered = to_canonical(series, frame), coverage(series, frame)
-    brain = segment_brain(hu, frame.grid, covered)
-    registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-    return to_source(series, frame, place_atlas(atlas, registration, frame.grid, brain, covered).regions)
+    aligned = align_series(series, load_atlas())
+    return to_source(series, aligned.frame, aligned.head.regions)
 
 
 def inserted(

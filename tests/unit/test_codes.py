@@ -46,7 +46,7 @@ def test_every_code_is_documented_once_and_no_other() -> None:
 
 
 def test_every_reason_of_a_region_becomes_a_warning() -> None:
-    tree = ast.parse((ROOT / "strokecore" / "aspects.py").read_text())
+    tree = ast.parse((ROOT / "strokecore" / "scoring" / "aspects.py").read_text())
     words = {text_of(node) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert set(quality._UNCERTAIN) <= words
     assert {code for code in codes_of(tree) if code} <= set(quality._UNCERTAIN)

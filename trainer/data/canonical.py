@@ -10,17 +10,14 @@ import numpy.typing as npt
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.errors import Refusal
-from strokecore.head.brain import segment_brain
-from strokecore.head.frame import fit_head_frame
-from strokecore.head.registration import register_atlas
-from strokecore.head.resampling import coverage, to_canonical
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.canonical import align_series
+from strokecore.head.resampling import to_canonical
 from strokecore.learned.arms import COUPLED, level_plane_mm
 from strokecore.reading.series import Series
 from trainer.data.cases import Case, CaseRecord, Group, Labels, Split
 
 # A region counts as affected in a case's record when this share of it is infarct; the same share makes a
-# territory positive for the coupling term (DESIGN: 10 % of its pixels).
+# territory positive for the coupling term (docs/tagl.md: 10 % of its pixels).
 AFFECTED_SHARE: Final = 0.10
 
 
@@ -48,13 +45,9 @@ def canonical_case(
     ------
     Refusal: the node would refuse this series; its code says why.
     """
-    atlas = atlas or load_atlas()
-    frame = fit_head_frame(series, atlas)
-    hu = to_canonical(series, frame)
-    covered = coverage(series, frame)
-    brain = segment_brain(hu, frame.grid, covered)
-    registration = register_atlas(hu, brain, frame.grid, covered, atlas)
-    regions = place_atlas(atlas, registration, frame.grid, brain, covered).regions
+    aligned = align_series(series, atlas or load_atlas())
+    frame, head = aligned.frame, aligned.head
+    hu, brain, regions = head.hu, head.brain, head.regions
     try:
         plane_mm = level_plane_mm(regions, frame.grid)
     except ValueError as error:

@@ -27,7 +27,7 @@ Names = npt.NDArray[np.uint8]
 # Classes of both arms under one numbering: what a voxel is called, whichever arm answered.
 CLASS_NAMES: Final = ("background", *REGION_NAMES, "other")
 # A territory counts as infarcted when this share of its voxels in one hemisphere is; the coupling's own rule
-# (DESIGN, "Coupling"). Less is a neighbour's infarct that reaches over a border drawn a voxel elsewhere.
+# (docs/tagl.md). Less is a neighbour's infarct that reaches over a border drawn a voxel elsewhere.
 POSITIVE_SHARE: Final = 0.10
 # A level counts as infarcted when it holds this share of the patient's infarct: less is the end of the other
 # level's lesion (in simulated heads with infarct of one level only, 0.1-9 % lie beyond the blend).

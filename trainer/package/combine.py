@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,11 +12,7 @@ from scipy import optimize, special
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import RegionId
-from strokecore.head.brain import segment_brain
-from strokecore.head.canonical import Head
-from strokecore.head.grid import CANONICAL_GRID
-from strokecore.head.registration import register_atlas
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.canonical import canonical_head
 from strokecore.learned.combination import Combination, VoxelWeights, region_map, voxel_opinions
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
@@ -60,20 +56,8 @@ def weight_free(case: Case, atlas: Atlas) -> Lesion:
     """
     hu = case.hu.astype(np.float32)
     covered = hu > OUTSIDE_HU
-    brain = segment_brain(hu, CANONICAL_GRID, covered)
-    registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
-    placed = place_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
-    head = Head(
-        hu=hu,
-        grid=CANONICAL_GRID,
-        brain=brain,
-        regions=case.regions,
-        grey=placed.grey,
-        tissue=placed.tissue,
-        covered=covered,
-        slice_thickness_mm=case.record.slice_thickness_mm,
-    )
-    return AsymmetryEngine().segment(head)
+    head = canonical_head(hu, covered, atlas, case.record.slice_thickness_mm)
+    return AsymmetryEngine().segment(replace(head, regions=case.regions))
 
 
 def voxel_sample(

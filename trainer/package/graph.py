@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from strokecore.errors import StrokeCoreError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import sg_share
-from strokecore.learned.engine import Float4D
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES
 from strokecore.learned.plain_graph import make_plain
 from strokecore.learned.preprocessing import (
@@ -28,8 +27,9 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
 )
+from strokecore.learned.runtime import Float4D
 from trainer.data.cases import Case
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 if TYPE_CHECKING:
     import onnx

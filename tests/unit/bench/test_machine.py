@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from strokecore.bench import machine
-from strokecore.bench.machine import load_average, machine_facts
+from strokecore.bench.machine import load_average, machine_facts, without_folders
+from strokecore.errors import EngineError
 
 
 def test_facts_explain_times_and_name_nobody() -> None:
     facts = machine_facts()
     assert facts["cores"] >= 1
     assert facts["memory_gib"] > 0
-    assert facts["libraries"]["numpy"]
+    assert {"numpy", "onnxruntime"} <= set(facts["libraries"])
     words = json.dumps(facts)
     for secret in (socket.gethostname(), f'"{getpass.getuser()}"', str(Path.home()) + "/"):
         assert secret not in words
@@ -23,24 +23,20 @@ def test_facts_explain_times_and_name_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "instructions"),
+    ("text", "expected"),
     [
-        ("model name\t: Some CPU 9\nflags\t\t: fpu avx2 avx512_bf16 sse\n", ["avx2", "avx512_bf16"]),
-        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", ["asimd", "bf16"]),
-        ("processor\t: 0\n", []),
+        ("no /home/jane/.cache/x/engine.bin here", "no engine.bin here"),
+        ("'/data/model': wrong", "'model': wrong"),
+        ("(/a/b/c)", "(c)"),
+        ("1/2 of and/or x 32/8", "1/2 of and/or x 32/8"),
+        ("two\n lines", "two lines"),
+        ("x" * 5000, "x" * 599 + "…"),
     ],
 )
-def test_instructions_are_read(text: str, instructions: list[str], tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-    assert machine._instructions(tmp_path / "cpuinfo") == instructions
-    assert machine._instructions(tmp_path / "nothing") == []
+def test_errors_name_no_folders(text: str, expected: str) -> None:
+    assert without_folders(EngineError(text)) == expected
 
 
-def test_the_driver_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "version"
-    monkeypatch.setattr(machine, "_DRIVER", path)
-    assert machine._gpu_driver() is None
-    path.write_text(
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
-    )
-    assert machine._gpu_driver() == "550.54.15"
+def test_foreign_errors_have_their_kind() -> None:
+    assert without_folders(ValueError("x")) == "ValueError: x"
+    assert without_folders(MemoryError()) == "MemoryError"

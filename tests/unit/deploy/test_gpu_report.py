@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 GPU = Gpu(0, "NVIDIA L4", (8, 9), 24 * 2**30, "ab" * 16)

@@ -19,7 +19,7 @@ from strokecore.head.registration import (
     register_atlas,
 )
 from strokecore.head.resampling import coverage, to_canonical
-from strokecore.head.warped_atlas import place_atlas
+from strokecore.head.warped_atlas import warp_atlas
 from strokecore.reading.series import Series, read_series
 from tests.synthetic_head import ball, head_series, pose
 
@@ -83,11 +83,11 @@ def scanned(frame: HeadFrame) -> np.ndarray:
 def test_regions_follow_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     _, _, frame, brain = head
-    labels = place_atlas(atlas, registration, frame.grid, brain, scanned(frame)).regions
+    labels = warp_atlas(atlas, registration, frame.grid, brain, scanned(frame)).regions
     exact = replace(
         registration, head_from_template=np.linalg.inv(frame.patient_from_head) @ true_pose(), warp=None
     )
-    truth = place_atlas(atlas, exact, frame.grid, brain, scanned(frame)).regions
+    truth = warp_atlas(atlas, exact, frame.grid, brain, scanned(frame)).regions
     assert labels.dtype == np.uint8
     assert labels.shape == frame.grid.shape
     for region in ALL_REGIONS:
@@ -99,7 +99,7 @@ def test_regions_follow_the_head(head: Known, registration: Registration) -> Non
 
 def test_no_label_crosses_to_the_other_side(head: Known, registration: Registration) -> None:
     _, _, frame, brain = head
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    labels = warp_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     x = np.broadcast_to(frame.grid.axes_mm[2], labels.shape)
     assert (x[(labels > 0) & (labels <= 10)] > 0).all()
     assert (x[labels > 10] < 0).all()
@@ -108,7 +108,7 @@ def test_no_label_crosses_to_the_other_side(head: Known, registration: Registrat
 def test_neighbouring_regions_touch(head: Known, registration: Registration) -> None:
     """Interpolated borders leave no gap between regions that are neighbours in the atlas."""
     _, _, frame, brain = head
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    labels = warp_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     front, middle = RegionId("M4", "left").label, RegionId("M5", "left").label
     touching = (labels[:, :-1] == front) & (labels[:, 1:] == middle)
     assert touching.sum() > 300
@@ -117,12 +117,12 @@ def test_neighbouring_regions_touch(head: Known, registration: Registration) -> 
 def test_expected_tissue_lies_on_the_head(head: Known, registration: Registration) -> None:
     atlas = load_atlas()
     hu, _, frame, brain = head
-    placed = place_atlas(atlas, registration, frame.grid, brain, scanned(frame))
-    assert not placed.grey[~brain.intracranial].any()
-    assert not placed.tissue[~brain.intracranial].any()
+    warped = warp_atlas(atlas, registration, frame.grid, brain, scanned(frame))
+    assert not warped.grey[~brain.intracranial].any()
+    assert not warped.tissue[~brain.intracranial].any()
     # grey matter is brighter than white by several HU: the maps must lie on it
-    tissue = brain.parenchyma & (placed.tissue > 0.95)
-    difference = hu[tissue & (placed.grey > 0.8)].mean() - hu[tissue & (placed.grey < 0.2)].mean()
+    tissue = brain.parenchyma & (warped.tissue > 0.95)
+    difference = hu[tissue & (warped.grey > 0.8)].mean() - hu[tissue & (warped.grey < 0.2)].mean()
     assert difference > 3.0
 
 
@@ -202,7 +202,7 @@ def test_missing_level_is_incomplete_coverage(low_mm: float, high_mm: float, lev
 def test_real_head_is_accepted(shared_data: Path) -> None:
     hu, covered, frame, brain = known_head(read_series(shared_data / "real_head_ct"))
     registration = register_atlas(hu, brain, frame.grid, covered, load_atlas())
-    labels = place_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
+    labels = warp_atlas(load_atlas(), registration, frame.grid, brain, scanned(frame)).regions
     assert registration.dice > 0.93
     assert min(registration.region_coverage.values()) == 1.0
     share = {r: brain.parenchyma[labels == r.label].mean() for r in ALL_REGIONS}

@@ -11,19 +11,18 @@ import numpy.typing as npt
 import pytest
 
 from strokecore.errors import EngineError
-from strokecore.learned import ladder
-from strokecore.learned import selection as select
-from strokecore.learned.availability import ENGINES, Availability
-from strokecore.learned.engine import LearnedEngine
+from strokecore.learned import runtimes, selection
 from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtime import Answers
+from strokecore.learned.runtimes import RUNTIME_NAMES, Availability
 from tests.unit.learned.package_cases import mirror_answers
 
 Float4D = npt.NDArray[np.float32]
 Arms = tuple[Float4D, Float4D]
 
 
-class MirrorEngine(LearnedEngine):
-    """What the mirror network computes, with a fault of choice.
+class MirrorRuntime:
+    """Computes what the mirror network does, with a fault of choice.
 
     Attributes
     ----------
@@ -34,21 +33,22 @@ class MirrorEngine(LearnedEngine):
     def __init__(
         self,
         package: ModelPackage,
-        engine: str = "onnx",
+        name: str = "onnx",
         precision: str = "fp32",
         fault: Callable[[Float4D, int], Arms] | None = None,
         batch: int = 1,
     ) -> None:
-        super().__init__(package)
-        self.engine, self.precision, self.batch = engine, precision, batch
+        self.package, self.name, self.precision, self.batch = package, name, precision, batch
         self.device, self.library = "a test", "numpy"
+        self.fallbacks: tuple[str, ...] = ()
         self.fault = fault
         self.runs: list[int] = []
         self.closed = 0
 
-    def run(self, slices: Float4D) -> Arms:
+    def run(self, slices: Float4D) -> Answers:
         self.runs.append(len(slices))
-        return mirror_answers(slices) if self.fault is None else self.fault(slices, len(self.runs))
+        arms = mirror_answers(slices) if self.fault is None else self.fault(slices, len(self.runs))
+        return Answers(*arms)
 
     def close(self) -> None:
         self.closed += 1
@@ -223,41 +223,47 @@ def fault_of(name: str) -> Callable[[Float4D, int], Any]:
 
 
 GPU = (
-    Availability("tensorrt", "tensorrt 10.13", "GPU", ("bf16", "fp16", "tf32", "fp32"), on_gpu=True),
-    Availability("torch", "torch 2.13", "GPU", ("bf16", "tf32", "fp32"), on_gpu=True),
+    Availability("tensorrt", "tensorrt 10.13", "GPU", ("bf16", "fp16", "tf32", "fp32")),
+    Availability("onnx-cuda", "onnxruntime 1.32", "GPU", ("tf32", "fp32")),
 )
-CPU = (
+NO_GPU = (
     Availability("tensorrt", None, None, (), "no NVIDIA GPU is visible", "pip install 'strokecore[gpu]'"),
-    Availability("torch", "torch 2.13+cpu", "CPU", ("fp32",)),
 )
 OPENVINO = Availability("openvino", "openvino 2026.4", "CPU", ("bf16", "fp32"))
 ONNX = Availability("onnx", "onnxruntime 1.32", "CPU", ("fp32",))
 
 
-def pretend_machine(patch: pytest.MonkeyPatch, cache: Path, *found: Availability) -> dict[str, Any]:
-    """A machine with these engines, each of them a MirrorEngine, and an empty cache.
+class Machine(dict[str, Any]):
+    """Faults by "<name> <precision>": a fault, or an exception for an engine that cannot be started.
 
-    Returns a dictionary to set faults in, by "<engine> <precision>": a fault, or an exception for one that
-    cannot be started.
+    Attributes
+    ----------
+    started: every engine that was started, by the same words.
     """
-    faults: dict[str, Any] = {}
 
-    def make(engine: str) -> Callable[[ModelPackage, str, int], MirrorEngine]:
-        def start(package: ModelPackage, precision: str, threads: int) -> MirrorEngine:
-            del threads
-            fault = faults.get(f"{engine} {precision}")
-            if isinstance(fault, Exception):
-                raise fault
-            return MirrorEngine(package, engine, precision, fault)
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: dict[str, list[MirrorRuntime]] = {}
 
-        return start
+    def start(self, package: ModelPackage, name: str, precision: str, threads: int) -> MirrorRuntime:
+        """Stands in for runtimes.start."""
+        del threads
+        words = f"{name} {precision}"
+        fault = self.get(words)
+        if isinstance(fault, Exception):
+            raise fault
+        runtime = MirrorRuntime(package, name, precision, fault)
+        self.started.setdefault(words, []).append(runtime)
+        return runtime
 
-    table = {one: Availability(one, None, None, (), "not installed", "pip install it") for one in ENGINES}
-    table |= {one.engine: one for one in found}
-    for place in (ladder, select):
-        patch.setattr(place, "availability", table.__getitem__)
-    patch.setattr(ladder, "engine_class", make)
-    patch.setattr("strokecore.learned.onnx.OnnxEngine", make("onnx"))
+
+def pretend_machine(patch: pytest.MonkeyPatch, cache: Path, *found: Availability) -> Machine:
+    """A machine with these engines, each of them a MirrorRuntime, and an empty cache."""
+    machine = Machine()
+    absent = [Availability(name, None, None, (), "not installed", "pip install it") for name in RUNTIME_NAMES]
+    table = {one.engine: one for one in (*absent, *found)}
+    patch.setattr(runtimes, "availability", table.__getitem__)
+    patch.setattr(runtimes, "start", machine.start)
     patch.setenv("STROKECORE_CACHE", str(cache))
-    select._kept.cache_clear()
-    return faults
+    selection._kept.cache_clear()
+    return machine

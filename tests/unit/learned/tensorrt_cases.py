@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strokecore.learned import nvidia
+from strokecore.learned import devices
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
 from strokecore.learned.preprocessing import InputSpec
 from tests.unit.learned.cuda_fake import FakeCuda
@@ -45,7 +45,7 @@ def stand_ins(version: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """TensorRT of ``version`` on a GPU, with an empty cache; fails when it was misused or not given back."""
     cuda = FakeCuda()
     module = FakeTensorRt(version, cuda)
-    monkeypatch.setattr(nvidia, "open_driver", cuda)
+    monkeypatch.setattr(devices, "open_driver", cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setenv("STROKECORE_CACHE", str(cache))
     yield module

@@ -79,7 +79,7 @@ def used_of_cuda() -> set[str]:
     """Functions of libcuda that are named in the source."""
     return {
         node.value
-        for path in (SOURCE / "engines" / "cuda.py", SOURCE / "engines" / "nvidia.py")
+        for path in (SOURCE / "engines" / "cuda.py", SOURCE / "engines" / "devices.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)

@@ -13,8 +13,8 @@ import pytest
 
 from strokecore.cli import main
 from strokecore.errors import EngineError
-from strokecore.learned import build_command, nvidia, plans, tensorrt_plan
-from strokecore.learned.nvidia import gpus
+from strokecore.learned import build_command, devices, plans, tensorrt_plan
+from strokecore.learned.devices import gpus
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.tensorrt_api import install_command
 from strokecore.learned.tensorrt_plan import (
@@ -110,7 +110,7 @@ def test_one_failed_precision_does_not_stop_the_next(
 def test_without_a_gpu_the_remedy_is_said(
     package: ModelPackage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(nvidia, "open_driver", absent)
+    monkeypatch.setattr(devices, "open_driver", absent)
     assert main(["build-engine", str(package.folder)]) == 2
     said = capsys.readouterr().err
     assert "no NVIDIA GPU is visible" in said
@@ -128,7 +128,7 @@ def test_without_tensorrt_the_remedy_fits_the_driver(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(nvidia, "open_driver", FakeCuda(version=version))
+    monkeypatch.setattr(devices, "open_driver", FakeCuda(version=version))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["build-engine", str(package.folder)]) == 2
     assert (
@@ -218,7 +218,7 @@ def test_a_background_build_that_cannot_be_is_said(
     assert "there is no GPU 5" in start_background_build(package, "fp32", gpu=5)
     monkeypatch.setattr(tensorrt_plan, "background_command", lambda *given: ["/no/such/program"])
     assert start_background_build(package, "fp32").startswith("TensorRT fp32 cannot be built: ")
-    monkeypatch.setattr(nvidia, "open_driver", absent)
+    monkeypatch.setattr(devices, "open_driver", absent)
     assert "there is no GPU 0" in start_background_build(package, "fp32")
     assert not ready(package, "fp32")
 

@@ -20,7 +20,8 @@ from strokecore.learned.combination import (
     region_opinions,
     voxel_opinions,
 )
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import Calibration, load_package
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
@@ -30,6 +31,11 @@ from tests.unit.scoring.heads import darken, flat_head
 LEARNED_ALONE = {"learned": 1.0, "asymmetry": 0.0, "offset": 0.0}
 OTHER_ALONE = {"learned": 0.0, "asymmetry": 1.0, "offset": 0.0}
 RIGHT_M1 = RegionId("M1", "right")
+
+
+def engine_of(folder: Path) -> LearnedEngine:
+    package = load_package(folder)
+    return LearnedEngine(package, OnnxRuntime(package))
 
 
 def joined(inside: dict[str, float], outside: dict[str, float]) -> dict[str, object]:
@@ -94,11 +100,11 @@ def test_a_calibration_weighs_both_opinions() -> None:
 
 def test_with_all_weight_on_one_opinion_the_answer_is_that_one(tmp_path: Path) -> None:
     head = darken(flat_head(noise_hu=1.0), RIGHT_M1, 6.0)
-    alone = OnnxEngine(load_package(write_package(tmp_path / "alone"))).segment(head)
+    alone = engine_of(write_package(tmp_path / "alone")).segment(head)
     learned = write_package(
         tmp_path / "learned", combination=joined(LEARNED_ALONE, LEARNED_ALONE), regions=curves(1.0, 0.0, 0.5)
     )
-    same = OnnxEngine(load_package(learned)).segment(head)
+    same = engine_of(learned).segment(head)
     # log-odds beyond the limit are cut off
     called = [r.label for r, e in alone.evidence.items() if (e.probability or 0.0) > 0.5]
     elsewhere = ~np.isin(head.regions, called)
@@ -112,7 +118,7 @@ def test_with_all_weight_on_one_opinion_the_answer_is_that_one(tmp_path: Path) -
     other = write_package(
         tmp_path / "other", combination=joined(OTHER_ALONE, OTHER_ALONE), regions=curves(1e-9, 1.0)
     )
-    found, weight_free = OnnxEngine(load_package(other)).segment(head), AsymmetryEngine().segment(head)
+    found, weight_free = engine_of(other).segment(head), AsymmetryEngine().segment(head)
     for region in ALL_REGIONS:
         expected = weight_free.evidence[region].probability
         assert found.evidence[region].probability == pytest.approx(expected, abs=1e-3)
@@ -122,7 +128,7 @@ def test_a_region_unknown_to_the_weight_free_engine_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = write_package(tmp_path / "p", combination=joined(LEARNED_ALONE, LEARNED_ALONE))
-    engine, head = OnnxEngine(load_package(package)), flat_head(noise_hu=1.0)
+    engine, head = engine_of(package), flat_head(noise_hu=1.0)
     whole = AsymmetryEngine().segment(head)
     silent = dict(whole.evidence) | {RIGHT_M1: UNKNOWN}
     answer = Lesion(whole.probability, whole.acute, whole.old, silent)

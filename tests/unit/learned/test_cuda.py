@@ -9,7 +9,7 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.learned import cuda as module
-from strokecore.learned import nvidia
+from strokecore.learned import devices
 from strokecore.learned.cuda import FUNCTIONS, LOST, Cuda, CudaError
 from tests.unit.learned.cuda_fake import ECC, LAUNCH_FAILED, RECORD, FakeCuda
 from tests.unit.learned.cuda_types import ctype
@@ -21,7 +21,7 @@ VERSIONS = sorted(RECORD)
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     driver = FakeCuda()
-    monkeypatch.setattr(nvidia, "open_driver", driver)
+    monkeypatch.setattr(devices, "open_driver", driver)
     yield driver
     assert not driver.faults
 
@@ -53,18 +53,18 @@ def test_numbers_are_the_headers(version: str) -> None:
     assert values["CUDA_ERROR_OUT_OF_MEMORY"] == module.OUT_OF_MEMORY
     assert values["CU_STREAM_NON_BLOCKING"] == module.STREAM_NON_BLOCKING
     assert values["CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"] == module.CAPTURE_THREAD_LOCAL
-    assert values["CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR"] == nvidia._CAPABILITY_MAJOR
-    assert values["CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR"] == nvidia._CAPABILITY_MINOR
+    assert values["CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR"] == devices._CAPABILITY_MAJOR
+    assert values["CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR"] == devices._CAPABILITY_MINOR
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_devices_are_listed_through_the_headers_functions(version: str) -> None:
     driver = FakeCuda("NVIDIA L4", "NVIDIA A100-SXM4-80GB", capability=(8, 9), version=version)
-    found = nvidia.gpus(driver)
+    found = devices.gpus(driver)
     assert [gpu.name for gpu in found] == ["NVIDIA L4", "NVIDIA A100-SXM4-80GB"]
     assert found[1].uuid == "01" * 16
     assert found[0].compute_capability == (8, 9)
-    assert nvidia.driver_version(driver) == (int(version) // 1000, int(version) % 1000 // 10)
+    assert devices.driver_version(driver) == (int(version) // 1000, int(version) % 1000 // 10)
     assert not driver.faults
 
 
@@ -152,6 +152,6 @@ def test_a_driver_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("libcuda.so.1: cannot open shared object file")
 
     for library in (absent, object):
-        monkeypatch.setattr(nvidia, "open_driver", library)
+        monkeypatch.setattr(devices, "open_driver", library)
         with pytest.raises(EngineError, match="driver cannot be used"):
             Cuda(0)

@@ -16,23 +16,20 @@ from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError
 from strokecore.learned import engine as learned
-from strokecore.learned import selection as select
-from strokecore.learned.openvino import OpenVinoEngine
+from strokecore.learned import selection
+from strokecore.learned.openvino import OpenVinoRuntime
 from strokecore.learned.package import load_package
 from strokecore.pipeline import score_folder
 from strokecore.reports.dicom import sr
 from strokecore.reports.dicom.instance import Stamp
 from strokecore.reports.result_json import to_json
 from strokecore.result import Scored
-from tests.unit.learned.engine_cases import BROKEN, CPU, ONNX, OPENVINO, fault_of, pretend_machine
+from tests.unit.learned.engine_cases import BROKEN, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import mirror_answers, write_package
 
 # Steps before an engine is asked; they are the same for all engines, so this module takes them once.
 STEPS = {
-    pipeline: (
-        *("read_series", "fit_head_frame", "to_canonical", "coverage", "segment_brain", "register_atlas"),
-        *("place_atlas", "scan_flags", "blood_flags"),
-    ),
+    pipeline: (*("read_series", "align_series", "scan_flags", "blood_flags"),),
     learned: ("hu_slices", "mask_slices", "measure_regions"),
     learned.Tissue: ("of",),
 }
@@ -66,8 +63,8 @@ def head_taken_once() -> Iterator[None]:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """OpenVINO and ONNX Runtime; returns where to set faults."""
-    yield pretend_machine(monkeypatch, tmp_path / "cache", *CPU, OPENVINO, ONNX)
-    select._kept.cache_clear()
+    yield pretend_machine(monkeypatch, tmp_path / "cache", *NO_GPU, OPENVINO, ONNX)
+    selection._kept.cache_clear()
 
 
 def sr_words(scored: Scored) -> str:
@@ -93,7 +90,7 @@ def expected(
     with pytest.MonkeyPatch.context() as patch:
         pretend_machine(patch, tmp_path_factory.mktemp("cache"), ONNX)
         result = score_folder(sample_ct, ScoringConfig(model=folder)).result
-    select._kept.cache_clear()
+    selection._kept.cache_clear()
     assert result.affected_side == "right"
     return result
 
@@ -191,13 +188,13 @@ def test_with_the_real_runtimes_a_broken_one_is_replaced_on_every_output(
 ) -> None:
     """OpenVINO mirrors its answers; ONNX Runtime takes over."""
     monkeypatch.setenv("STROKECORE_CACHE", str(tmp_path / "cache"))
-    answer = OpenVinoEngine._answer
+    answer = OpenVinoRuntime._answer
 
-    def mirrored(self: OpenVinoEngine, slices: Any, bg: Any, sg: Any) -> None:
+    def mirrored(self: OpenVinoRuntime, slices: Any, bg: Any, sg: Any) -> None:
         answer(self, slices, bg, sg)
         bg[:], sg[:] = bg[..., ::-1].copy(), sg[..., ::-1].copy()
 
-    monkeypatch.setattr(OpenVinoEngine, "_answer", mirrored)
+    monkeypatch.setattr(OpenVinoRuntime, "_answer", mirrored)
     out = tmp_path / "out"
     words = ["score", str(sample_ct), "--out", str(out), "--model", str(folder), "--engine", "openvino"]
     assert main(words) == 0
@@ -218,8 +215,8 @@ def test_with_the_real_runtimes_a_broken_one_is_replaced_on_every_output(
         assert str(folder) not in path.read_text()
     # the second scan does not even start what was refused
     started: list[str] = []
-    monkeypatch.setattr(OpenVinoEngine, "__init__", lambda self, *a, **k: started.append("openvino"))
-    select._kept.cache_clear()
+    monkeypatch.setattr(OpenVinoRuntime, "__init__", lambda self, *a, **k: started.append("openvino"))
+    selection._kept.cache_clear()
     assert main(words) == 0
     again = json.loads((out / "result.json").read_text())
     assert (again["model"], again["result_key"]) == (model, record["result_key"])

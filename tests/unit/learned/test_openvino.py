@@ -14,9 +14,8 @@ import pytest
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import openvino as module
 from strokecore.learned import openvino_cache
-from strokecore.learned.onnx import OnnxEngine
-from strokecore.learned.openvino import OpenVinoEngine
-from strokecore.learned.openvino_library import load_openvino
+from strokecore.learned.onnx import OnnxRuntime
+from strokecore.learned.openvino import OpenVinoRuntime, load_openvino
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.shipped import SHIPPED
 from tests.unit.learned.package_cases import SPEC, mirror_network, write_package
@@ -63,7 +62,7 @@ def differences(found: Any, golden: dict[str, Any]) -> Any:
 
 
 def test_fp32_gives_the_golden_answers(shipped: ModelPackage, golden: dict[str, Any]) -> None:
-    engine = OpenVinoEngine(shipped, "fp32", 1)
+    engine = OpenVinoRuntime(shipped, "fp32", 1)
     assert engine.precision == "fp32"
     assert differences(engine.run(golden["slices"]), golden).max() < 1e-4
 
@@ -71,7 +70,7 @@ def test_fp32_gives_the_golden_answers(shipped: ModelPackage, golden: dict[str, 
 def test_bf16_is_within_the_gates_limits_and_is_bf16(shipped: ModelPackage, golden: dict[str, Any]) -> None:
     if not has_bf16():
         pytest.skip("this CPU has no bf16, says OpenVINO")
-    found = OpenVinoEngine(shipped, "bf16", 1).run(golden["slices"])
+    found = OpenVinoRuntime(shipped, "bf16", 1).run(golden["slices"])
     off = differences(found, golden)
     assert 1e-4 < np.quantile(off, 0.999) < LARGEST_AT_999
     for arm, name in zip(found, ("bg_probability", "sg_probability"), strict=True):
@@ -80,23 +79,23 @@ def test_bf16_is_within_the_gates_limits_and_is_bf16(shipped: ModelPackage, gold
 
 
 def test_batches_do_not_change_the_answer(package: ModelPackage) -> None:
-    engine = OpenVinoEngine(package, "fp32", 1)
+    engine = OpenVinoRuntime(package, "fp32", 1)
     whole = engine.run(slices(11))
     engine.batch = 3
     for arm, same in zip(whole, engine.run(slices(11)), strict=True):
         assert np.abs(arm - same).max() < 1e-6
-    for arm, reference in zip(whole, OnnxEngine(package, threads=1).run(slices(11)), strict=True):
+    for arm, reference in zip(whole, OnnxRuntime(package, threads=1).run(slices(11)), strict=True):
         assert np.abs(arm - reference).max() < 1e-5
 
 
 def test_the_same_slices_give_the_same_bytes(shipped: ModelPackage, golden: dict[str, Any]) -> None:
-    engine = OpenVinoEngine(shipped, "bf16" if has_bf16() else "fp32", 2)
+    engine = OpenVinoRuntime(shipped, "bf16" if has_bf16() else "fp32", 2)
     first, second = (engine.run(golden["slices"][:3]) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_it_says_what_it_is(package: ModelPackage) -> None:
-    engine = OpenVinoEngine(package, "fp32", 2)
+    engine = OpenVinoRuntime(package, "fp32", 2)
     version = load_openvino().__version__
     assert engine.device.endswith(", 2 threads")
     assert engine.library == f"openvino {version.split('-')[0]}"
@@ -107,9 +106,9 @@ def test_threads_are_not_pinned_to_cores(package: ModelPackage) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\nimport numpy as np\n"
         "from strokecore.learned.package import load_package\n"
-        "from strokecore.learned.openvino import OpenVinoEngine\n"
+        "from strokecore.learned.openvino import OpenVinoRuntime\n"
         "package = load_package(Path(sys.argv[1]))\n"
-        "engine = OpenVinoEngine(package, 'fp32', 2)\n"
+        "engine = OpenVinoRuntime(package, 'fp32', 2)\n"
         "engine.run(np.zeros((8, 3, *package.spec.size), np.float32))\n"
         "free = os.sched_getaffinity(0)\n"
         "assert all(os.sched_getaffinity(int(t)) == free for t in os.listdir('/proc/self/task'))\n"
@@ -118,7 +117,7 @@ def test_threads_are_not_pinned_to_cores(package: ModelPackage) -> None:
 
 
 def test_a_closed_engine_says_so(package: ModelPackage) -> None:
-    engine = OpenVinoEngine(package, "fp32", 1)
+    engine = OpenVinoRuntime(package, "fp32", 1)
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
@@ -128,11 +127,11 @@ def test_a_closed_engine_says_so(package: ModelPackage) -> None:
 def test_the_next_start_takes_the_compiled_model(
     package: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = OpenVinoEngine(package, "fp32", 1).run(slices())
+    first = OpenVinoRuntime(package, "fp32", 1).run(slices())
     (kept,) = cache.iterdir()
     assert kept.stat().st_mode & 0o077 == 0
     monkeypatch.setattr(module, "check_tensors", None)  # only what is compiled anew is checked
-    again = OpenVinoEngine(package, "fp32", 1).run(slices())
+    again = OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -140,7 +139,7 @@ def test_the_next_start_takes_the_compiled_model(
 def test_a_damaged_compiled_model_is_made_again(
     damage: str, package: ModelPackage, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = OpenVinoEngine(package, "fp32", 1).run(slices())
+    first = OpenVinoRuntime(package, "fp32", 1).run(slices())
     (kept,) = cache.iterdir()
     sound = kept.read_bytes()
     middle = len(sound) // 2
@@ -154,7 +153,7 @@ def test_a_damaged_compiled_model_is_made_again(
         flipped = sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :]
         kept.write_bytes({"flipped": flipped, "half": sound[:middle], "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        again = OpenVinoEngine(package, "fp32", 1).run(slices())
+        again = OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert kept.read_bytes()[32:] != b"not a compiled model at all"
     assert len(kept.read_bytes()) == len(sound)
@@ -167,7 +166,7 @@ def test_without_a_cache_it_works_and_warns(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("STROKECORE_CACHE", str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING):
-        OpenVinoEngine(package, "fp32", 1).run(slices())
+        OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert "is not used" in caplog.text
     assert "is not kept" in caplog.text
 
@@ -175,10 +174,10 @@ def test_without_a_cache_it_works_and_warns(
 def test_a_cache_that_others_may_write_to_is_not_read(
     package: ModelPackage, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    OpenVinoEngine(package, "fp32", 1)
+    OpenVinoRuntime(package, "fp32", 1)
     cache.chmod(0o777)
     with caplog.at_level(logging.WARNING):
-        OpenVinoEngine(package, "fp32", 1).run(slices())
+        OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert "can be written by others" in caplog.text
 
 
@@ -190,7 +189,7 @@ def test_a_full_disk_costs_time_only(
 
     monkeypatch.setattr(openvino_cache, "write_own", full)
     with caplog.at_level(logging.WARNING):
-        OpenVinoEngine(package, "fp32", 1).run(slices())
+        OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert "No space left on device" in caplog.text
     assert list(cache.iterdir()) == []
 
@@ -228,20 +227,20 @@ def test_a_cpu_without_bf16_is_told_what_to_use(
     with pytest.raises(
         EngineError, match=r"does not compute in bf16.*\(it has FP32, INT8\); use openvino in"
     ):
-        OpenVinoEngine(package, "bf16", 1)
-    assert OpenVinoEngine(package, "fp32", 1).run(slices(1))[0].shape == (1, 9, *SPEC.size)
+        OpenVinoRuntime(package, "bf16", 1)
+    assert OpenVinoRuntime(package, "fp32", 1).run(slices(1))[0].shape == (1, 9, *SPEC.size)
 
 
 def test_a_graph_that_it_cannot_read_is_an_engine_error(tmp_path: Path) -> None:
     broken = load_package(write_package(tmp_path / "model", network=b"not a graph"))
     with pytest.raises(EngineError, match=r"cannot run model\.onnx of mirror in fp32"):
-        OpenVinoEngine(broken, "fp32", 1)
+        OpenVinoRuntime(broken, "fp32", 1)
 
 
 def test_a_graph_that_is_not_the_described_one_is_refused(tmp_path: Path) -> None:
     package = write_package(tmp_path / "model", network=mirror_network(classes=(6, 6)))
     with pytest.raises(ModelPackageError, match=r"has tensors .*expected"):
-        OpenVinoEngine(load_package(package), "fp32", 1)
+        OpenVinoRuntime(load_package(package), "fp32", 1)
 
 
 def test_without_openvino_the_command_that_installs_it_is_said(
@@ -249,7 +248,7 @@ def test_without_openvino_the_command_that_installs_it_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"pip install 'strokecore\[cpu\]'"):
-        OpenVinoEngine(package, "fp32", 1)
+        OpenVinoRuntime(package, "fp32", 1)
 
 
 def test_openvino_sends_nothing(tmp_path: Path) -> None:
@@ -258,7 +257,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
         "import socket, sys, threading\n"
         "def refused(*a, **k): raise AssertionError('a connection')\n"
         "socket.socket.connect = socket.getaddrinfo = refused\n"
-        "from strokecore.learned.openvino_library import load_openvino\n"
+        "from strokecore.learned.openvino import load_openvino\n"
         "openvino = load_openvino()\nassert load_openvino() is openvino\nopenvino.Core()\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
@@ -269,7 +268,7 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_but_one_file_imports_openvino() -> None:
+def test_nothing_but_its_own_file_imports_openvino() -> None:
     found = set()
     for package in ("strokecore", "trainer", "orthanc_plugin", "tests", "deploy"):
         for path in (ROOT / package).rglob("*.py"):
@@ -279,7 +278,7 @@ def test_nothing_but_one_file_imports_openvino() -> None:
                     names = [node.module or ""]
                 if any(name.split(".")[0] == "openvino" for name in names):
                     found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"strokecore/learned/openvino_library.py"}
+    assert found == {"strokecore/learned/openvino.py"}
 
 
 def test_the_module_itself_is_light() -> None:

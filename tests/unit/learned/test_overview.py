@@ -12,9 +12,9 @@ import pytest
 from strokecore.cli import main
 from strokecore.errors import EngineError
 from strokecore.learned import overview as module
-from strokecore.learned import selection as select
+from strokecore.learned import selection
 from strokecore.learned.parity_report import LIMITS
-from tests.unit.learned.engine_cases import CPU, ONNX, OPENVINO, fault_of, pretend_machine
+from tests.unit.learned.engine_cases import NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
 
@@ -25,10 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    faults = pretend_machine(monkeypatch, tmp_path / "cache", *CPU, OPENVINO, ONNX)
-    monkeypatch.setattr(module, "availability", select.availability)
+    faults = pretend_machine(monkeypatch, tmp_path / "cache", *NO_GPU, OPENVINO, ONNX)
     yield faults
-    select._kept.cache_clear()
+    selection._kept.cache_clear()
 
 
 def record(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
@@ -49,12 +48,10 @@ def test_without_a_package_it_says_what_is_here(
     machine: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = record(capsys)
-    assert [engine["engine"] for engine in found["engines"]] == ["tensorrt", "torch", "openvino", "onnx"]
+    assert [engine["engine"] for engine in found["engines"]] == ["tensorrt", "onnx-cuda", "openvino", "onnx"]
     assert found["engines"][0]["install"] == "pip install 'strokecore[gpu]'"
     assert found["engines"][0]["reason"] == "no NVIDIA GPU is visible"
-    assert verdicts(found) == {
-        "torch fp32": None, "openvino bf16": None, "openvino fp32": None, "onnx fp32": None
-    }  # fmt: skip
+    assert verdicts(found) == {"openvino bf16": None, "openvino fp32": None, "onnx fp32": None}
     assert found["chosen"]["engine"] == "asymmetry"
     assert main(["engines"]) == 0
     printed = capsys.readouterr().out
@@ -72,9 +69,7 @@ def test_with_a_package_it_says_what_serves_and_what_is_remembered(
     assert found["model"]["name"] == "mirror"
     assert set(verdicts(found).values()) == {None}  # as it was before anything was chosen
     found = record(capsys, "--model", str(folder))
-    assert verdicts(found) == {
-        "torch fp32": None, "openvino bf16": False, "openvino fp32": True, "onnx fp32": True
-    }  # fmt: skip
+    assert verdicts(found) == {"openvino bf16": False, "openvino fp32": True, "onnx fp32": True}
     assert main(["engines", "--model", str(folder)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "refused, 20" in printed
@@ -85,19 +80,17 @@ def test_a_check_runs_the_whole_gate_on_every_engine(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine["openvino bf16"] = fault_of("a bias of +0.03")
-    machine["torch fp32"] = EngineError("no memory")
+    machine["openvino fp32"] = EngineError("no memory")
     found = record(capsys, "--model", str(folder), "--check")
-    assert verdicts(found) == {
-        "torch fp32": False, "openvino bf16": False, "openvino fp32": True, "onnx fp32": True
-    }  # fmt: skip
+    assert verdicts(found) == {"openvino bf16": False, "openvino fp32": False, "onnx fp32": True}
     by_name = {engine["engine"]: engine["precisions"] for engine in found["engines"]}
-    assert by_name["torch"][0]["error"] == "no memory"
+    assert by_name["openvino"][1]["error"] == "no memory"
     criteria = by_name["openvino"][0]["report"]["criteria"]
     assert criteria["bias"]["value"] == pytest.approx(0.03, abs=0.001)
     assert not criteria["bias"]["passed"]
-    assert set(by_name["openvino"][1]["report"]["criteria"]) == set(LIMITS)
+    assert set(by_name["onnx"][0]["report"]["criteria"]) == set(LIMITS)
     machine["openvino bf16"] = None  # repaired: a check does not believe what is remembered
-    select._kept.cache_clear()
+    selection._kept.cache_clear()
     assert main(["engines", "--model", str(folder), "--check"]) == 0
     printed = capsys.readouterr().out
     assert "golden_difference" in printed

@@ -25,7 +25,7 @@ from tests.unit.learned.engine_cases import (
     BROKEN,
     Arms,
     Float4D,
-    MirrorEngine,
+    MirrorRuntime,
     fault_of,
     noise,
     of_arms,
@@ -56,7 +56,7 @@ def fresh() -> Fresh:
 def judged(
     package: ModelPackage, golden: Golden, fresh: Fresh, fault: Fault | None = None, batch: int = 1
 ) -> ParityReport:
-    engine = MirrorEngine(package, "openvino", "bf16", fault, batch)
+    engine = MirrorRuntime(package, "openvino", "bf16", fault, batch)
     return check_parity(engine, package, golden, fresh, Answers(*mirror_answers(fresh.slices)))
 
 
@@ -113,11 +113,11 @@ def test_what_calls_itself_fp32_must_compute_in_it(
     def rounded(slices: Float4D) -> Float4D:
         return (slices.view(np.uint32) & mask).view(np.float32)
 
-    engine = MirrorEngine(package, "torch", "fp32", of_input(rounded))
+    engine = MirrorRuntime(package, "onnx-cuda", "fp32", of_input(rounded))
     report = check_parity(engine, package, golden, fresh, Answers(*mirror_answers(fresh.slices)))
     assert "fp32_difference" in failed(report)
     right = check_parity(
-        MirrorEngine(package), package, golden, fresh, Answers(*mirror_answers(fresh.slices))
+        MirrorRuntime(package), package, golden, fresh, Answers(*mirror_answers(fresh.slices))
     )
     assert right.passed
     assert value(right, "fp32_difference") <= 2**-16
@@ -148,9 +148,9 @@ def test_with_nothing_to_outline_a_constant_is_refused_all_the_same(
         *(part[normal] for part in (golden.case * 0, golden.share, golden.regions, golden.brain)),
     )  # fmt: skip
     theirs = Answers(*calling_nothing(fresh.slices, 1))
-    right = check_parity(MirrorEngine(package, fault=calling_nothing), package, healthy, fresh, theirs)
+    right = check_parity(MirrorRuntime(package, fault=calling_nothing), package, healthy, fresh, theirs)
     assert right.passed, right.reason
-    wrong = check_parity(MirrorEngine(package, fault=of_arms(one_class(0))), package, healthy, fresh, theirs)
+    wrong = check_parity(MirrorRuntime(package, fault=of_arms(one_class(0))), package, healthy, fresh, theirs)
     assert value(wrong, "dice") == 1.0
     assert value(wrong, "regions") == 0
     assert value(wrong, "golden_difference") < 0.02
@@ -162,7 +162,7 @@ def test_a_network_that_is_itself_a_constant_proves_nothing(
 ) -> None:
     fault = of_arms(one_class(0))
     constant = replace(golden, answers=Answers(*fault(golden.slices, 1)))
-    engine = MirrorEngine(package, fault=fault)
+    engine = MirrorRuntime(package, fault=fault)
     report = check_parity(engine, package, constant, fresh, Answers(*fault(fresh.slices, 1)))
     assert {"spread", "scale", "shift", "bias"} <= failed(report)
 
@@ -172,7 +172,7 @@ def test_more_slices_than_the_engines_own_batch_are_run(
 ) -> None:
     number = len(golden.slices) + len(fresh.slices)
     for batch in (1, 3, 8, number, 32):
-        engine = MirrorEngine(package, batch=batch)
+        engine = MirrorRuntime(package, batch=batch)
         report = check_parity(engine, package, golden, fresh, Answers(*mirror_answers(fresh.slices)))
         assert report.passed, report.reason
         assert engine.runs[0] >= max(number, batch + 1)

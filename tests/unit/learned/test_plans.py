@@ -14,7 +14,7 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.learned import plans
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.learned.plans import PlanKey, Profile
 
 GPU = Gpu(0, "NVIDIA L4", (8, 9), 24 * 2**30, "ab" * 16)

@@ -8,7 +8,8 @@ import pytest
 
 from strokecore.anatomy.regions import SIDES, RegionId, Side
 from strokecore.learned import shipped
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
 from strokecore.learned.shipped import IS_DEFAULT, SHIPPED, package_folder
 from tests.unit.scoring.heads import darken, flat_head
@@ -45,7 +46,7 @@ def test_its_card_says_what_it_is_and_whether_it_is_the_default() -> None:
 
 
 def test_a_healthy_flat_head_has_no_finding() -> None:
-    evidence = OnnxEngine(load_package(SHIPPED)).segment(flat_head(noise_hu=1.0)).evidence
+    evidence = shipped_engine().segment(flat_head(noise_hu=1.0)).evidence
     assert len(evidence) == 20
     assert max(found.probability or 0.0 for found in evidence.values()) < 0.5
 
@@ -53,7 +54,7 @@ def test_a_healthy_flat_head_has_no_finding() -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
     dark = RegionId("M2", side)
-    evidence = OnnxEngine(load_package(SHIPPED)).segment(darken(flat_head(noise_hu=1.0), dark, 7.0)).evidence
+    evidence = shipped_engine().segment(darken(flat_head(noise_hu=1.0), dark, 7.0)).evidence
     called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
     assert called == {side}
     assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5
@@ -64,6 +65,11 @@ def test_shipped_is_a_name_for_it() -> None:
     for other in ("mine", "Shipped", "shipped/x"):
         assert package_folder(Path(other)) == Path(other)
     assert package_folder(None) is None
+
+
+def shipped_engine() -> LearnedEngine:
+    package = load_package(SHIPPED)
+    return LearnedEngine(package, OnnxRuntime(package))
 
 
 def _plain(value: object) -> object:

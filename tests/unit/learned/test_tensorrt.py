@@ -13,9 +13,9 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.learned import tensorrt_lanes
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.tensorrt import TensorRtEngine
+from strokecore.learned.tensorrt import TensorRtRuntime
 from tests.unit.learned.cuda_fake import ECC, LAUNCH_FAILED
 from tests.unit.learned.tensorrt_cases import INPUT, SPEC, slices, stand_ins, write_small_package
 from tests.unit.learned.tensorrt_fake import FakeTensorRt
@@ -32,8 +32,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 
 
 @pytest.fixture(scope="module")
-def reference(package: ModelPackage) -> OnnxEngine:
-    return OnnxEngine(package, threads=1)
+def reference(package: ModelPackage) -> OnnxRuntime:
+    return OnnxRuntime(package, threads=1)
 
 
 @pytest.fixture(params=["10.3.0", "11.4.0.106"])
@@ -44,7 +44,7 @@ def trt(
         yield module
 
 
-def same(engine: TensorRtEngine, reference: OnnxEngine, count: int, seed: int = 0) -> None:
+def same(engine: TensorRtRuntime, reference: OnnxRuntime, count: int, seed: int = 0) -> None:
     given = slices(count, seed)
     for found, expected in zip(engine.run(given), reference.run(given), strict=True):
         assert found.dtype == np.float32
@@ -53,8 +53,8 @@ def same(engine: TensorRtEngine, reference: OnnxEngine, count: int, seed: int = 
         assert np.abs(found - expected).max() < 1e-5
 
 
-def test_the_answer_is_the_networks(package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+def test_the_answer_is_the_networks(package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt) -> None:
+    with TensorRtRuntime(package, "fp32") as engine:
         assert (engine.engine, engine.precision) == ("tensorrt", "fp32")
         assert engine.device == "NVIDIA H100 80GB HBM3"
         assert engine.library == f"tensorrt {trt.__version__}"
@@ -64,7 +64,7 @@ def test_the_answer_is_the_networks(package: ModelPackage, reference: OnnxEngine
 
 
 def test_batches_are_padded_to_powers_of_two(package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         engine.run(slices(30))
         assert set(trt._runs) == {32}
         trt._runs.clear()
@@ -74,7 +74,7 @@ def test_batches_are_padded_to_powers_of_two(package: ModelPackage, trt: FakeTen
 
 def test_a_graph_is_captured_once_for_each_size(package: ModelPackage, trt: FakeTensorRt) -> None:
     calls = trt._cuda.calls
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         for count in (32, 30, 29, 32):
             engine.run(slices(count))
         assert calls["cuStreamBeginCapture_v2"] == calls["cuGraphInstantiateWithFlags"] == 1
@@ -87,17 +87,17 @@ def test_a_graph_is_captured_once_for_each_size(package: ModelPackage, trt: Fake
 
 def test_every_answer_comes_from_the_graph(package: ModelPackage, trt: FakeTensorRt) -> None:
     """The parity gate sees what serves: also the first call of a size is a launch of its graph."""
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         for launches, count in enumerate((32, 16, 8), start=1):
             engine.run(slices(count))
             assert trt._cuda.calls["cuGraphLaunch"] == launches
 
 
 def test_graphs_are_bounded(
-    package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
+    package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_lanes, "MAX_LANES", 2)
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         for count in (32, 16, 32, 8):
             same(engine, reference, count)
         assert engine._lanes is not None
@@ -107,9 +107,9 @@ def test_graphs_are_bounded(
 
 
 def test_larger_batches_get_larger_buffers(
-    package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt
+    package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt
 ) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         same(engine, reference, 4)
         small = sum(size for _, size in trt._cuda.device.values())
         same(engine, reference, 64)
@@ -120,15 +120,15 @@ def test_larger_batches_get_larger_buffers(
 
 def test_an_unknown_need_of_memory_is_the_largest(package: ModelPackage, trt: FakeTensorRt) -> None:
     trt._unknown_scratch = True
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         engine.run(slices(1))
         assert 64 * SCRATCH in [size for _, size in trt._cuda.device.values()]
 
 
 def test_out_of_memory_halves_the_batch(
-    package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt, caplog: pytest.LogCaptureFixture
+    package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         trt._cuda.memory = 9 * (SLICE + SCRATCH)
         same(engine, reference, 30)
         assert engine.most == 8
@@ -139,7 +139,7 @@ def test_out_of_memory_halves_the_batch(
 
 
 def test_out_of_memory_in_the_context_halves_too(package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         trt._no_context = True
         with pytest.raises(EngineError, match=r"no memory left for even one slice of 16 x 24"):
             engine.run(slices(2))
@@ -150,7 +150,7 @@ def test_out_of_memory_in_the_context_halves_too(package: ModelPackage, trt: Fak
 
 
 def test_no_memory_at_all_is_an_engine_error(package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         trt._cuda.memory = SLICE // 2
         with pytest.raises(EngineError, match="no memory left for even one slice"):
             engine.run(slices(3))
@@ -158,7 +158,7 @@ def test_no_memory_at_all_is_an_engine_error(package: ModelPackage, trt: FakeTen
 
 @pytest.mark.parametrize("code", [ECC, LAUNCH_FAILED, 46, 700])
 def test_a_lost_device_is_said_and_stays_lost(code: int, package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         engine.run(slices(8))
         trt._fault = code
         with pytest.raises(
@@ -173,17 +173,17 @@ def test_a_lost_device_is_said_and_stays_lost(code: int, package: ModelPackage, 
 
 
 def test_a_device_lost_between_runs(package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         trt._cuda.lost = 46
         with pytest.raises(EngineError, match="CUDA_ERROR_DEVICE_UNAVAILABLE"):
             engine.run(slices(8))
 
 
 def test_a_network_that_cannot_be_captured_runs_without_a_graph(
-    package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt, caplog: pytest.LogCaptureFixture
+    package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt, caplog: pytest.LogCaptureFixture
 ) -> None:
     trt._cannot_capture = True
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         same(engine, reference, 8)
         same(engine, reference, 8, seed=1)
         assert trt._cuda.calls["cuGraphLaunch"] == 0
@@ -191,14 +191,14 @@ def test_a_network_that_cannot_be_captured_runs_without_a_graph(
 
 
 def test_what_tensorrt_says_is_in_the_error(package: ModelPackage, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         trt._execute_error = "Error Code 7: Internal Error (shape machine)"
         with pytest.raises(EngineError, match=r"refuses 8 slices: Error Code 7.*build-engine --force"):
             engine.run(slices(8))
 
 
 def test_a_closed_engine_says_so(package: ModelPackage, trt: FakeTensorRt) -> None:
-    engine = TensorRtEngine(package, "fp32")
+    engine = TensorRtRuntime(package, "fp32")
     engine.run(slices(2))
     engine.close()
     engine.close()
@@ -208,7 +208,7 @@ def test_a_closed_engine_says_so(package: ModelPackage, trt: FakeTensorRt) -> No
 
 
 def test_a_forgotten_engine_frees_the_gpu(package: ModelPackage, trt: FakeTensorRt) -> None:
-    engine = TensorRtEngine(package, "fp32")
+    engine = TensorRtRuntime(package, "fp32")
     engine.run(slices(2))
     assert trt._cuda.left_over
     del engine
@@ -219,7 +219,7 @@ def test_a_forgotten_engine_frees_the_gpu(package: ModelPackage, trt: FakeTensor
 def test_another_process_cannot_use_it(
     package: ModelPackage, trt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+    with TensorRtRuntime(package, "fp32") as engine:
         with monkeypatch.context() as forked:
             forked.setattr(os, "getpid", lambda: -1)
             with pytest.raises(EngineError, match="forked"):
@@ -231,12 +231,12 @@ def test_another_process_cannot_use_it(
 def test_slices_of_another_shape_are_refused(
     shape: tuple[int, ...], package: ModelPackage, trt: FakeTensorRt
 ) -> None:
-    with TensorRtEngine(package, "fp32") as engine, pytest.raises(ValueError, match="expected"):
+    with TensorRtRuntime(package, "fp32") as engine, pytest.raises(ValueError, match="expected"):
         engine.run(np.zeros(shape, np.float32))
 
 
-def test_threads_take_turns(package: ModelPackage, reference: OnnxEngine, trt: FakeTensorRt) -> None:
-    with TensorRtEngine(package, "fp32") as engine:
+def test_threads_take_turns(package: ModelPackage, reference: OnnxRuntime, trt: FakeTensorRt) -> None:
+    with TensorRtRuntime(package, "fp32") as engine:
         failures: list[Exception] = []
 
         def work(seed: int) -> None:
@@ -257,9 +257,9 @@ def test_threads_take_turns(package: ModelPackage, reference: OnnxEngine, trt: F
 def test_all_recorded_versions_work(
     version: str,
     package: ModelPackage,
-    reference: OnnxEngine,
+    reference: OnnxRuntime,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    with stand_ins(version, tmp_path, monkeypatch), TensorRtEngine(package, "tf32") as engine:
+    with stand_ins(version, tmp_path, monkeypatch), TensorRtRuntime(package, "tf32") as engine:
         same(engine, reference, 3)

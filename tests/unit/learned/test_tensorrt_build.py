@@ -11,7 +11,7 @@ import pytest
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import tensorrt_build
 from strokecore.learned.cuda import Cuda
-from strokecore.learned.nvidia import Gpu
+from strokecore.learned.devices import Gpu
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.plans import Profile
 from strokecore.learned.tensorrt_build import (

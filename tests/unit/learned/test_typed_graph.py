@@ -318,7 +318,7 @@ def test_networks_of_the_papers_size(backbone: str) -> None:
     """Random weights at 512 x 416: 3 GB of memory and some minutes of one core for ViT-B."""
     import torch
 
-    from trainer.network.network import NetworkConfig, StrokeNet
+    from trainer.network.vit_dpt import NetworkConfig, StrokeNet
     from trainer.package.graph import to_onnx
 
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ from trainer.measure.figures import patient_row, print_summary, summarise
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
 from trainer.measure.pictures import SLICES, choose_slices
 from trainer.measure.prediction import Panel
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS
 
 NOWHERE = dict.fromkeys(REGION_NAMES, Overlap())

@@ -16,7 +16,7 @@ import trainer.export
 from strokecore.errors import ModelPackageError, UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.engine import infarct_map
-from strokecore.learned.onnx import OnnxEngine
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, file_sha256, load_package
 from strokecore.learned.preprocessing import InputSpec
 from strokecore.learned.typed_graph import TYPED_PRECISIONS
@@ -28,7 +28,7 @@ from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import _yaml, load_network, recipe_sha256
 from trainer.measure.prediction import predict_slices
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
 from trainer.package.graph import TOLERANCE, ExportError, check_parity, golden
 from trainer.package.model_card import licence_name, licence_text
 
@@ -128,7 +128,7 @@ def test_nothing_of_this_machine_is_in_the_package(exported: Path, dataset: Data
 
 def test_the_node_computes_what_the_trainer_fitted(package: ModelPackage, run: Path, sick: Case) -> None:
     _, net = load_network(run)
-    engine = OnnxEngine(package, threads=1)
+    engine = OnnxRuntime(package, threads=1)
     hu = sick.hu.astype(np.float32)
     maps = [
         infarct_map(answer, hu, sick.regions, sick.brain, CANONICAL_GRID, SPEC)
@@ -164,7 +164,7 @@ def test_golden_holds_real_and_random_slices_and_their_answers(package: ModelPac
     assert arrays["regions"][arrays["case"] == 0].any()
     assert 0 in arrays["share"]
     assert 1 in arrays["share"]
-    engine = OnnxEngine(package, threads=1)
+    engine = OnnxRuntime(package, threads=1)
     for answer, name in zip(engine.run(arrays["slices"]), ("bg_probability", "sg_probability"), strict=True):
         assert np.abs(answer - arrays[name]).max() < TOLERANCE
         assert arrays[name].sum(axis=1) == pytest.approx(1.0, abs=1e-3)
@@ -350,7 +350,7 @@ def test_the_decoder_alone_is_kept_as_weights(exported: Path, run: Path) -> None
 @pytest.mark.study
 def test_a_vitb16_at_512_exports_and_runs() -> None:
     """The paper's size with random weights: 2.1 GB of memory, half a minute of one core, file 339 MiB."""
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
     from trainer.package.graph import ProbabilityNet, to_onnx
 
     net = StrokeNet(NetworkConfig("vitb16", features=128)).eval().requires_grad_(False)

@@ -12,8 +12,8 @@ from strokecore.errors import UsageError
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import CANONICAL_GRID
-from strokecore.learned.engine import Float4D
 from strokecore.learned.preprocessing import STROKE_WINDOW
+from strokecore.learned.runtime import Float4D
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.engine import Lesion
 from tests.unit.trainer.evaluation_cases import (

@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 
-from strokecore.bench import steps
-from strokecore.bench.steps import measure_steps
+from strokecore.bench import pipeline
+from strokecore.bench.pipeline import measure_pipeline
 from strokecore.errors import EngineError
 
 
 def test_a_process_and_a_warm_scoring_of_a_real_folder(sample_ct: Path) -> None:
-    wall_s, result, peak_bytes = steps._in_a_process(sample_ct, None)
+    wall_s, result, peak_mib = pipeline._in_a_process(sample_ct, None)
     assert result["status"] == "scored"
     assert result["timings_s"]["total"] < wall_s
-    assert peak_bytes > 100 * 2**20
-    warm_s, times = steps._in_this_process(sample_ct, None)
+    assert peak_mib is not None
+    assert peak_mib > 100
+    warm_s, times = pipeline._in_this_process(sample_ct, None)
     assert set(times) == set(result["timings_s"])
     assert times["total"] < warm_s
 
@@ -32,16 +33,16 @@ def test_the_first_of_each_kind_does_not_count(tmp_path: Path, monkeypatch: pyte
         wall = next(warm)
         return wall, {"segment": wall / 4, "total": wall}
 
-    monkeypatch.setattr(steps, "_in_a_process", process)
-    monkeypatch.setattr(steps, "_in_this_process", here)
-    found = measure_steps(tmp_path, None, runs=3)
-    assert (found.origin, found.slices, found.engine) == ("given", 30, "x")
-    assert (found.cold.wall_s.median, found.cold.wall_s.least, found.cold.wall_s.number) == (4.0, 3.0, 3)
+    monkeypatch.setattr(pipeline, "_in_a_process", process)
+    monkeypatch.setattr(pipeline, "_in_this_process", here)
+    found = measure_pipeline(tmp_path, None, runs=3)
+    assert (found.head, found.slices, found.engine) == ("given", 30, "x")
+    assert (found.cold.wall_s.median, found.cold.wall_s.min, found.cold.wall_s.rounds) == (4.0, 3.0, 3)
     assert found.cold.steps_s["segment"].median == 2.0
-    assert (found.cold.peak_bytes, found.warm.peak_bytes) == (5, None)
+    assert (found.cold.peak_mib, found.warm.peak_mib) == (5, None)
     assert found.warm.wall_s.median == 1.5
 
 
 def test_a_folder_that_is_not_scored_cannot_be_measured(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"the head is (refused|ineligible)"):
-        measure_steps(tmp_path, None, runs=1)
+        measure_pipeline(tmp_path, None, runs=1)

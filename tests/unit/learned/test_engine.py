@@ -10,11 +10,12 @@ from strokecore.head.canonical import Head
 from strokecore.learned.arms import level_plane_mm
 from strokecore.learned.engine import LearnedEngine, Run, infarct_map, region_log_odds
 from strokecore.learned.package import Calibration, ModelPackage, load_package
-from strokecore.learned.preprocessing import STROKE_WINDOW, slice_centres_mm
+from strokecore.learned.preprocessing import slice_centres_mm
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
-from tests.unit.learned.package_cases import EVEN_HU, GAIN, SPEC, write_package
+from tests.unit.learned.engine_cases import MirrorRuntime
+from tests.unit.learned.package_cases import SPEC, write_package
 from tests.unit.scoring.heads import darken, flat_head, region_slices
 
 LEFT_L, RIGHT_L = RegionId("L", "left"), RegionId("L", "right")
@@ -33,27 +34,20 @@ def answers(bg_infarct: np.ndarray, sg_infarct: np.ndarray) -> tuple[Float4D, Fl
     return out[0], out[1]
 
 
-class MirrorEngine(LearnedEngine):
-    """Calls dark what is darker than its mirror image, as the hand-made network of package_cases does."""
-
-    engine = "test"
-    precision = "fp64"
-
-    def run(self, slices: Float4D) -> tuple[Float4D, Float4D]:
-        unit_hu = (STROKE_WINDOW[1] - STROKE_WINDOW[0]) * SPEC.channels[1].std
-        darker = (slices[:, 2] - slices[:, 1]) * unit_hu
-        infarct = (1 / (1 + np.exp(-GAIN * (darker - EVEN_HU)))).astype(np.float32)
-        return answers(infarct, infarct)
-
-
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     return load_package(write_package(tmp_path_factory.mktemp("package") / "model"))
 
 
 @pytest.fixture(scope="module")
-def engine(package: ModelPackage) -> MirrorEngine:
-    return MirrorEngine(package)
+def engine(package: ModelPackage) -> LearnedEngine:
+    return LearnedEngine(package, MirrorRuntime(package))
+
+
+def saying(package: ModelPackage, bg: float, sg: float) -> LearnedEngine:
+    """An engine whose arms' answers are the same everywhere."""
+    run = constant(bg, sg)
+    return LearnedEngine(package, MirrorRuntime(package, fault=lambda slices, _: run(slices)))
 
 
 def called(lesion: Lesion) -> list[RegionId]:
@@ -71,7 +65,7 @@ def constant(bg: float, sg: float) -> Run:
 
 
 @pytest.mark.parametrize("region", [LEFT_L, RIGHT_L, RIGHT_M5], ids=lambda r: f"{r.side}-{r.name}")
-def test_a_dark_region_is_found_on_its_own_side_and_level(engine: MirrorEngine, region: RegionId) -> None:
+def test_a_dark_region_is_found_on_its_own_side_and_level(engine: LearnedEngine, region: RegionId) -> None:
     lesion = engine.segment(darken(flat_head(noise_hu=1.0), region, 6.0))
     assert called(lesion) == [region]
     assert lesion.acute[region_slices(region)].mean() > 0.7
@@ -79,13 +73,13 @@ def test_a_dark_region_is_found_on_its_own_side_and_level(engine: MirrorEngine, 
     assert not (lesion.acute & ~(lesion.probability >= 0.5)).any()
 
 
-def test_the_finding_reaches_the_score(engine: MirrorEngine) -> None:
+def test_the_finding_reaches_the_score(engine: LearnedEngine) -> None:
     head = darken(flat_head(noise_hu=1.0), LEFT_L, 6.0)
     affected = [(f.name, f.side) for f in find_regions(head, engine.segment(head)) if f.affected]
     assert affected == [("L", "left")]
 
 
-def test_regions_are_measured_as_the_weight_free_engine_does(engine: MirrorEngine) -> None:
+def test_regions_are_measured_as_the_weight_free_engine_does(engine: LearnedEngine) -> None:
     head = darken(flat_head(), RIGHT_M5, 5.0)
     parenchyma = head.brain.parenchyma.copy()
     parenchyma[region_slices(RIGHT_L)] = False
@@ -101,7 +95,7 @@ def test_regions_are_measured_as_the_weight_free_engine_does(engine: MirrorEngin
     assert np.array_equal(ours.old, reference.old)
 
 
-def test_old_infarct_and_its_rim_are_not_acute(engine: MirrorEngine) -> None:
+def test_old_infarct_and_its_rim_are_not_acute(engine: LearnedEngine) -> None:
     head = darken(flat_head(noise_hu=1.0), LEFT_L, 25.0)
     csf = head.brain.csf.copy()
     csf[region_slices(LEFT_L)] = True
@@ -118,9 +112,7 @@ def test_nothing_is_called_outside_skull_and_scan(package: ModelPackage) -> None
     intracranial, covered = head.brain.intracranial.copy(), head.covered.copy()
     intracranial[:, :20], covered[:8] = False, False
     brain = replace(head.brain, intracranial=intracranial, parenchyma=intracranial & covered)
-    sure = MirrorEngine(package)
-    sure.run = constant(0.9, 0.9)  # type: ignore[method-assign]
-    lesion = sure.segment(replace(head, brain=brain, covered=covered))
+    lesion = saying(package, 0.9, 0.9).segment(replace(head, brain=brain, covered=covered))
     assert not (lesion.acute & ~(intracranial & covered)).any()
     inner = slice(12, -1)  # the slab at the scan's end is partly empty, the grid's last plane is in none
     assert np.array_equal(lesion.acute[inner], intracranial[inner])
@@ -133,7 +125,8 @@ def test_small_components_are_dropped(package: ModelPackage) -> None:
     hu[z.start : z.start + 3, y.start : y.start + 4, x.start : x.start + 8] -= 10.0  # 6 x 8 x 8 mm, 0.4 ml
     head = replace(head, hu=hu)
     strict, lenient = (
-        MirrorEngine(replace(package, minimum_component_ml=ml)).segment(head) for ml in (0.7, 0.05)
+        LearnedEngine(replace(package, minimum_component_ml=ml), MirrorRuntime(package)).segment(head)
+        for ml in (0.7, 0.05)
     )
     assert not strict.acute.any()
     assert lenient.acute.any()
@@ -142,15 +135,13 @@ def test_small_components_are_dropped(package: ModelPackage) -> None:
 
 def test_the_threshold_is_the_packages(package: ModelPackage) -> None:
     for threshold, found in ((0.59, True), (0.61, False)):
-        engine = MirrorEngine(replace(package, lesion_threshold=threshold))
-        engine.run = constant(0.6, 0.6)  # type: ignore[method-assign]
+        engine = saying(replace(package, lesion_threshold=threshold), 0.6, 0.6)
         assert engine.segment(flat_head()).acute.any() == found
 
 
 def test_each_region_name_has_its_own_calibration_for_both_sides(package: ModelPackage) -> None:
     own = {**package.calibration, "M5": Calibration(2.0, -1.0)}
-    engine = MirrorEngine(replace(package, calibration=own))
-    engine.run = constant(0.3, 0.3)  # type: ignore[method-assign]
+    engine = saying(replace(package, calibration=own), 0.3, 0.3)
     evidence = engine.segment(flat_head()).evidence
     logit = np.log(0.3 / 0.7)
     for region, found in evidence.items():
@@ -206,11 +197,18 @@ def test_only_slices_that_hold_brain_are_run() -> None:
     assert none.max() == 0.0
 
 
-def test_an_answer_that_is_no_number_is_a_defect_not_a_healthy_brain(engine: MirrorEngine) -> None:
-    broken = MirrorEngine(engine.package)
-    broken.run = constant(np.nan, np.nan)  # type: ignore[method-assign]
+def test_an_answer_that_is_no_number_is_a_defect_not_a_healthy_brain(package: ModelPackage) -> None:
     with pytest.raises(FloatingPointError):
-        broken.segment(flat_head())
+        saying(package, np.nan, np.nan).segment(flat_head())
+
+
+def test_it_is_named_by_its_package_and_runtime(package: ModelPackage) -> None:
+    runtime = MirrorRuntime(package, "openvino", "bf16")
+    engine = LearnedEngine(package, runtime)
+    assert (engine.name, engine.version, engine.sha256) == (package.name, package.version, package.sha256)
+    assert (engine.engine, engine.precision, engine.fallbacks) == ("openvino", "bf16", ())
+    runtime.name, runtime.fallbacks = "onnx", ("openvino bf16: failed",)  # as when the next one takes over
+    assert (engine.engine, engine.fallbacks) == ("onnx", ("openvino bf16: failed",))
 
 
 def test_the_log_odds_of_a_region_are_those_of_its_mean_and_finite() -> None:
@@ -228,7 +226,7 @@ def test_the_log_odds_of_a_region_are_those_of_its_mean_and_finite() -> None:
     assert RIGHT_M5 not in found
 
 
-def test_the_mirror_image_gives_the_mirror_result(engine: MirrorEngine) -> None:
+def test_the_mirror_image_gives_the_mirror_result(engine: LearnedEngine) -> None:
     head = darken(flat_head(seed=4), RIGHT_M5, 5.0)
     labels = head.regions[:, :, ::-1]
     swapped = np.where(labels > 10, labels - 10, np.where(labels > 0, labels + 10, 0)).astype(np.uint8)

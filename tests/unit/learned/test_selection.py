@@ -1,4 +1,4 @@
-"""What is tried in which order, and what is said when nothing fits: select.py and ladder.py."""
+"""Which engine scores: what is tried in which order, and what is said when nothing fits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import selection as select
-from strokecore.learned.ladder import Step, engine_class, steps
+from strokecore.learned import selection, tensorrt
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.selection import select_engine
-from tests.unit.learned.engine_cases import CPU, GPU, ONNX, OPENVINO, fault_of, pretend_machine
+from strokecore.learned.selection import candidates, select_engine
+from tests.unit.learned.engine_cases import GPU, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
 
@@ -35,72 +34,69 @@ def package(folder: Path) -> ModelPackage:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     """Pretends a machine; see pretend_machine."""
     yield lambda *found: pretend_machine(monkeypatch, tmp_path / "cache", *found)
-    select._kept.cache_clear()
+    selection._kept.cache_clear()
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """TensorRT's plans: precisions that are ready, and the builds that were started."""
+def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """TensorRT's engine files: precisions that are ready, and the builds that were started."""
     state: dict[str, Any] = {"ready": set(), "started": [], "answer": "a build was started in the background"}
 
     def start(package: ModelPackage, precision: str) -> str:
         state["started"].append(precision)
         return str(state["answer"])
 
-    monkeypatch.setattr(
-        "strokecore.learned.tensorrt_plan.ready", lambda package, precision: precision in state["ready"]
-    )
-    monkeypatch.setattr("strokecore.learned.tensorrt_plan.start_background_build", start)
+    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
+    monkeypatch.setattr(tensorrt, "start_background_build", start)
     return state
 
 
-def never(engine: str, precision: str) -> bool:
-    return False
+class Refusing:
+    """A gate that refused these precisions of TensorRT lately."""
+
+    def __init__(self, *precisions: str) -> None:
+        self.precisions = precisions
+
+    def refused(self, name: str, precision: str) -> bool:
+        return name == "tensorrt" and precision in self.precisions
 
 
-def words(found: Any) -> list[str]:
-    return [str(step) + (f" ({step.note})" if step.note else "") for step in found]
+def words(wanted: str, package: ModelPackage, *refused: str) -> list[str]:
+    found = candidates(wanted, package, Refusing(*refused))  # type: ignore[arg-type]
+    return [str(one) + (f" ({one.not_ready})" if one.not_ready else "") for one in found]
 
 
 def test_without_a_gpu_openvino_comes_first_then_the_reference(
     machine: Callable[..., Any], package: ModelPackage
 ) -> None:
-    machine(*CPU, OPENVINO, ONNX)
-    assert words(steps("auto", package, never)) == ["openvino bf16", "openvino fp32", "onnx fp32"]
-    assert words(steps("onnx", package, never)) == ["onnx fp32"]
-    # torch on the CPU is the slowest: only by name
-    assert words(steps("torch", package, never)) == [
-        "torch fp32",
-        "openvino bf16",
-        "openvino fp32",
-        "onnx fp32",
-    ]
+    machine(*NO_GPU, OPENVINO, ONNX)
+    assert words("auto", package) == ["openvino bf16", "openvino fp32", "onnx fp32"]
+    assert words("onnx", package) == ["onnx fp32"]
 
 
 def test_on_a_gpu_every_engine_has_its_turn(
-    machine: Callable[..., Any], plans: dict[str, Any], package: ModelPackage
+    machine: Callable[..., Any], builds: dict[str, Any], package: ModelPackage
 ) -> None:
     machine(*GPU, OPENVINO, ONNX)
-    plans["ready"] = {"bf16", "fp16", "tf32", "fp32"}
-    gpu = ["tensorrt bf16", "tensorrt fp16", "tensorrt tf32", "tensorrt fp32"]
-    gpu += ["torch bf16", "torch tf32", "torch fp32"]
-    cpu = ["openvino bf16", "openvino fp32", "onnx fp32"]
-    assert words(steps("auto", package, never)) == gpu + cpu
-    assert words(steps("tensorrt", package, never)) == gpu + cpu
-    assert words(steps("openvino", package, never)) == cpu
-    assert plans["started"] == []
+    builds["ready"] = {"bf16", "fp16", "tf32", "fp32"}
+    tensorrt = ["tensorrt bf16", "tensorrt fp16", "tensorrt tf32", "tensorrt fp32"]
+    others = ["onnx-cuda tf32", "onnx-cuda fp32", "openvino bf16", "openvino fp32", "onnx fp32"]
+    assert words("auto", package) == tensorrt + others
+    assert words("tensorrt", package) == tensorrt + others
+    assert words("onnx-cuda", package) == others
+    assert words("openvino", package) == others[2:]
+    assert builds["started"] == []
 
 
-def test_a_plan_that_is_not_there_is_built_beside_the_work(
-    machine: Callable[..., Any], plans: dict[str, Any], package: ModelPackage
+def test_an_engine_file_that_is_not_there_is_built_beside_the_work(
+    machine: Callable[..., Any], builds: dict[str, Any], package: ModelPackage
 ) -> None:
     machine(GPU[0], ONNX)
-    found = words(steps("auto", package, never))
-    assert found == ["tensorrt bf16 (engine is being built)", "onnx fp32"]
-    assert plans["started"] == ["bf16"]  # the others only when this one was refused
-    plans["answer"] = "TensorRT bf16 could not be built lately: no memory"
-    plans["ready"] = {"fp16"}
-    found = words(steps("auto", package, never))
+    assert words("auto", package) == ["tensorrt bf16 (engine is being built)", "onnx fp32"]
+    assert builds["started"] == ["bf16"]  # the others only when this one was refused
+    builds["answer"] = "TensorRT bf16 could not be built lately: no memory"
+    builds["ready"] = {"fp16"}
+    found = words("auto", package)
     # what could not be built does not keep the next precision from its turn
     not_built = "(engine could not be built)"
     assert found[:2] == [f"tensorrt bf16 {not_built}", "tensorrt fp16"]
@@ -108,18 +104,21 @@ def test_a_plan_that_is_not_there_is_built_beside_the_work(
 
 
 def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(
-    machine: Callable[..., Any], plans: dict[str, Any], package: ModelPackage
+    machine: Callable[..., Any], builds: dict[str, Any], package: ModelPackage
 ) -> None:
     machine(GPU[0], ONNX)
-    found = words(steps("auto", package, lambda engine, precision: precision == "bf16"))
-    assert found == ["tensorrt bf16", "tensorrt fp16 (engine is being built)", "onnx fp32"]
-    assert plans["started"] == ["fp16"]
+    assert words("auto", package, "bf16") == [
+        "tensorrt bf16",
+        "tensorrt fp16 (engine is being built)",
+        "onnx fp32",
+    ]
+    assert builds["started"] == ["fp16"]
 
 
 def test_the_first_right_one_serves_and_stays_for_the_process(
     machine: Callable[..., dict[str, Any]], folder: Path
 ) -> None:
-    faults = machine(*CPU, OPENVINO, ONNX)
+    faults = machine(*NO_GPU, OPENVINO, ONNX)
     faults["openvino bf16"] = fault_of("background everywhere")
     config = ScoringConfig(model=folder)
     engine = select_engine(config)
@@ -145,7 +144,7 @@ def test_a_changed_file_is_looked_at_again(machine: Callable[..., Any], tmp_path
 def test_an_engine_that_was_asked_for_and_is_wrong_is_replaced_loudly(
     machine: Callable[..., dict[str, Any]], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faults = machine(*CPU, OPENVINO, ONNX)
+    faults = machine(*NO_GPU, OPENVINO, ONNX)
     faults["openvino bf16"] = fault_of("mirrored answers")
     faults["openvino fp32"] = EngineError("no memory")
     engine = select_engine(ScoringConfig(model=folder, engine="openvino"))
@@ -167,13 +166,13 @@ def test_an_engine_that_was_asked_for_and_is_wrong_is_replaced_loudly(
 def test_an_engine_that_is_not_there_is_a_usage_error_with_the_command(
     engine: str, expected: str, machine: Callable[..., Any], folder: Path
 ) -> None:
-    machine(CPU[0], ONNX)
+    machine(*NO_GPU, ONNX)
     with pytest.raises(UsageError, match=expected):
         select_engine(ScoringConfig(model=folder, engine=engine))
 
 
 def test_without_the_reference_nothing_can_be_proved(machine: Callable[..., Any], folder: Path) -> None:
-    machine(*CPU, OPENVINO)
+    machine(*NO_GPU, OPENVINO)
     for engine in ("auto", "openvino"):
         with pytest.raises(
             UsageError, match=r"onnx engine cannot be used: .*compared with it before it serves"
@@ -184,7 +183,7 @@ def test_without_the_reference_nothing_can_be_proved(machine: Callable[..., Any]
 def test_when_the_reference_is_wrong_the_package_is_of_no_use(
     machine: Callable[..., dict[str, Any]], folder: Path
 ) -> None:
-    faults = machine(*CPU, OPENVINO, ONNX)
+    faults = machine(*NO_GPU, OPENVINO, ONNX)
     faults["onnx fp32"] = fault_of("a bias of +0.03")
     with pytest.raises(ModelPackageError, match="does not give its golden answers"):
         select_engine(ScoringConfig(model=folder))
@@ -193,7 +192,7 @@ def test_when_the_reference_is_wrong_the_package_is_of_no_use(
 def test_when_nothing_can_be_started_all_of_it_is_said(
     machine: Callable[..., dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = machine(*CPU, OPENVINO, ONNX)
+    faults = machine(*NO_GPU, OPENVINO, ONNX)
     for name in ("openvino bf16", "openvino fp32", "onnx fp32"):
         faults[name] = EngineError("broken installation")
     with pytest.raises(
@@ -205,21 +204,21 @@ def test_when_nothing_can_be_started_all_of_it_is_said(
 def test_without_a_package_the_weight_free_engine_serves(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr(select, "default_package", lambda: None)
+    monkeypatch.setattr(selection, "default_package", lambda: None)
     for name in ("auto", "asymmetry"):
         engine = select_engine(ScoringConfig(engine=name))
         assert (engine.engine, engine.fallbacks) == ("asymmetry", ())
-    monkeypatch.setattr(select, "default_package", lambda: folder)
+    monkeypatch.setattr(selection, "default_package", lambda: folder)
     assert select_engine(ScoringConfig(engine="asymmetry")).engine == "asymmetry"
 
 
 def test_a_default_package_serves_where_none_is_named(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    machine(*CPU, OPENVINO, ONNX)
-    monkeypatch.setattr(select, "default_package", lambda: folder)
+    machine(*NO_GPU, OPENVINO, ONNX)
+    monkeypatch.setattr(selection, "default_package", lambda: folder)
     assert select_engine(ScoringConfig()).name == "mirror"
-    monkeypatch.setattr(select, "SHIPPED", folder)
+    monkeypatch.setattr(selection, "SHIPPED", folder)
     for config in (ScoringConfig(engine="onnx"), ScoringConfig(engine="onnx", model=Path("shipped"))):
         monkeypatch.setattr("strokecore.learned.shipped.SHIPPED", folder)
         assert select_engine(config).name == "mirror"
@@ -228,8 +227,8 @@ def test_a_default_package_serves_where_none_is_named(
 def test_where_the_default_package_cannot_serve_the_weight_free_engine_says_so(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(select, "default_package", lambda: folder)
-    machine(*CPU)  # not even the reference is installed
+    monkeypatch.setattr(selection, "default_package", lambda: folder)
+    machine(*NO_GPU)  # not even the reference is installed
     engine = select_engine(ScoringConfig())
     assert (engine.engine, engine.fallbacks) == ("asymmetry", ("model: no engine here runs it",))
     engine = select_engine(ScoringConfig(atlas=tmp_path))
@@ -246,24 +245,6 @@ def test_where_the_default_package_cannot_serve_the_weight_free_engine_says_so(
 def test_what_does_not_go_together_is_said(name: str, with_model: bool, expected: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=expected):
         select_engine(ScoringConfig(engine=name, model=folder if with_model else None))
-
-
-@pytest.mark.parametrize(
-    ("engine", "name"),
-    [
-        ("tensorrt", "TensorRtEngine"),
-        ("openvino", "OpenVinoEngine"),
-        ("onnx", "OnnxEngine"),
-        ("torch", "TorchEngine"),
-    ],
-)
-def test_each_name_has_its_class(engine: str, name: str) -> None:
-    found: Any = engine_class(engine)
-    assert (found.__name__, found.engine) == (name, engine)
-
-
-def test_a_step_reads_as_it_is_named() -> None:
-    assert str(Step("openvino", "bf16", "engine is being built")) == "openvino bf16"
 
 
 def test_selecting_loads_a_runtime_only_for_a_package() -> None:

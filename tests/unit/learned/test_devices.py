@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from strokecore.learned.nvidia import Gpu, driver_version, gpus
+from strokecore.learned.devices import Gpu, driver_version, gpus
 
 H100 = ("NVIDIA H100 80GB HBM3", (9, 0), 85_024_112_640, bytes(range(16)))
 T4 = ("Tesla T4", (7, 5), 15_828_320_256, bytes(range(16, 32)))
@@ -119,7 +119,7 @@ def test_driver_version() -> None:
 
 def test_this_machine_is_asked_without_torch() -> None:
     code = (
-        "import sys\nfrom strokecore.learned.nvidia import driver_version, gpus\n"
+        "import sys\nfrom strokecore.learned.devices import driver_version, gpus\n"
         "assert isinstance(gpus(), tuple)\nassert bool(gpus()) <= (driver_version() is not None)\n"
         "assert not {'torch', 'tensorrt', 'cuda', 'numpy'} & set(sys.modules)"
     )

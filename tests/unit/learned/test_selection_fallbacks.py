@@ -1,0 +1,277 @@
+"""strokecore/learned/selection.py: to the next engine at the start and while a scan is segmented."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from strokecore.anatomy.regions import RegionId
+from strokecore.errors import EngineError, ModelPackageError
+from strokecore.learned import tensorrt
+from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.fresh import fresh_slices
+from strokecore.learned.golden import read_golden
+from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
+from strokecore.learned.probes import Probes, choose_probes
+from strokecore.learned.runtime import Answers, Runtime
+from strokecore.learned.selection import GatedRuntime
+from strokecore.learned.verdicts import Verdict
+from tests.unit.learned.engine_cases import (
+    GPU,
+    ONNX,
+    OPENVINO,
+    Arms,
+    Float4D,
+    Machine,
+    MirrorRuntime,
+    fault_of,
+    pretend_machine,
+    raises,
+)
+from tests.unit.learned.package_cases import SPEC, mirror_answers, write_package
+from tests.unit.scoring.heads import darken, flat_head
+
+RIGHT_M1 = RegionId("M1", "right")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return load_package(write_package(tmp_path_factory.mktemp("serving") / "model"))
+
+
+@pytest.fixture(scope="module")
+def probes(package: ModelPackage) -> Probes:
+    fresh = fresh_slices(SPEC, seed=3)
+    return choose_probes(read_golden(package), fresh, Answers(*mirror_answers(fresh.slices)))
+
+
+class FakeGate:
+    """Refuses, with these Dice, what it is told to, by "<name> <precision>"."""
+
+    def __init__(self, probes: Probes) -> None:
+        self.probes: Probes | None = probes
+        self.refuses: dict[str, float] = {}
+        self.known: dict[str, float] = {}
+        self.examined: list[str] = []
+        self.forgotten = 0
+
+    def _report(self, name: str, precision: str, dice: float) -> ParityReport:
+        return ParityReport(name, precision, 1, 1, 0.1, (Criterion("dice", dice, LIMITS["dice"]),))
+
+    def refused(self, name: str, precision: str) -> Verdict | None:
+        if (dice := self.known.get(f"{name} {precision}")) is None:
+            return None
+        return Verdict(self._report(name, precision, dice), datetime.now(UTC))
+
+    def examine(self, runtime: Runtime) -> ParityReport:
+        self.examined.append(f"{runtime.name} {runtime.precision}")
+        return self._report(runtime.name, runtime.precision, self.refuses.get(self.examined[-1], 1.0))
+
+    def forget_material(self) -> None:
+        self.forgotten += 1
+
+
+@pytest.fixture
+def gate(probes: Probes) -> FakeGate:
+    return FakeGate(probes)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    """OpenVINO in bf16 and fp32, and ONNX Runtime."""
+    return pretend_machine(monkeypatch, tmp_path / "cache", OPENVINO, ONNX)
+
+
+def gated(package: ModelPackage, gate: FakeGate, wanted: str = "auto") -> GatedRuntime:
+    return GatedRuntime(package, wanted, 1, gate)  # type: ignore[arg-type]
+
+
+def heads(number: int = 4) -> Float4D:
+    return fresh_slices(SPEC, seed=11).slices[:number]
+
+
+def after(runs: int, fault: Callable[[Float4D, int], Arms]) -> Callable[[Float4D, int], Arms]:
+    """Right for some runs, wrong from then on."""
+    return lambda slices, run: mirror_answers(slices) if run <= runs else fault(slices, run)
+
+
+def test_the_first_that_the_gate_lets_through_runs(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    runtime = gated(package, gate)
+    assert (runtime.name, runtime.precision, runtime.fallbacks) == ("openvino", "bf16", ())
+    assert (runtime.device, runtime.library) == ("a test", "numpy")
+    assert list(machine.started) == ["openvino bf16"]  # nothing else is even started
+    assert gate.forgotten == 1
+    for found, known in zip(runtime.run(heads()), mirror_answers(heads()), strict=True):
+        assert np.array_equal(found, known)
+
+
+def test_what_is_refused_is_closed_and_named_with_figures(
+    package: ModelPackage, gate: FakeGate, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.refuses["openvino bf16"] = 0.91
+    with caplog.at_level(logging.WARNING, "strokecore"):
+        runtime = gated(package, gate)
+    expected = "openvino bf16: refused by the parity gate (dice 0.91 < 0.995)"
+    assert (runtime.name, runtime.precision, runtime.fallbacks) == ("openvino", "fp32", (expected,))
+    assert machine.started["openvino bf16"][0].closed == 1
+    assert "openvino bf16 is passed over: refused" in caplog.text  # loudly
+
+
+def test_what_was_refused_lately_is_not_even_started(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    gate.known = {"openvino bf16": 0.5, "openvino fp32": 0.5}
+    runtime = gated(package, gate)
+    assert runtime.name == "onnx"
+    assert runtime.fallbacks[0] == "openvino bf16: refused by the parity gate (dice 0.5 < 0.995)"
+    assert list(machine.started) == ["onnx fp32"]
+
+
+def test_what_cannot_be_started_is_passed_over_without_its_message(
+    package: ModelPackage, gate: FakeGate, machine: Machine, tmp_path: Path
+) -> None:
+    machine["openvino bf16"] = EngineError(f"{tmp_path} has no room")
+    machine["openvino fp32"] = ModelPackageError(f"{tmp_path} is odd")
+    assert gated(package, gate).fallbacks == (
+        "openvino bf16: could not be started",
+        "openvino fp32: could not be started",
+    )
+
+
+def test_an_engine_in_the_making_is_named(
+    package: ModelPackage, gate: FakeGate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = pretend_machine(monkeypatch, tmp_path / "cache", GPU[0], ONNX)
+    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: False)
+    monkeypatch.setattr(tensorrt, "start_background_build", lambda *_: "started in the background")
+    runtime = gated(package, gate)
+    assert (runtime.name, runtime.fallbacks) == ("onnx", ("tensorrt bf16: engine is being built",))
+    assert list(machine.started) == ["onnx fp32"]
+
+
+def test_without_any_that_is_right_nothing_runs(
+    package: ModelPackage, gate: FakeGate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine
+) -> None:
+    gate.refuses = {"openvino bf16": 0.2, "openvino fp32": 0.2, "onnx fp32": 0.3}
+    with pytest.raises(EngineError, match=r"openvino bf16: refused .*0\.2.*; onnx fp32: refused .*0\.3"):
+        gated(package, gate)
+    pretend_machine(monkeypatch, tmp_path / "cache")
+    with pytest.raises(EngineError, match="none is installed"):
+        gated(package, gate)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (raises(EngineError("the device is lost")), "failed (EngineError) while running"),
+        (raises(RuntimeError("cuda")), "failed (RuntimeError) while running"),
+        (raises(MemoryError()), "failed (MemoryError) while running"),
+        (fault_of("a NaN in one pixel"), "gave answers that are not finite while running"),
+        (fault_of("zeros"), "gave answers that are no probabilities while running"),
+        (fault_of("too few slices"), "gave answers of another shape while running"),
+        (fault_of("half precision arrays"), "gave answers of another shape while running"),
+        (fault_of("background everywhere"), "gave a wrong answer to the slice with a known one"),
+        (fault_of("mirrored answers"), "gave a wrong answer to the slice with a known one"),
+        (fault_of("the last part of a batch stale"), "gave a wrong answer to the slice with a known one"),
+    ],
+)
+def test_one_that_fails_on_a_scan_is_replaced_and_the_same_slices_run_again(
+    fault: Any, reason: str, package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    machine["openvino bf16"] = after(1, fault)
+    runtime = gated(package, gate)
+    runtime.run(heads(2))
+    assert runtime.fallbacks == ()
+    answers = runtime.run(heads())
+    assert (runtime.name, runtime.precision) == ("openvino", "fp32")
+    assert runtime.fallbacks[0].startswith(f"openvino bf16: {reason}")
+    assert "cuda" not in runtime.fallbacks[0]
+    for found, known in zip(answers, mirror_answers(heads()), strict=True):
+        assert np.array_equal(found, known)
+    assert machine.started["openvino bf16"][0].closed == 1
+    assert gate.examined == ["openvino bf16", "openvino fp32"]  # gated before it took over
+    runtime.run(heads(1))
+    # stays, with the slice whose answer is known
+    assert machine.started["openvino fp32"][0].runs == [5, 2]
+
+
+def test_a_stale_buffer_is_seen_by_the_slice_that_goes_along(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    machine["openvino bf16"] = fault_of("an answer that is one run late")
+    runtime = gated(package, gate)
+    runtime.run(heads(3))
+    assert runtime.precision == "bf16"
+    other = heads(6)[3:]
+    for found, known in zip(runtime.run(other), mirror_answers(other), strict=True):
+        assert np.array_equal(found, known)
+    assert runtime.precision == "fp32"
+
+
+def test_the_last_engines_nan_is_a_defect_not_a_healthy_brain(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    machine |= dict.fromkeys(("openvino bf16", "openvino fp32", "onnx fp32"), fault_of("NaN everywhere"))
+    engine = LearnedEngine(package, gated(package, gate))
+    with pytest.raises(FloatingPointError):
+        engine.segment(flat_head())
+    assert len(engine.fallbacks) == 3
+
+
+def test_when_all_are_lost_the_next_scan_tries_again(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    lost = raises(EngineError("lost"))
+    machine |= {"openvino bf16": lost, "openvino fp32": lost, "onnx fp32": lost}
+    runtime = gated(package, gate)
+    with pytest.raises(EngineError, match=r"openvino bf16: failed .*; onnx fp32: failed"):
+        runtime.run(heads())
+    assert (runtime.name, runtime.precision) == ("onnx", "fp32")  # ran last
+    machine.clear()
+    runtime.run(heads())
+    assert (runtime.name, runtime.fallbacks) == ("openvino", ())
+
+
+def test_a_damaged_package_found_on_the_way_is_an_engines_error_then(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    machine["openvino bf16"] = raises(EngineError("lost"))
+    runtime = gated(package, gate)
+
+    def damaged(_: Runtime) -> ParityReport:
+        raise ModelPackageError("does not give its golden answers")
+
+    gate.examine = damaged  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="golden answers"):
+        runtime.run(heads())
+
+
+def test_a_head_is_segmented_as_by_the_engine_alone(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    head = darken(flat_head(noise_hu=1.0), RIGHT_M1, 6.0)
+    alone = LearnedEngine(package, MirrorRuntime(package)).segment(head)
+    machine["openvino bf16"] = fault_of("zeros")
+    engine = LearnedEngine(package, gated(package, gate))
+    lesion = engine.segment(head)
+    assert np.array_equal(lesion.probability, alone.probability)
+    assert lesion.evidence == alone.evidence
+    assert (engine.precision, len(engine.fallbacks)) == ("fp32", 1)
+
+
+def test_closing_frees_what_runs_and_may_be_repeated(
+    package: ModelPackage, gate: FakeGate, machine: Machine
+) -> None:
+    runtime = gated(package, gate, "onnx")
+    runtime.close()
+    runtime.close()
+    assert machine.started["onnx fp32"][0].closed == 1
