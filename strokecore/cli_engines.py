@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from strokecore.errors import UsageError
+from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
+
+# Behind everything that scores: a build takes a core and minutes.
+_BACKGROUND_NICENESS: Final = 15
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -95,9 +99,12 @@ def _bench(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.out.parent} is not a folder; give a file in one that exists with --out.")
     with Console(stderr=True).status("bench") as status:
         found = run_benchmark(settings, say=status.update)
-    if options.out is not None:
-        found.write(options.out)
     print_benchmark(found, Console(soft_wrap=True))
+    if options.out is not None:
+        try:
+            found.write(options.out)
+        except OSError as error:
+            raise UsageError(f"cannot write {options.out}: {error.strerror}; the table is above.") from error
     return 0 if found.succeeded else 1
 
 
@@ -109,11 +116,7 @@ def _add_build_engine(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="P",
-        help="bf16, fp16, tf32 or fp32, one or several; the first of them that the GPU has",
-    )
-    build.add_argument("--gpu", type=int, default=0, metavar="N", help="CUDA device number; 0")
-    build.add_argument(
-        "--max-slices", type=int, metavar="N", help="slices at once, 1 to 64; as the GPU's memory suggests"
+        help="bf16, fp16, tf32 or fp32, one or several; the first that the package and the GPU have",
     )
     build.add_argument("--force", action="store_true", help="build again what was built before")
     build.add_argument(
@@ -123,19 +126,45 @@ def _add_build_engine(commands: Commands) -> None:
 
 
 def _build_engine(options: argparse.Namespace) -> int:
+    """Exit status 0 when every engine is there in the end, 1 when one could not be built."""
     from rich.console import Console
 
-    from strokecore.learned.build_command import build_engine
+    from strokecore.learned.package import load_package
+    from strokecore.learned.runtimes import availability, runtime_kind
+    from strokecore.learned.shipped import package_folder
+    from strokecore.learned.tensorrt import build, engine_file, with_graph
 
-    return build_engine(
-        options.model,
-        options.precision,
-        Console(soft_wrap=True),
-        gpu=options.gpu,
-        most=options.max_slices,
-        force=options.force,
-        background=options.background,
-    )
+    known = runtime_kind("tensorrt").precisions
+    if wrong := [precision for precision in options.precision if precision not in known]:
+        raise UsageError(f"precision {', '.join(wrong)}: expected {', '.join(known)}.")
+    here = availability("tensorrt")
+    if not here.available:
+        raise UsageError(f"{here.reason}{here.install and f'; run: {here.install}'}")
+    package = load_package(package_folder(options.model) or options.model)
+    console = Console(soft_wrap=True)
+    if options.background:
+        os.nice(_BACKGROUND_NICENESS)
+    failed = 0
+    for precision in options.precision or with_graph(package, here.precisions)[:1]:
+        console.print(f"{package.name} {package.version} in {precision} for {here.device}")
+        try:
+            built = build(engine_file(package, precision), force=options.force, wait=not options.background)
+        except BlockingIOError:
+            console.print("another build is at work on this GPU")
+            continue
+        except (EngineError, ModelPackageError) as error:
+            console.print(f"failed: {error}", markup=False)
+            failed += 1
+            continue
+        took = "was there" if built.seconds is None else f"built in {built.seconds:.0f} s"
+        least, best, most = built.file.profile
+        console.print(
+            f"{precision}: {took}, {len(built.engine) / 2**20:.1f} MiB, {least}..{most} slices "
+            f"(best {best}), {built.file.path}",
+            highlight=False,
+            markup=False,
+        )
+    return 1 if failed else 0
 
 
 def _words(text: str) -> tuple[str, ...]:

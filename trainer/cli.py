@@ -270,7 +270,9 @@ def _parser() -> argparse.ArgumentParser:
         "--card-note", type=Path, metavar="FILE", help="Markdown for the end of the model card"
     )
     export.add_argument(
-        "--typed", action="store_true", help="add bf16 and fp16 graphs, which a node also makes for itself"
+        "--typed",
+        action="store_true",
+        help="add the graphs that TensorRT runs in bf16 and fp16",
     )
     export.set_defaults(run=_export)
     return parser

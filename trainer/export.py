@@ -78,7 +78,7 @@ def export(
     data: the prepared data that the run was trained on, when it has moved.
     joined: join the weight-free engine's opinion to the network's (strokecore.learned.combination).
     note: Markdown for the end of the model card, such as a site's own validation.
-    typed: add the graphs in bf16 and fp16, which a node with TensorRT otherwise makes for itself.
+    typed: add the graphs in bf16 and fp16, without which TensorRT runs the package in TF32 or fp32 only.
 
     Raises
     ------

@@ -1,17 +1,17 @@
 """What this machine computes on: its CPU, with the threads an engine may use there, and its NVIDIA GPUs.
 
-GPUs are asked of the driver itself, through libcuda: TensorRT dies of a segmentation fault where there is no
-driver, so whoever wants to use it looks here first. The driver applies CUDA_VISIBLE_DEVICES by itself, so
-that an index here is the one that every CUDA library of this process uses.
+GPUs are asked of the driver itself, through NVIDIA's cuda-bindings: TensorRT dies of a segmentation fault
+where there is no driver, so whoever wants to use it looks here first. The driver applies CUDA_VISIBLE_DEVICES
+by itself, so that an index here is the one that every CUDA library of this process uses.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,9 +20,6 @@ from typing import Any, Final
 from strokecore.errors import UsageError
 
 log = logging.getLogger(__name__)
-
-Load = Callable[[], Any]
-"""Opens the driver's library; raises OSError where it is not there."""
 
 THREADS_VARIABLE: Final = "STROKECORE_THREADS"
 # "max 100000" or "200000 100000": microseconds of CPU in each period (control groups, version 2). A container
@@ -34,12 +31,7 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 # The compute capability with which matrix units for bf16 and TF32 came.
 _AMPERE: Final = (8, 0)
-_LIBRARY: Final = "libcuda.so.1"
 _NAME_BYTES: Final = 256
-_UUID_BYTES: Final = 16
-# CUdevice_attribute of the driver's interface; these numbers never changed since they came.
-_CAPABILITY_MAJOR: Final = 75
-_CAPABILITY_MINOR: Final = 76
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class Gpu:
     name: such as "NVIDIA H100 80GB HBM3"; a part of a partitioned GPU (MIG) has its profile in the name.
     compute_capability: (9, 0) is Hopper, (8, 9) Ada, (7, 5) Turing.
     memory_bytes: all of its memory, free or not.
-    uuid: 32 hex digits, the same in every process; empty where the driver does not tell.
+    uuid: 32 hex digits, the same in every process; of the part of a partitioned GPU.
     """
 
     index: int
@@ -70,89 +62,90 @@ class Gpu:
         return f"{self.name} ({self.memory_bytes / 2**30:.0f} GiB, compute capability {major}.{minor})"
 
 
-class _DriverError(Exception):
-    """A call into the driver failed."""
+class CudaError(Exception):
+    """A call of CUDA's driver failed."""
 
 
-def open_driver() -> Any:
-    """libcuda; raises OSError where there is no driver."""
-    return ctypes.CDLL(_LIBRARY)
+def cuda_driver() -> Any:
+    """NVIDIA's Python interface of CUDA's driver; raises ImportError where it is not installed.
+
+    Its functions raise RuntimeError where there is no driver.
+    """
+    return importlib.import_module("cuda.bindings.driver")
 
 
-def gpus(load: Load | None = None) -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, in the driver's order; empty without driver or device.
+def checked(answer: tuple[Any, ...]) -> Any:
+    """What a function of ``cuda_driver`` gives beside its status; None for those that give nothing.
 
-    Never raises. The first call starts the driver in this process: a process forked from it later cannot
-    use CUDA, a spawned one can.
+    Raises
+    ------
+    MemoryError: the GPU has no memory left.
+    CudaError: the function failed.
+    """
+    status, *values = answer
+    if status.name == "CUDA_ERROR_OUT_OF_MEMORY":
+        raise MemoryError("the GPU has no memory left")
+    if status.name != "CUDA_SUCCESS":
+        raise CudaError(status.name)
+    return values[0] if values else None
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that this process may use, in the driver's order.
+
+    Empty without cuda-bindings, driver or device; never raises. The first call starts the driver in this
+    process: a process forked from it later cannot use CUDA, a spawned one can.
     """
     try:
-        cuda = (load or open_driver)()
-    except OSError:
-        log.debug("no NVIDIA driver: %s is not there", _LIBRARY)
-        return ()
-    try:
-        _call(cuda, "cuInit", 0)
-        count = ctypes.c_int()
-        _call(cuda, "cuDeviceGetCount", ctypes.byref(count))
-        return tuple(_gpu(cuda, index) for index in range(count.value))
-    except (_DriverError, AttributeError) as error:
+        driver = cuda_driver()
+        checked(driver.cuInit(0))
+        return tuple(_gpu(driver, index) for index in range(checked(driver.cuDeviceGetCount())))
+    except (ImportError, RuntimeError) as error:
+        log.debug("no NVIDIA GPU: %s", error)
+    except (CudaError, MemoryError) as error:
         # no device is an everyday answer; a driver that does not fit the kernel's half is not
         log.info("the NVIDIA driver shows no usable GPU: %s", error)
-        return ()
+    return ()
 
 
-def driver_version(load: Load | None = None) -> tuple[int, int] | None:
+def driver_version() -> tuple[int, int] | None:
     """The newest CUDA version that the driver serves, such as (13, 0); None without one. Never raises."""
     try:
-        cuda = (load or open_driver)()
-        number = ctypes.c_int()
-        _call(cuda, "cuDriverGetVersion", ctypes.byref(number))
-    except (OSError, _DriverError, AttributeError):
+        number = checked(cuda_driver().cuDriverGetVersion())
+    except (ImportError, RuntimeError, CudaError):
         return None
-    return number.value // 1000, number.value % 1000 // 10
+    return number // 1000, number % 1000 // 10
 
 
-def _gpu(cuda: Any, index: int) -> Gpu:
-    device = ctypes.c_int()
-    _call(cuda, "cuDeviceGet", ctypes.byref(device), index)
-    name = ctypes.create_string_buffer(_NAME_BYTES)
-    _call(cuda, "cuDeviceGetName", name, _NAME_BYTES, device)
-    memory = ctypes.c_size_t()
-    _call(cuda, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+def use_gpu(gpu: Gpu) -> None:
+    """Make ``gpu`` the calling thread's current device, as CUDA's runtime inside TensorRT expects it.
+
+    Its primary context stays until the process ends. Raises CudaError or MemoryError.
+    """
+    driver = cuda_driver()
+    checked(driver.cuInit(0))
+    context = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(gpu.index))))
+    checked(driver.cuCtxSetCurrent(context))
+
+
+def _gpu(driver: Any, index: int) -> Gpu:
+    device = checked(driver.cuDeviceGet(index))
+    about = driver.CUdevice_attribute
+    major, minor = (
+        checked(driver.cuDeviceGetAttribute(attribute, device))
+        for attribute in (
+            about.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            about.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    name = checked(driver.cuDeviceGetName(_NAME_BYTES, device))
     return Gpu(
         index=index,
-        name=name.value.decode("utf-8", "replace").strip(),
-        compute_capability=(
-            _attribute(cuda, _CAPABILITY_MAJOR, device),
-            _attribute(cuda, _CAPABILITY_MINOR, device),
-        ),
-        memory_bytes=memory.value,
-        uuid=_uuid(cuda, device),
+        name=name.rstrip(b"\0").decode("utf-8", "replace").strip(),
+        compute_capability=(major, minor),
+        memory_bytes=checked(driver.cuDeviceTotalMem(device)),
+        uuid=bytes(checked(driver.cuDeviceGetUuid(device)).bytes).hex(),
     )
-
-
-def _attribute(cuda: Any, attribute: int, device: ctypes.c_int) -> int:
-    value = ctypes.c_int()
-    _call(cuda, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-    return value.value
-
-
-def _uuid(cuda: Any, device: ctypes.c_int) -> str:
-    """Of the device or its MIG part; the second form came with CUDA 11.4 and tells MIG parts apart."""
-    for function in ("cuDeviceGetUuid_v2", "cuDeviceGetUuid"):
-        value = (ctypes.c_ubyte * _UUID_BYTES)()
-        try:
-            _call(cuda, function, ctypes.byref(value), device)
-        except (_DriverError, AttributeError):
-            continue
-        return bytes(value).hex()
-    return ""
-
-
-def _call(cuda: Any, function: str, *arguments: Any) -> None:
-    status = getattr(cuda, function)(*arguments)
-    if status != 0:
-        raise _DriverError(f"{function} answers {status}")
 
 
 def default_threads() -> int:

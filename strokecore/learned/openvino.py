@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
 from types import ModuleType
 from typing import Any, Final
 
 from strokecore.errors import EngineError
-from strokecore.learned import openvino_cache
+from strokecore.learned.compiled_cache import CompiledCache
 from strokecore.learned.devices import cpu_name, on_cpu
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 from strokecore.learned.runtime import (
@@ -26,11 +27,15 @@ from strokecore.learned.runtime import (
     said,
 )
 
+log = logging.getLogger(__name__)
+
 # None in sys.modules: an import of this name fails, and OpenVINO then uses its own stub that does nothing.
 _TELEMETRY: Final = "openvino_telemetry"
 # The converter of other formats: nothing here uses it, and it doubles the time of the import.
 _CONVERTER: Final = "openvino.tools.ovc"
 
+# A few models in two precisions.
+_COMPILED: Final = CompiledCache("openvino", ".blob", 6, 2 * 2**30)
 _CAPABILITIES: Final = {"bf16": "BF16", "fp32": "FP32"}
 _INFERENCE_PRECISION: Final = {"bf16": "bf16", "fp32": "f32"}
 
@@ -133,18 +138,21 @@ def _settings(precision: str, threads: int) -> dict[str, Any]:
 
 def _compiled(core: Any, package: ModelPackage, settings: dict[str, Any], key: dict[str, str]) -> Any:
     """From the cache where it is there and sound, else compiled now and kept."""
-    kept = openvino_cache.load(key)
+    kept = _COMPILED.load(key)
     if kept is not None:
         # whole as it was written; should the library not like it after all, it is made again
         with contextlib.suppress(RuntimeError):
             return core.import_model(io.BytesIO(kept), "CPU", settings)
-        openvino_cache.discard(key)
+        _COMPILED.discard(key)
     model = core.read_model(package.onnx)
     check_tensors(package, {t.any_name: _described(t) for t in (*model.inputs, *model.outputs)})
     compiled = core.compile_model(model, "CPU", settings)
     stream = io.BytesIO()
     compiled.export_model(stream)
-    openvino_cache.store(key, stream.getvalue())
+    try:
+        _COMPILED.store(key, stream.getvalue())
+    except EngineError as error:
+        log.warning("the compiled model is not kept, so every start compiles it again: %s", error)
     return compiled
 
 

@@ -13,10 +13,10 @@ from rich.table import Column, Table
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import runtimes, verdicts
+from strokecore.learned import runtimes
 from strokecore.learned.devices import default_threads
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.parity_report import LIMITS
+from strokecore.learned.parity import LIMITS
 from strokecore.learned.runtimes import RUNTIME_NAMES, Availability
 from strokecore.learned.selection import default_package, select_engine
 from strokecore.learned.shipped import SHIPPED, package_folder
@@ -97,24 +97,28 @@ def _described(
 def _remembered(engine: str, precision: str, package: ModelPackage | None) -> dict[str, Any]:
     if package is None:
         return {"verdict": None}
-    verdict = verdicts.remembered(verdicts.key_of(package, engine, precision, default_threads()))
-    if verdict is None:
+    from strokecore.learned.gate import Gate
+
+    report = Gate(package, default_threads()).remembered(engine, precision)
+    if report is None:
         return {"verdict": None}
-    date = verdict.date.isoformat(timespec="seconds")
-    return {"verdict": verdict.passed, "date": date, "report": verdict.report.to_dict()}
+    date = report.date.isoformat(timespec="seconds")
+    return {"verdict": report.passed, "date": date, "report": report.to_dict()}
 
 
 def _check(package: ModelPackage, found: Sequence[Availability]) -> dict[tuple[str, str], dict[str, Any]]:
     """The whole gate on each; what cannot be started has a reason instead of a report."""
     from strokecore.learned.gate import Gate
-    from strokecore.learned.tensorrt import ready
+    from strokecore.learned.tensorrt import ready, with_graph
 
     gate = Gate(package, default_threads())
     checked: dict[tuple[str, str], dict[str, Any]] = {}
     for engine in reversed(found):  # the reference first: it is what the others are compared with
         for precision in engine.precisions:
             if engine.engine == "tensorrt" and not ready(package, precision):
-                said = "no plan is built; run strokecore build-engine MODEL"
+                said = "no engine is built; run strokecore build-engine MODEL"
+                if not with_graph(package, [precision]):
+                    said = "the package has no graph for it; trainer export --typed makes one"
                 checked[engine.engine, precision] = {"verdict": None, "error": said}
                 continue
             try:
@@ -187,7 +191,7 @@ def _print_figures(record: dict[str, Any], console: Console) -> None:
     table = Table(*fixed, *reports, box=None)
     for name, limit in LIMITS.items():
         measured = [report["criteria"].get(name) for report in reports.values()]
-        table.add_row(name, str(limit), *(_value_words(criterion) for criterion in measured))
+        table.add_row(name, f"<= {limit:g}", *(_value_words(criterion) for criterion in measured))
     seconds = [f"{report['seconds']:.2f} s" for report in reports.values()]
     table.add_row("slices", "", *(str(report["slices"]) for report in reports.values()))
     table.add_row("time", "", *seconds)

@@ -26,6 +26,8 @@ from strokecore.learned.preprocessing import PREPROCESS_VERSION, InputSpec
 MANIFEST: Final = "model.json"
 ONNX: Final = "model.onnx"
 TYPED_ONNX: Final = "model.{}.onnx"
+TYPED_PRECISIONS: Final = ("bf16", "fp16")
+"""Precisions that need a graph of their own; in TF32 and fp32 model.onnx runs."""
 WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
 CARD: Final = "MODEL_CARD.md"
@@ -103,25 +105,27 @@ class ModelPackage:
         """Inputs and fp32 outputs for the parity gate; read with ``allow_pickle=False``."""
         return self.folder / GOLDEN
 
+    @property
+    def typed_precisions(self) -> tuple[str, ...]:
+        """Those of TYPED_PRECISIONS that the package has a graph for."""
+        return tuple(p for p in TYPED_PRECISIONS if TYPED_ONNX.format(p) in self.manifest["files"])
+
     def typed(self, precision: str) -> bytes:
-        """The network as a strongly typed graph in "bf16" or mixed "fp16": the package's own, else made here.
+        """The network as a strongly typed ONNX graph in "bf16" or mixed "fp16".
 
-        Raises
-        ------
-        EngineError: it cannot be had in this precision, or must be made and the package onnx is not there.
-        ModelPackageError: the file cannot be read, or is no such graph.
+        Raises ModelPackageError when the package has no such graph, or it cannot be read.
         """
-        from strokecore.learned.typed_graph import typed_graph
-
-        name = TYPED_ONNX.format(precision)
-        packaged = name in self.manifest["files"]
+        if precision not in self.typed_precisions:
+            raise ModelPackageError(
+                f"model package {self.folder} has no {precision} graph; make one with "
+                "trainer export --typed, or use fp32 or tf32."
+            )
         try:
-            content = (self.folder / name).read_bytes() if packaged else self.onnx.read_bytes()
+            return (self.folder / TYPED_ONNX.format(precision)).read_bytes()
         except OSError as error:
             raise _damaged(
-                self.folder, f"has a network that cannot be read ({type(error).__name__})"
+                self.folder, f"has a {precision} graph that cannot be read ({type(error).__name__})"
             ) from error
-        return content if packaged else typed_graph(content, precision)
 
 
 def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPackage:

@@ -32,8 +32,6 @@ _NO_MEMORY: Final = re.compile(
 )
 # Of a library's message; more of it does not fit a report.
 _MESSAGE_CHARACTERS: Final = 200
-# Of a padded batch at most a quarter is thrown away; else a smaller full one goes first.
-_PADDING: Final = 4
 
 
 class Answers(NamedTuple):
@@ -134,7 +132,8 @@ class BatchedRuntime(ABC):
         """What the library raises."""
 
     def _run(self, slices: Float4D) -> Answers:
-        answers = bg, sg = self._outputs(len(slices))
+        shapes = output_shapes(self.package.spec.size)
+        bg, sg = (np.empty((len(slices), *shapes[arm][1:]), np.float32) for arm in ("bg", "sg"))
         done = 0
         while done < len(slices):
             part = slice(done, done + self._next(len(slices) - done))
@@ -149,16 +148,11 @@ class BatchedRuntime(ABC):
                 short = error.with_traceback(None)
             if short is not None:
                 self._shrink(short)
-        return answers
+        return Answers(bg, sg)
 
     def _next(self, left: int) -> int:
         """How many of ``left`` slices go into the next batch."""
         return min(left, self.batch)
-
-    def _outputs(self, number: int) -> Answers:
-        """Room for both arms' answers."""
-        shapes = output_shapes(self.package.spec.size)
-        return Answers(*(np.empty((number, *shapes[arm][1:]), np.float32) for arm in ("bg", "sg")))
 
     def _shrink(self, error: Exception) -> None:
         """Go on with half the batch; raises EngineError when it is one slice already."""
@@ -170,19 +164,6 @@ class BatchedRuntime(ABC):
             ) from error
         self.batch //= 2
         log.warning("%s: no memory for so many slices at once; going on with %d", self.device, self.batch)
-
-
-def padded_batch(left: int, most: int) -> tuple[int, int]:
-    """(slices taken, batch that they run in) of ``left`` slices; a batch is a power of two up to ``most``.
-
-    So 30 slices run padded in 32, and 34 as 32 and 2. ``most`` is a power of two.
-    """
-    if left >= most:
-        return most, most
-    batch = 1 << (left - 1).bit_length()
-    if (batch - left) * _PADDING <= batch:
-        return left, batch
-    return batch // 2, batch // 2
 
 
 def is_memory(error: Exception) -> bool:

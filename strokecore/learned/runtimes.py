@@ -37,7 +37,7 @@ class RuntimeKind:
     name: as in ``--engine``.
     module, class_name: where its class is, see strokecore.learned.runtime.Runtime; made with package,
         precision and threads.
-    import_name: of its library.
+    import_names: of its library; one of them is enough.
     distributions: that bring the library; several builds of one library go by several names.
     precisions: that it has, most preferred first.
     device: what it computes on.
@@ -48,7 +48,7 @@ class RuntimeKind:
     name: str
     module: str
     class_name: str
-    import_name: str
+    import_names: tuple[str, ...]
     distributions: tuple[str, ...]
     precisions: tuple[str, ...]
     device: Literal["cpu", "gpu"]
@@ -61,8 +61,8 @@ RUNTIMES: Final = (
         name="tensorrt",
         module="strokecore.learned.tensorrt",
         class_name="TensorRtRuntime",
-        import_name="tensorrt",
-        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        import_names=("tensorrt", "tensorrt_rtx"),
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13"),
         # bf16 has the range of fp32, in which attention cannot overflow
         precisions=("bf16", "fp16", "tf32", "fp32"),
         device="gpu",
@@ -73,7 +73,7 @@ RUNTIMES: Final = (
         name="onnx-cuda",
         module="strokecore.learned.onnx",
         class_name="OnnxCudaRuntime",
-        import_name="onnxruntime",
+        import_names=("onnxruntime",),
         distributions=("onnxruntime-gpu",),
         precisions=("tf32", "fp32"),
         device="gpu",
@@ -84,7 +84,7 @@ RUNTIMES: Final = (
         name="openvino",
         module="strokecore.learned.openvino",
         class_name="OpenVinoRuntime",
-        import_name="openvino",
+        import_names=("openvino",),
         distributions=("openvino",),
         precisions=("bf16", "fp32"),
         device="cpu",
@@ -95,7 +95,7 @@ RUNTIMES: Final = (
         name="onnx",
         module="strokecore.learned.onnx",
         class_name="OnnxRuntime",
-        import_name="onnxruntime",
+        import_names=("onnxruntime",),
         distributions=("onnxruntime", "onnxruntime-gpu"),
         precisions=("fp32",),
         device="cpu",
@@ -144,11 +144,11 @@ def runtime_kind(name: str) -> RuntimeKind:
 def availability(name: str) -> Availability:
     """Whether an engine of RUNTIME_NAMES can be used here."""
     kind = runtime_kind(name)
-    installed = _installed(kind.import_name)
-    sharing = (other.distributions for other in RUNTIMES if other.import_name == kind.import_name)
+    installed = next(filter(_installed, kind.import_names), "")
+    sharing = (other.distributions for other in RUNTIMES if other.import_names == kind.import_names)
     builds = _versions(chain(*sharing))
     version = next(iter(builds.values()), "(version unknown)")
-    library = f"{kind.import_name} {version}" if installed else None
+    library = f"{installed} {version}" if installed else None
     devices = gpus() if kind.device == "gpu" else ()
     device = cpu_name() if kind.device == "cpu" else str(devices[0]) if devices else None
 

@@ -169,7 +169,7 @@ def _tensorrt_candidates(
     from strokecore.learned import tensorrt
 
     building = False
-    for precision in precisions:
+    for precision in tensorrt.with_graph(package, precisions):
         if gate.refused("tensorrt", precision) or tensorrt.ready(package, precision):
             yield Candidate("tensorrt", precision)
         elif not building:
@@ -239,11 +239,10 @@ class GatedRuntime:
 
     def _answer(self, runtime: Runtime, slices: Float4D) -> tuple[str, Answers | None]:
         """(what is wrong, None) or ("", answers)."""
-        from strokecore.learned.probes import wrong_answer
+        from strokecore.learned.parity import wrong_answer
         from strokecore.learned.runtime import Answers
 
-        assert self._gate.probes is not None, "the gate has them when it lets an engine through"
-        sentinel, known = self._gate.probes.sentinel(self._runs)
+        sentinel, known = self._gate.sentinel(self._runs)
         self._runs += 1
         try:
             found = Answers(*runtime.run(np.concatenate([slices, sentinel])))
@@ -270,7 +269,7 @@ class GatedRuntime:
                     log.info("%s runs %s on %s", candidate, self._package.name, self.device)
                     return
         finally:
-            self._gate.forget_material()
+            self._gate.release()
         tried = "; ".join(self.fallbacks) or "none is installed"
         raise EngineError(
             f"no engine on this machine runs the model {self._package.name} as it must: {tried}."
@@ -282,7 +281,7 @@ class GatedRuntime:
             self._pass_over(candidate, candidate.not_ready)
             return None
         if refused := self._gate.refused(candidate.name, candidate.precision):
-            self._pass_over(candidate, f"refused by the parity gate ({refused.report.reason})")
+            self._pass_over(candidate, f"refused by the parity gate ({refused.reason})")
             return None
         try:
             runtime = runtimes.start(self._package, candidate.name, candidate.precision, self._threads)

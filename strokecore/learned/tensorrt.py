@@ -4,224 +4,177 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
-from typing import Any, Final, Self
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 
 from strokecore.errors import EngineError
-from strokecore.learned import plans
-from strokecore.learned.cuda import Cuda, CudaError
-from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage, output_shapes
-from strokecore.learned.plans import PlanKey
-from strokecore.learned.runtime import Answers, Float4D, padded_batch
-from strokecore.learned.tensorrt_api import ICudaEngine, Runtime, load_tensorrt
-from strokecore.learned.tensorrt_build import check_precision, logger_of
-from strokecore.learned.tensorrt_lanes import Lanes, OutOfMemory, Shape
-from strokecore.learned.tensorrt_plan import (
+from strokecore.learned.devices import CudaError, checked, cuda_driver, use_gpu
+from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
+from strokecore.learned.runtime import BatchedRuntime, Float4D, check_tensors, is_memory
+from strokecore.learned.tensorrt_build import is_rtx, library_name, logger_of
+from strokecore.learned.tensorrt_engines import (
+    ENGINES,
+    EngineFile,
     build,
-    plan_key,
+    engine_file,
     ready,
     start_background_build,
-    unavailable,
-    usable_gpu,
+    with_graph,
 )
 
-__all__ = ["TensorRtRuntime", "build", "ready", "start_background_build", "unavailable"]
+__all__ = ["TensorRtRuntime", "build", "engine_file", "ready", "start_background_build", "with_graph"]
 
 log = logging.getLogger(__name__)
 
-# A plan that cannot be loaded with less free memory than this many times its size may be sound all the same.
-_LOADING: Final = 2
+# Of a padded batch at most a quarter is thrown away; else a smaller full one goes first.
+_PADDING: Final = 4
 
 
-class TensorRtRuntime:
-    """A package's typed graph in TensorRT.
+class TensorRtRuntime(BatchedRuntime):
+    """A package's network in TensorRT, or in TensorRT for RTX where that is what is installed.
 
-    Attributes
-    ----------
-    most: slices that it runs at once; fewer after the GPU ran out of memory.
+    Batches are padded to powers of two, so that the parity gate can try every number of slices that runs.
+    Memory is taken for each batch and given back: workers share a GPU, and taking it costs a millisecond.
     """
 
     name = "tensorrt"
-    fallbacks: tuple[str, ...] = ()
 
-    def __init__(
-        self, package: ModelPackage, precision: str, threads: int | None = None, *, gpu: int = 0
-    ) -> None:
-        """Load the plan from the cache, or build it, which takes minutes (``ready`` tells).
+    def __init__(self, package: ModelPackage, precision: str, threads: int | None = None) -> None:
+        """Load the engine from the cache, or build it, which takes minutes (``ready`` tells).
 
         Parameters
         ----------
         threads: of no use here.
-        gpu: CUDA device number.
 
-        Raises EngineError when there is no GPU, TensorRT or plan, or the plan does not fit the package.
+        Raises
+        ------
+        EngineError: there is no GPU, TensorRT or engine, or TensorRT refuses it.
+        ModelPackageError: the package has no graph for the precision, or not the one that it describes.
         """
-        del threads
-        self.package = package
-        self._process, self._lock, self._broken = os.getpid(), threading.Lock(), ""
-        self._cuda: Cuda | None = None
-        self._runtime: Runtime | None = None
-        self._loaded: ICudaEngine | None = None
-        self._lanes: Lanes | None = None
-        device = usable_gpu(gpu)
-        check_precision(precision, device)
-        trt = load_tensorrt()
-        self.precision, self.device = precision, device.name
-        self.library = f"tensorrt {trt.__version__}"
-        key = plan_key(trt, package, precision, device)
-        key = plans.find(key) or key
-        plan = _plan(package, key, gpu)
-        self._cuda = Cuda(gpu)
+        file = engine_file(package, precision)
+        most = file.profile.maximum
+        super().__init__(package, precision, threads, most * int(np.prod(package.spec.size)))
+        self.device, self.library = file.gpu.name, library_name(file.trt)
+        self._gpu = file.gpu
+        self._logger = logger_of(file.trt)
+        self._stream: Any = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        serialized = ENGINES.load(file.key) or build(file).engine
         try:
-            self._cuda.activate()
-            self._load(trt, key, plan)
-        except CudaError as error:
+            self._load(file, serialized)
+        except (CudaError, MemoryError, RuntimeError, TypeError) as error:
+            # the bindings raise a TypeError where the library gives no object
             self.close()
-            raise self._failed(error) from error
+            raise EngineError(
+                f"{self.library} cannot start on {self.device} ({error}): {self._logger.said()}; look at "
+                "nvidia-smi."
+            ) from error
         except BaseException:
             self.close()
             raise
 
-    def run(self, slices: Float4D) -> Answers:
-        """Class probabilities of both arms, see strokecore.learned.runtime.Runtime.
-
-        Raises EngineError when the GPU is lost, fails, or has no memory for even one slice.
-        """
-        if os.getpid() != self._process:
-            raise EngineError(
-                "a TensorRT engine was used in a process forked from the one that made it; make it after the "
-                "fork, or start the process by spawn."
+    def _load(self, file: EngineFile, serialized: bytes) -> None:
+        trt = file.trt
+        driver = cuda_driver()
+        use_gpu(self._gpu)
+        self._stream = checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        self._logger.forget()
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = engine = self._runtime.deserialize_cuda_engine(serialized)
+        if engine is None:
+            if not is_memory(RuntimeError(self._logger.said())):
+                # whole as it was written, but not to this library's liking
+                ENGINES.discard(file.key)
+            raise RuntimeError("it cannot load its engine; start again to build it")
+        kinds = {trt.DataType.FLOAT: "float32"}
+        found = {}
+        for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            kind = engine.get_tensor_dtype(name)
+            shape = ["n" if length < 0 else length for length in engine.get_tensor_shape(name)]
+            found[name] = kinds.get(kind, str(kind)), shape
+        check_tensors(self.package, found)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if is_rtx(trt):
+            # without it a general kernel answers until the one for this number of slices is compiled, and the
+            # parity gate would have seen the other one
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                trt.DynamicShapesKernelSpecializationStrategy.EAGER
             )
-        expected = (len(self.package.spec.channels), *self.package.spec.size)
-        if slices.ndim != 4 or slices.shape[1:] != expected or not len(slices):
-            raise ValueError(f"slices of shape {slices.shape}, expected (n, {str(expected)[1:]}")
-        outputs: dict[str, list[Float4D]] = {name: [] for name in OUTPUT_NAMES.values()}
-        with self._lock:
-            cuda, lanes = self._cuda, self._lanes
-            if self._broken or cuda is None or lanes is None:
-                raise EngineError(self._broken or "this TensorRT engine is closed; make another one.")
-            done = 0
-            try:
-                cuda.activate()
-                while done < len(slices):
-                    taken, batch = padded_batch(len(slices) - done, self.most)
-                    try:
-                        answer = lanes.run(slices[done : done + taken], batch)
-                    except OutOfMemory as error:
-                        self._shrink(batch, error)
-                        continue
-                    for name, part in answer.items():
-                        outputs[name].append(part)
-                    done += taken
-            except CudaError as error:
-                raise self._failed(error) from error
-        return Answers(*(np.concatenate(parts) for parts in outputs.values()))
+        self._context = engine.create_execution_context(config)
+        if self._context is None:
+            raise RuntimeError("it makes no execution context")
+        self._require(self._context.set_optimization_profile_async(0, int(self._stream)), "its profile")
+        checked(driver.cuStreamSynchronize(self._stream))
 
-    def close(self) -> None:
-        """Free the GPU; may be called twice."""
-        lanes, self._lanes = self._lanes, None
-        cuda, self._cuda = self._cuda, None
-        if cuda is None or os.getpid() != self._process:
-            return
-        with contextlib.suppress(CudaError):
-            cuda.activate()
-        # contexts before their engine, the engine before its runtime, all of it before the device
-        if lanes is not None:
-            lanes.clear()
-        del lanes
-        self._loaded = None
+    def _answer(self, slices: Float4D, bg: Float4D, sg: Float4D) -> None:
+        driver, context, stream = cuda_driver(), self._context, self._stream
+        use_gpu(self._gpu)  # this thread may be another
+        self._logger.forget()
+        batch = 1 << (len(slices) - 1).bit_length()
+        given = np.zeros((batch, *slices.shape[1:]), np.float32)
+        given[: len(slices)] = slices
+        self._require(context.set_input_shape(INPUT_NAME, given.shape), f"slices of shape {given.shape}")
+        # for this number of slices; 0 is also "unknown", and then as much as the largest number needs
+        needed = context.update_device_memory_size_for_shapes()
+        needed = needed or self._engine.get_device_memory_size_for_profile_v2(0)
+        answers = dict(zip(OUTPUT_NAMES.values(), (bg, sg), strict=True))
+        sizes = {INPUT_NAME: given.nbytes}
+        sizes |= {name: batch * array[0].nbytes for name, array in answers.items()}
+        with _device_memory([needed, *sizes.values()]) as (scratch, *addresses):
+            context.set_device_memory(scratch, needed)
+            for name, address in zip(sizes, addresses, strict=True):
+                self._require(context.set_tensor_address(name, address), f"the memory of {name}")
+            checked(driver.cuMemcpyHtoDAsync(addresses[0], given.ctypes.data, given.nbytes, stream))
+            self._require(context.execute_async_v3(int(stream)), f"{batch} slices")
+            for address, array in zip(addresses[1:], answers.values(), strict=True):
+                checked(driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, stream))
+            checked(driver.cuStreamSynchronize(stream))
+
+    def _next(self, left: int) -> int:
+        """A whole batch, or what is padded by at most a quarter: 30 slices run in 32, and 34 as 32 and 2."""
+        if left >= self.batch:
+            return self.batch
+        batch = 1 << (left - 1).bit_length()
+        return left if (batch - left) * _PADDING <= batch else batch // 2
+
+    def _free(self) -> None:
+        # the context before its engine, the engine before its runtime
+        self._context = None
+        self._engine = None
         self._runtime = None
-        cuda.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(CudaError):
+                use_gpu(self._gpu)
+                checked(cuda_driver().cuStreamDestroy(stream))
 
-    def __enter__(self) -> Self:
-        return self
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return CudaError, MemoryError, RuntimeError
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # an engine that is only forgotten must not keep the memory of the GPU
-        with contextlib.suppress(Exception):
-            self.close()
-
-    def _load(self, trt: Any, key: PlanKey, plan: bytes) -> None:
-        cuda = self._cuda
-        assert cuda is not None, "opened before"
-        logger = logger_of(trt)
-        try:
-            self._runtime = trt.Runtime(logger)
-        except (RuntimeError, TypeError) as error:
-            raise EngineError(
-                f"TensorRT cannot start ({error}): {logger.said()}; look at nvidia-smi."
-            ) from error
-        assert self._runtime is not None, "the constructor gives an object or raises"
-        logger.forget()
-        self._loaded = self._runtime.deserialize_cuda_engine(plan)
-        if self._loaded is None:
-            said, free = logger.said(), cuda.free_bytes()
-            if free < _LOADING * len(plan):
-                raise EngineError(
-                    f"{self.device} has {free / 2**20:.0f} MiB of free memory, and the plan needs "
-                    f"{len(plan) / 2**20:.0f} MiB and more; stop other programs on it, or use another engine."
-                )
-            # whole as it was written, but not to this library's liking: the next start builds it again
-            plans.discard(key)
-            raise EngineError(
-                f"TensorRT cannot load its plan: {said}. It was removed; start again to build it."
-            )
-        shapes = _checked(trt, self.package, self._loaded)
-        largest = self._loaded.get_tensor_profile_shape(INPUT_NAME, 0)[2][0]
-        self.most = 1 << (largest.bit_length() - 1)
-        self._lanes = Lanes(trt, cuda, self._loaded, shapes)
-
-    def _shrink(self, batch: int, error: OutOfMemory) -> None:
-        if batch == 1:
-            rows, columns = self.package.spec.size
-            raise EngineError(
-                f"{self.device} has no memory left for even one slice of {rows} x {columns}; stop other "
-                "programs on it, or use another engine."
-            ) from error
-        self.most = batch // 2
-        log.warning("%s has no memory for %d slices at once; going on with %d", self.device, batch, self.most)
-
-    def _failed(self, error: CudaError) -> EngineError:
-        """What a failure of the device means; the engine is of no more use after it."""
-        if error.lost:
-            self._broken = (
-                f"{self.device} is lost to this process: {error}. Another engine takes over; look at "
-                "nvidia-smi and the kernel's log, and start the node again when the GPU is well."
-            )
-        else:
-            self._broken = f"{self.device} failed: {error}. Another engine takes over; look at nvidia-smi."
-        return EngineError(self._broken)
+    def _require(self, accepted: bool, what: str) -> None:
+        """Raises RuntimeError, with what TensorRT said, when it did not accept."""
+        if not accepted:
+            raise RuntimeError(f"it refuses {what}: {self._logger.said()}")
 
 
-def _plan(package: ModelPackage, key: PlanKey, gpu: int) -> bytes:
-    """From the cache, else built now."""
-    plan = plans.load(key)
-    if plan is None:
-        built = build(package, key.precision, gpu=gpu, most=key.profile.maximum)
-        plan = plans.load(built.key)
-    if plan is None:
-        raise EngineError("the TensorRT plan vanished from the cache after it was built; start again.")
-    return plan
+@contextlib.contextmanager
+def _device_memory(sizes: list[int]) -> Iterator[list[int]]:
+    """Addresses of pieces of the current GPU's memory of these numbers of bytes; given back in the end.
 
-
-def _checked(trt: Any, package: ModelPackage, engine: ICudaEngine) -> dict[str, Shape]:
-    """Shape of one slice of each tensor, the input first; EngineError unless they are the package's."""
-    spec = package.spec
-    shapes: dict[str, Shape] = {INPUT_NAME: (len(spec.channels), *spec.size)}
-    for arm, shape in output_shapes(spec.size).items():
-        shapes[OUTPUT_NAMES[arm]] = tuple(shape[1:])
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    wrong = [name for name in names if engine.get_tensor_dtype(name) != trt.DataType.FLOAT]
-    if set(names) != set(shapes) or inputs != [INPUT_NAME] or wrong:
-        raise EngineError(
-            f"the TensorRT plan has the tensors {names} (inputs {inputs}, not float32: {wrong}), expected "
-            f"{list(shapes)} in float32; export the model again."
-        )
-    return shapes
+    Raises CudaError or MemoryError.
+    """
+    driver = cuda_driver()
+    addresses: list[Any] = []
+    try:
+        for size in sizes:
+            addresses.append(checked(driver.cuMemAlloc(max(size, 1))))
+        yield [int(address) for address in addresses]
+    finally:
+        for address in addresses:
+            with contextlib.suppress(CudaError):  # of a device that is lost; what it did is said already
+                checked(driver.cuMemFree(address))

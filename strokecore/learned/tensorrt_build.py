@@ -1,35 +1,31 @@
-"""From a model package to a TensorRT plan.
+"""Compiling a package's network with TensorRT, through NVIDIA's own Python interface.
 
 The network is strongly typed: every tensor keeps the type that the ONNX graph gives it, so that attention
-scores and norms stay in fp32 whatever the precision of the rest. TensorRT 10 takes that as a flag of the
-network, and 11 knows nothing else. A plan cannot be refitted and holds no plugin of ours.
+scores and norms stay in fp32 whatever the precision of the rest. TensorRT for RTX has the same interface and
+serves the cards that it is made for; it makes its kernels when the engine runs, for each number of slices.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.devices import Gpu
-from strokecore.learned.package import INPUT_NAME, ModelPackage
-from strokecore.learned.plans import Profile
-from strokecore.learned.tensorrt_api import (
-    Builder,
-    IBuilderConfig,
-    INetworkDefinition,
-    IOptimizationProfile,
-    OnnxParser,
-)
+from strokecore.learned.package import INPUT_NAME, TYPED_PRECISIONS, ModelPackage
+from strokecore.learned.runtimes import runtime_kind
 
 log = logging.getLogger(__name__)
 
-PRECISIONS: Final = ("bf16", "fp16", "tf32", "fp32")
-"""Most preferred first: bf16 has the range of fp32, in which attention cannot overflow."""
+OLDEST: Final = {"tensorrt": (11, 2), "tensorrt_rtx": (1, 7)}
+"""Modules that are looked for, and the oldest version of each: docs/tensorrt.md says why."""
+RTX_GPUS: Final = frozenset({(7, 5), (8, 6), (8, 9), (12, 0), (12, 1)})
+"""Compute capabilities of NVIDIA's RTX and L series, which TensorRT for RTX is made for."""
 
 MOST_SLICES: Final = 64
 """One head is 25 to 40 slices of 4-6 mm; no more is gained beyond twice that."""
@@ -40,107 +36,100 @@ OPTIMUM: Final = 32
 _BYTES_PER_PIXEL: Final = 1000
 # The rest of the GPU's memory is for the weights, the other workers of this node and other programs.
 _SHARE: Final = 0.5
-
+# TensorRT's latest warnings and errors that a report repeats.
 _REMEMBERED: Final = 8
 
 
+class Profile(NamedTuple):
+    """Numbers of slices that an engine runs at once: fewest, the number it is tuned for, and most."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+
 @dataclass(frozen=True, eq=False)
-class BuiltPlan:
-    """A plan, what was measured while it was built (for the next build), and how long that took."""
+class Compiled:
+    """A serialised engine, and what was measured while it was built, for the next build."""
 
-    plan: bytes
+    engine: bytes
     timing: bytes
-    seconds: float
 
 
-def profile_for(size: tuple[int, int], memory_bytes: int, most: int = MOST_SLICES) -> Profile:
-    """Numbers of slices of ``size`` pixels that fit half of a GPU's memory: powers of two up to ``most``."""
+def load_library(gpu: Gpu) -> Any:
+    """The module of TensorRT, else of TensorRT for RTX where that is made for ``gpu``.
+
+    Asks for a GPU because TensorRT ends the process with a segmentation fault where there is no driver.
+
+    Raises EngineError, with what to install, when neither can be loaded or is new enough.
+    """
+    found = []
+    for name, oldest in OLDEST.items():
+        if name == "tensorrt_rtx" and gpu.compute_capability not in RTX_GPUS:
+            continue
+        try:
+            trt = importlib.import_module(name)
+            version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+        except (ImportError, OSError, AttributeError, ValueError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+            continue
+        if version >= oldest:
+            return trt
+        found.append(f"{name} {trt.__version__} is too old, expected {oldest[0]}.{oldest[1]} or newer")
+    install = runtime_kind("tensorrt").install
+    raise EngineError(f"TensorRT cannot be loaded ({'; '.join(found)}); run: {install}")
+
+
+def library_name(trt: Any) -> str:
+    """Such as "tensorrt 11.4.0.106"."""
+    return f"{trt.__name__} {trt.__version__}"
+
+
+def is_rtx(trt: Any) -> bool:
+    """Whether this is TensorRT for RTX."""
+    return hasattr(trt, "DynamicShapesKernelSpecializationStrategy")
+
+
+def profile_for(size: tuple[int, int], memory_bytes: int) -> Profile:
+    """1 to 64 slices of ``size`` pixels; fewer where half of the GPU's memory would not hold them."""
     fitting = int(memory_bytes * _SHARE) // (_BYTES_PER_PIXEL * size[0] * size[1])
-    maximum = max(1, min(most, fitting))
-    maximum = 1 << (maximum.bit_length() - 1)
+    maximum = 1 << (max(1, min(MOST_SLICES, fitting)).bit_length() - 1)
     return Profile(1, min(OPTIMUM, maximum), maximum)
 
 
-def check_precision(precision: str, gpu: Gpu) -> None:
-    """Raises EngineError when ``gpu`` does not have ``precision`` in its matrix units."""
-    if precision not in PRECISIONS:
-        raise EngineError(
-            f"TensorRT has no precision {precision!r} here; expected one of {', '.join(PRECISIONS)}."
-        )
-    if not gpu.computes_in(precision):
-        raise EngineError(
-            f"{gpu} has no {precision}, which came with compute capability 8.0 (Ampere); use fp16 or fp32."
-        )
-
-
-def build_plan(
-    trt: Any,
-    package: ModelPackage,
-    precision: str,
-    profile: Profile,
-    workspace_bytes: int,
-    timing: bytes = b"",
-) -> BuiltPlan:
-    """Build a plan on the calling thread's current device; takes minutes.
+def compile_network(
+    trt: Any, package: ModelPackage, precision: str, profile: Profile, gpu: Gpu, timing: bytes = b""
+) -> Compiled:
+    """Build an engine on the calling thread's current device; takes minutes.
 
     Parameters
     ----------
-    trt: the tensorrt module.
-    workspace_bytes: for what the network computes in between, which the builder may fuse into one kernel.
+    trt: the module of TensorRT.
+    precision: "bf16" or "fp16" from the package's typed graph, "tf32" or "fp32" from its model.onnx.
     timing: what an earlier build of this GPU and TensorRT measured.
 
-    Raises EngineError, with all that TensorRT said, when there is no plan in the end.
+    Raises
+    ------
+    EngineError: there is no engine in the end; with all that TensorRT said.
+    ModelPackageError: the package has no graph for the precision, or it cannot be read.
     """
     started = time.monotonic()
     logger = logger_of(trt)
     logger.forget()
+    graph = _graph(package, precision)
     try:
-        plan, measured = _build(trt, logger, package, precision, profile, workspace_bytes, timing)
+        compiled = _compile(trt, logger, graph, precision, profile, gpu, timing)
     except (RuntimeError, TypeError, MemoryError) as error:
         # the bindings' own: a TypeError where the library gives no object, as without a working driver
         raise EngineError(
-            f"TensorRT {trt.__version__} cannot build ({type(error).__name__}: {error}): {logger.said()}. "
-            "Look at nvidia-smi, or use another engine."
+            f"{library_name(trt)} cannot build the {precision} network of {package.name} {package.version} "
+            f"({error}): {logger.said()}. Update TensorRT, or use another precision or engine."
         ) from error
-    return BuiltPlan(plan, measured, time.monotonic() - started)
+    log.info("%s built %s in %.0f s", library_name(trt), precision, time.monotonic() - started)
+    return compiled
 
 
-def _build(
-    trt: Any,
-    logger: Any,
-    package: ModelPackage,
-    precision: str,
-    profile: Profile,
-    workspace_bytes: int,
-    timing: bytes,
-) -> tuple[bytes, bytes]:
-    """The plan and the timing cache after it."""
-    builder: Builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
-    # the parser holds the weights: it must live until the plan is there
-    parser: OnnxParser = trt.OnnxParser(network, logger)
-    _parse(parser, package, precision, logger)
-    config = builder.create_builder_config()
-    _configure(trt, config, precision, workspace_bytes)
-    cache = config.create_timing_cache(timing)
-    if cache is not None and not config.set_timing_cache(cache, False) and timing:
-        log.warning("the TensorRT timing cache is of another device or driver; it is measured anew")
-        cache = config.create_timing_cache(b"")
-        if cache is not None:
-            config.set_timing_cache(cache, False)
-    _add_profile(builder.create_optimization_profile(), config, network, profile)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise EngineError(
-            f"TensorRT {trt.__version__} cannot build the {precision} network of {package.name} "
-            f"{package.version}: {logger.said()}. Try fewer slices (--max-slices), a newer TensorRT, another "
-            "precision or another engine."
-        )
-    measured = config.get_timing_cache()
-    return bytes(serialized), b"" if measured is None else bytes(measured.serialize())
-
-
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def logger_of(trt: Any) -> Any:
     """TensorRT's messages in this package's log; one object per process, which TensorRT keeps for good.
 
@@ -180,59 +169,63 @@ def logger_of(trt: Any) -> Any:
     return Logger()
 
 
-def _strongly_typed(trt: Any) -> int:
-    """Flags of the network. Where TensorRT has no such flag any more, all networks are strongly typed."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
+def _graph(package: ModelPackage, precision: str) -> bytes:
+    """The ONNX graph that ``precision`` is built from; TF32 is a way to multiply fp32, not a type."""
+    if precision in TYPED_PRECISIONS:
+        return package.typed(precision)
+    try:
+        return package.onnx.read_bytes()
+    except OSError as error:
+        raise ModelPackageError(
+            f"model package {package.folder}: {package.onnx.name} cannot be read ({type(error).__name__}); "
+            "copy the package again."
+        ) from error
 
 
-def _parse(parser: OnnxParser, package: ModelPackage, precision: str, logger: Any) -> None:
-    if parser.parse(network_bytes(package, precision)):
-        return
-    errors = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        errors.append(f"{error.node_operator()} {error.node_name()!r}: {error.desc()}")
-    raise EngineError(
-        f"TensorRT does not understand the {precision} network of {package.name} {package.version}: "
-        f"{'; '.join(errors) or logger.said()}. Update TensorRT, or use another precision or engine."
-    )
-
-
-def network_bytes(package: ModelPackage, precision: str) -> bytes:
-    """The ONNX graph that ``precision`` is built from. TF32 is a way to multiply fp32, not a type."""
-    if precision in ("fp32", "tf32"):
-        try:
-            return package.onnx.read_bytes()
-        except OSError as error:
-            raise ModelPackageError(
-                f"model package {package.folder}: {package.onnx.name} cannot be read "
-                f"({type(error).__name__}); copy the package again."
-            ) from error
-    return bytes(package.typed(precision))
-
-
-def _configure(trt: Any, config: IBuilderConfig, precision: str, workspace_bytes: int) -> None:
+def _compile(
+    trt: Any, logger: Any, graph: bytes, precision: str, profile: Profile, gpu: Gpu, timing: bytes
+) -> Compiled:
+    """Raises EngineError where TensorRT says no, and the bindings' own exceptions."""
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    # the parser holds the weights: it must live until the engine is there
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        errors = (parser.get_error(index) for index in range(parser.num_errors))
+        words = [f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors]
+        raise RuntimeError(f"it does not understand the graph: {'; '.join(words)}")
+    config = builder.create_builder_config()
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
     else:
         config.set_flag(trt.BuilderFlag.TF32)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     # parallel streams would each hold activations of their own, and a batch fills the GPU without them
     config.max_aux_streams = 0
-    # lets a context take only what its own number of slices needs, not what the profile's maximum does
-    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
-    if resize is not None:
-        config.set_preview_feature(resize, True)
+    # a context takes only what its own number of slices needs, not what the profile's maximum does
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    if is_rtx(trt):  # it measures nothing, and builds for several cards unless told which
+        config.num_compute_capabilities = 1
+        major, minor = gpu.compute_capability
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{major}{minor}"), 0)
+    else:
+        cache = config.create_timing_cache(timing)
+        if not config.set_timing_cache(cache, False) and timing:
+            log.warning("TensorRT's timing cache is of another device or driver; it is measured anew")
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    _add_profile(builder, config, network, profile)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise RuntimeError("there is no engine in the end")
+    measured = None if is_rtx(trt) else config.get_timing_cache()
+    return Compiled(bytes(serialized), b"" if measured is None else bytes(measured.serialize()))
 
 
-def _add_profile(
-    shapes: IOptimizationProfile, config: IBuilderConfig, network: INetworkDefinition, profile: Profile
-) -> None:
+def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> None:
     names = [network.get_input(index).name for index in range(network.num_inputs)]
     if names != [INPUT_NAME]:
-        raise EngineError(f"the network has inputs {names}, expected {INPUT_NAME}; export the model again.")
+        raise RuntimeError(f"the network has inputs {names}, expected {INPUT_NAME}; export the model again")
     rest = tuple(network.get_input(0).shape)[1:]
-    shapes.set_shape(INPUT_NAME, (profile.minimum, *rest), (profile.optimum, *rest), (profile.maximum, *rest))
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(INPUT_NAME, *((number, *rest) for number in profile))
     if config.add_optimization_profile(shapes) < 0:
-        raise EngineError(f"TensorRT refuses slices of {rest} for {profile}; export the model again.")
+        raise RuntimeError(f"it refuses slices of {rest} for {profile}; export the model again")

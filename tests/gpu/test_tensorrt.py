@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from strokecore.learned.cuda import Cuda, CudaError
 
 from strokecore.errors import EngineError
 from strokecore.learned import plans, tensorrt_plan
-from strokecore.learned.cuda import Cuda, CudaError
 from strokecore.learned.devices import driver_version, gpus
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package

@@ -18,7 +18,6 @@ from strokecore.errors import StrokeCoreError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import sg_share
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES
-from strokecore.learned.plain_graph import make_plain
 from strokecore.learned.preprocessing import (
     InputSpec,
     hu_slices,
@@ -30,6 +29,7 @@ from strokecore.learned.preprocessing import (
 from strokecore.learned.runtime import Float4D
 from trainer.data.cases import Case
 from trainer.network.vit_dpt import StrokeNet
+from trainer.package.plain_graph import make_plain
 
 if TYPE_CHECKING:
     import onnx

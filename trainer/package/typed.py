@@ -11,13 +11,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from strokecore.errors import EngineError
-from strokecore.learned.differences import large_difference
-from strokecore.learned.graph_types import infer_types
-from strokecore.learned.package import OUTPUT_NAMES
-from strokecore.learned.plain_graph import free_name
-from strokecore.learned.typed_graph import TYPED_PRECISIONS, typed_graph
+from strokecore.learned.package import OUTPUT_NAMES, TYPED_PRECISIONS
+from strokecore.learned.parity import large_difference
 from trainer.package.graph import run_onnx
+from trainer.package.graph_types import infer_types
+from trainer.package.plain_graph import free_name
+from trainer.package.typed_graph import PrecisionError, typed_graph
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ _LOW: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
 
 
 def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, bytes]:
-    """Typed graphs by precision, as strokecore.learned.typed_graph makes them.
+    """Typed graphs by precision, as trainer.package.typed_graph makes them.
 
     One that cannot be had, or is too far from the golden outputs, is left out with a warning: the parity gate
     of a node would refuse it, and take the next precision.
@@ -41,7 +40,7 @@ def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[
     for precision in TYPED_PRECISIONS:
         try:
             typed = typed_graph(network, precision)
-        except EngineError as error:
+        except PrecisionError as error:
             log.warning("the package will have no %s graph: %s", precision, error)
             continue
         worst = difference(rounded_graph(typed), arrays)

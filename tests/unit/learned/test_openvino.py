@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from strokecore.errors import EngineError, ModelPackageError
+from strokecore.learned import compiled_cache
 from strokecore.learned import openvino as module
-from strokecore.learned import openvino_cache
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.openvino import OpenVinoRuntime, load_openvino
 from strokecore.learned.package import ModelPackage, load_package
@@ -146,7 +146,7 @@ def test_a_damaged_compiled_model_is_made_again(
     if damage == "foreign":  # whole, but of something that the library does not take
         key: dict[str, str] = {}
         stored = b"not a compiled model at all"
-        openvino_cache.store(key, stored)
+        module._COMPILED.store(key, stored)
         (other,) = set(cache.iterdir()) - {kept}
         os.replace(other, kept)
     else:
@@ -187,31 +187,11 @@ def test_a_full_disk_costs_time_only(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(openvino_cache, "write_own", full)
+    monkeypatch.setattr(compiled_cache, "write_own", full)
     with caplog.at_level(logging.WARNING):
         OpenVinoRuntime(package, "fp32", 1).run(slices())
     assert "No space left on device" in caplog.text
     assert list(cache.iterdir()) == []
-
-
-def test_the_longest_unused_compiled_models_are_removed(cache: Path) -> None:
-    for number in range(openvino_cache.MAX_MODELS + 2):
-        openvino_cache.store({"number": str(number)}, b"compiled")
-        for path in cache.iterdir():  # a minute passes
-            os.utime(path, (0, path.stat().st_mtime - 60))
-    assert len(list(cache.iterdir())) == openvino_cache.MAX_MODELS
-    assert openvino_cache.load({"number": "0"}) is None
-    assert openvino_cache.load({"number": "7"}) == b"compiled"
-
-
-def test_large_compiled_models_make_room_but_the_new_one_stays(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openvino_cache, "MAX_BYTES", 100)
-    for number in range(2):
-        openvino_cache.store({"number": str(number)}, bytes(200))
-    assert openvino_cache.load({"number": "0"}) is None
-    assert openvino_cache.load({"number": "1"}) == bytes(200)
 
 
 def test_a_cpu_without_bf16_is_told_what_to_use(

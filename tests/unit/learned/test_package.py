@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import pytest
 
 from strokecore.anatomy.regions import REGION_NAMES
-from strokecore.errors import EngineError, ModelPackageError
+from strokecore.errors import ModelPackageError
 from strokecore.learned.package import Calibration, load_package
-from strokecore.learned.typed_graph import typed_graph
 from tests.unit.learned.package_cases import SPEC, read_manifest, write_manifest, write_package
 
 
@@ -178,36 +176,26 @@ def test_altered_missing_and_foreign_files_are_refused(
 
 
 def test_a_packaged_typed_graph_is_taken_as_it_is(package: Path) -> None:
+    assert load_package(package).typed_precisions == ()
     (package / "model.bf16.onnx").write_bytes(b"its own")
     refused(package, r"does not name \(model.bf16.onnx\)")
     change(package, "files/model.bf16.onnx", hashlib.sha256(b"its own").hexdigest())
     read = load_package(package)
+    assert read.typed_precisions == ("bf16",)
     assert read.typed("bf16") == b"its own"
-    assert read.typed("fp16") == typed_graph(read.onnx.read_bytes(), "fp16")
     (package / "model.bf16.onnx").write_bytes(b"another")
     refused(package, "altered model.bf16.onnx")
     (package / "model.bf16.onnx").unlink()
-    with pytest.raises(ModelPackageError, match=r"network that cannot be read \(FileNotFoundError\)"):
+    with pytest.raises(ModelPackageError, match=r"bf16 graph that cannot be read \(FileNotFoundError\)"):
         read.typed("bf16")
 
 
-def test_a_typed_graph_is_made_where_the_package_has_none(package: Path) -> None:
-    read = load_package(package)
-    for precision in ("bf16", "fp16"):
-        assert read.typed(precision) == typed_graph(read.onnx.read_bytes(), precision)
-    for precision in ("fp32", "tf32", "../model"):
-        with pytest.raises(EngineError, match=r"use model\.onnx"):
-            read.typed(precision)
-
-
-def test_only_making_a_typed_graph_needs_onnx(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    change(package, "files/model.fp16.onnx", hashlib.sha256(b"its own").hexdigest())
-    (package / "model.fp16.onnx").write_bytes(b"its own")
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    read = load_package(package)
-    assert read.typed("fp16") == b"its own"
-    with pytest.raises(EngineError, match=r"pip install 'strokecore\[gpu\]'"):
-        read.typed("bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32", "../model"])
+def test_a_missing_typed_graph_names_the_command_that_makes_it(precision: str, package: Path) -> None:
+    with pytest.raises(
+        ModelPackageError, match=f"has no {precision} graph; make one with trainer export --typed"
+    ):
+        load_package(package).typed(precision)
 
 
 def test_what_is_no_package_says_how_to_go_without(tmp_path: Path) -> None:

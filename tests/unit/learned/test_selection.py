@@ -39,8 +39,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """TensorRT's engine files: precisions that are ready, and the builds that were started."""
+    """TensorRT's engine files: precisions that are ready, and the builds that were started.
+
+    "graphs" are the precisions that the package has a graph for.
+    """
     state: dict[str, Any] = {"ready": set(), "started": [], "answer": "a build was started in the background"}
+    state["graphs"] = {"bf16", "fp16", "tf32", "fp32"}
 
     def start(package: ModelPackage, precision: str) -> str:
         state["started"].append(precision)
@@ -48,6 +52,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
     monkeypatch.setattr(tensorrt, "start_background_build", start)
+    monkeypatch.setattr(tensorrt, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]])
     return state
 
 
@@ -101,6 +106,15 @@ def test_an_engine_file_that_is_not_there_is_built_beside_the_work(
     not_built = "(engine could not be built)"
     assert found[:2] == [f"tensorrt bf16 {not_built}", "tensorrt fp16"]
     assert found[2:] == [f"tensorrt tf32 {not_built}", f"tensorrt fp32 {not_built}", "onnx fp32"]
+
+
+def test_a_precision_without_a_graph_is_not_built(
+    machine: Callable[..., Any], builds: dict[str, Any], package: ModelPackage
+) -> None:
+    machine(GPU[0], ONNX)
+    builds["graphs"] = {"tf32", "fp32"}
+    assert words("auto", package) == ["tensorrt tf32 (engine is being built)", "onnx fp32"]
+    assert builds["started"] == ["tf32"]
 
 
 def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(

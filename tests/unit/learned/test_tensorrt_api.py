@@ -1,185 +1,177 @@
-"""Every TensorRT name that strokecore calls, against what the vendor's bindings of several versions offer.
+"""Every name that strokecore calls of TensorRT and of CUDA's driver, against NVIDIA's published bindings.
 
-tensorrt_record.json was read out of the bindings' wheels by tensorrt_record.py; where a wheel of the bindings
-is installed (tensorrt-cu13-bindings, 1.3 MB, needs no GPU), the record is compared with it as well.
+The names are read out of the source. Names and arguments of TensorRT are compared with the bindings of
+TensorRT for RTX, which can be imported without a GPU and come from the same source as TensorRT's own; those
+cannot be imported without TensorRT's libraries, so that only the names are looked for in their file. The
+stand-ins of the other tests are compared as well. Skipped where the wheels are not installed (extra "dev").
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.unit.learned import tensorrt_fake_build, tensorrt_fake_run
-from tests.unit.learned.cuda_fake import FakeCuda
-from tests.unit.learned.tensorrt_fake import FakeTensorRt
-from tests.unit.learned.tensorrt_fake_base import RECORD, VERSIONS, Strict
-from tests.unit.learned.tensorrt_record import look, without_needs
-from tests.unit.learned.tensorrt_uses import SOURCE, declared, members, used_of_trt
+from strokecore.learned import devices, tensorrt, tensorrt_build
+from tests.unit.learned import tensorrt_fake
+from tests.unit.learned.cuda_fake import L4, FakeDriver
 
-INSTALLED = importlib.util.find_spec("tensorrt_bindings")
-# Made up by no class: attributes of the module itself and methods of str.
-NO_CLASS = {"__version__"}
+MODULES = (tensorrt, tensorrt_build, devices)
+# What the source calls an object, and its class in TensorRT; of two that are called alike, in each module.
+CLASSES = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "error": "ParserError",
+    "shapes": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "measured": "ITimingCache",
+    "_runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "_engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "_context": "IExecutionContext",
+}
+CONFIGS = {tensorrt: "IRuntimeConfig", tensorrt_build: "IBuilderConfig"}
+# Only the edition for RTX has them, and is_rtx asks for it.
+ONLY_RTX = {
+    "ComputeCapability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "EAGER",
+    "dynamic_shapes_kernel_specialization_strategy",
+    "num_compute_capabilities",
+    "set_compute_capability",
+}
 
 
-def parameters(signature: str) -> list[str]:
-    """["index"] of "get_input(self: INetworkDefinition, index: typing.SupportsInt) -> ITensor"."""
-    inside = signature[signature.index("(") + 1 : signature.rindex(") ->")]
-    inside = re.sub(r"<[^>]*>|\[[^\]]*\]", "", inside)
-    return [part.split(":")[0].strip() for part in inside.split(",")][1:]
+class Use(NamedTuple):
+    """``owner.name``, called with so many arguments; None for an attribute that is read or set."""
+
+    owner: str
+    name: str
+    arguments: int | None
 
 
-def optional(signature: str) -> int:
-    """How many parameters have a default."""
-    return signature[: signature.rindex(") ->")].count(" = ")
+def uses() -> Iterator[Use]:
+    for module in MODULES:
+        names = {**CLASSES, "config": CONFIGS.get(module, ""), "driver": "driver", "trt": "trt"}
+        tree = ast.parse(Path(module.__file__ or "").read_text("utf-8"))
+        called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute):
+                continue
+            call = called.get(id(node))
+            arguments = None
+            if call is not None:
+                starred = any(isinstance(argument, ast.Starred) for argument in call.args)
+                # 4: the input's name and a profile's three shapes
+                arguments = 4 if starred else len(call.args) + len(call.keywords)
+                arguments -= node.attr == "__init__"  # which is given self
+            owner = node.value
+            if isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name):
+                if owner.value.id == "trt" and not owner.attr.startswith("__"):  # a member of an enum
+                    yield Use(owner.attr, node.attr, arguments)
+                elif owner.value.id == "self" and owner.attr in names:
+                    yield Use(names[owner.attr], node.attr, arguments)
+            elif isinstance(owner, ast.Name) and names.get(owner.id):
+                yield Use(names[owner.id], node.attr, arguments)
 
 
-def test_the_oldest_and_the_newest_versions_were_read() -> None:
-    assert VERSIONS == ["10.16.1.11", "10.3.0", "11.0.0.114", "11.4.0.106"]
+USES = sorted(set(uses()), key=str)
+
+
+def parameters(signature: str) -> tuple[int, int]:
+    """Fewest and most arguments of "name(self: Class, a: int, b: int = 0) -> None", without self."""
+    inside = re.sub(r"<[^>]*>|\[[^\]]*\]", "", signature[signature.index("(") + 1 : signature.rindex(")")])
+    found = [part.strip() for part in inside.split(",") if part.strip()]
+    found = found[1:] if found and found[0].startswith("self") else found
+    return sum(" = " not in part for part in found), len(found)
+
+
+def signatures(member: Any) -> list[str]:
+    """Those of pybind11's docstring, which numbers overloads."""
+    lines = (member.__doc__ or "").splitlines()
+    return [re.sub(r"^\d+\. ", "", line) for line in lines if "(self" in line and "->" in line]
+
+
+def fits(arguments: int, signature: str) -> bool:
+    fewest, most = parameters(signature)
+    return fewest <= arguments <= most
 
 
 def test_the_source_is_read() -> None:
-    used = used_of_trt()
-    assert ("Builder",) in used
-    assert ("BuilderFlag", "TF32") in used
-    assert used["PreviewFeature", "RUNTIME_ACTIVATION_RESIZE_10_10"]
+    assert Use("IExecutionContext", "execute_async_v3", 1) in USES
+    assert Use("IRuntimeConfig", "set_execution_context_allocation_strategy", 1) in USES
+    assert Use("IOptimizationProfile", "set_shape", 4) in USES
+    assert Use("ICudaEngine", "get_tensor_name", None) in USES
+    assert Use("BuilderFlag", "TF32", None) in USES
+    assert Use("driver", "cuMemAlloc", 1) in USES
+    assert len({use.owner for use in USES}) > 15
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_names_of_the_module(version: str) -> None:
-    classes, enums = RECORD[version]["classes"], RECORD[version]["enums"]
-    for (name, *rest), lives_without in used_of_trt().items():
-        if name in NO_CLASS:
+def test_names_and_arguments_are_tensorrts() -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings and -libs here")
+    for use in USES:
+        if use.owner == "driver":
             continue
-        table = enums.get(name) or classes[name]
-        assert lives_without or all(member in table for member in rest), (name, *rest)
-
-
-def test_names_that_are_not_everywhere_are_somewhere() -> None:
-    for (name, *rest), lives_without in used_of_trt().items():
-        if lives_without:
-            assert any(rest[0] in RECORD[version]["enums"][name] for version in VERSIONS), (name, *rest)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_methods_and_their_arguments(version: str) -> None:
-    for name, declaration in declared().items():
-        if name in RECORD[version]["enums"]:
+        owner = trt if use.owner == "trt" else getattr(trt, use.owner)
+        member = getattr(owner, use.name)
+        if use.arguments is None or use.owner == "trt":
             continue
-        table = RECORD[version]["classes"][name]
-        for member, signature in members(declaration):
-            where = f"{name}.{member} in TensorRT {version}"
-            assert member in table, where
-            if signature is None:
-                assert table[member] in ("property", "settable property"), where
-                continue
-            ours = list(signature.parameters)[1:]
-            offered = [
-                theirs
-                for text in table[member]
-                if (theirs := parameters(text))[: len(ours)] == ours
-                and len(theirs) - optional(text) <= len(ours)
-            ]
-            assert offered, f"{where}: {ours} is not among {table[member]}"
+        found = signatures(member)
+        assert any(fits(use.arguments, signature) for signature in found), (use, found)
+    for name in ("Builder", "OnnxParser", "Runtime"):
+        made = next(use for use in USES if use.owner == "trt" and use.name == name)
+        assert any(fits(made.arguments or 0, text) for text in signatures(getattr(trt, name).__init__)), name
+    assert isinstance(inspect.getattr_static(trt.IBuilderConfig, "max_aux_streams"), property)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_answers(version: str) -> None:
-    """What a method is said to return is what the bindings return, but for None and buffers."""
-    same = {
-        "list[Sequence[int]]": "list[Dims]",
-        "Sequence[int]": "Dims",
-        "ParserError": "nvonnxparser::IParserError",
+def test_the_names_are_in_tensorrts_own_bindings() -> None:
+    found = importlib.util.find_spec("tensorrt_bindings")
+    if found is None or found.origin is None:
+        pytest.skip("no tensorrt-cu13-bindings here")
+    content = Path(found.origin).with_name("tensorrt.so").read_bytes()
+    missing = {
+        name
+        for use in USES
+        if use.owner != "driver"
+        for name in (use.owner, use.name)
+        # a string may be stored as the end of a longer one
+        if name not in ("trt", "__name__", "__version__") and name.encode() + b"\0" not in content
     }
-    for name, declaration in declared().items():
-        for member, signature in members(declaration):
-            if signature is None or signature.return_annotation == "Any":
-                continue
-            ours = signature.return_annotation.removesuffix(" | None")
-            theirs = [text.split("-> ")[-1] for text in RECORD[version]["classes"][name][member]]
-            expected = same.get(ours, ours)
-            assert expected in [text.replace("List[", "list[") for text in theirs], (name, member, theirs)
+    assert missing == ONLY_RTX
 
 
-def test_nothing_is_declared_that_is_not_called() -> None:
-    text = "".join(path.read_text("utf-8") for path in sorted((SOURCE / "engines").glob("tensorrt*.py")))
-    text = text.replace((SOURCE / "engines" / "tensorrt_api.py").read_text("utf-8"), "")
-    unused = [
-        f"{name}.{member}"
-        for name, declaration in declared().items()
-        for member, _ in members(declaration)
-        if not re.search(rf"\.{member}\b", text)
-    ]
-    assert unused == []
+def test_functions_and_their_arguments_are_the_drivers() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="no cuda-bindings here")
+    for use in USES:
+        if use.owner == "driver" and use.arguments is not None:
+            signature = getattr(driver, use.name).__doc__.splitlines()[0]
+            assert fits(use.arguments, signature), (use, signature)
+        elif use.owner == "driver":
+            assert hasattr(driver, use.name), use
+    assert driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY.name == "CUDA_ERROR_OUT_OF_MEMORY"
+    assert driver.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
+    fake = FakeDriver(L4)
+    about = driver.CUdevice_attribute
+    for name, number in vars(fake.CUdevice_attribute).items():
+        assert getattr(about, name) == number
+    assert fake.CUstream_flags.CU_STREAM_NON_BLOCKING == driver.CUstream_flags.CU_STREAM_NON_BLOCKING
 
 
-def test_max_aux_streams_can_be_set() -> None:
-    for version in VERSIONS:
-        assert RECORD[version]["classes"]["IBuilderConfig"]["max_aux_streams"] == "settable property"
-
-
-def test_eleven_knows_no_precision_flags() -> None:
-    flags = {version: set(RECORD[version]["enums"]["BuilderFlag"]) for version in VERSIONS}
-    assert {"FP16", "BF16"} <= flags["10.3.0"]
-    assert not {"FP16", "BF16"} & flags["11.0.0.114"]
-    assert RECORD["10.3.0"]["enums"]["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"] == 1
-    assert RECORD["11.4.0.106"]["enums"]["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"] == 0
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_stand_in_has_the_bindings_arguments(version: str) -> None:
-    for name, table in RECORD[version]["classes"].items():
-        kind = getattr(tensorrt_fake_build, name, None) or getattr(tensorrt_fake_run, name, None)
-        if kind is None or not issubclass(kind, Strict):
+def test_the_stand_ins_have_these_arguments() -> None:
+    for use in USES:
+        kind = {
+            "ICudaEngine": tensorrt_fake.FakeEngine,
+            "IExecutionContext": tensorrt_fake.FakeContext,
+            "driver": FakeDriver,
+        }.get(use.owner)
+        if kind is None or use.arguments is None:
             continue
-        for member, function in vars(kind).items():
-            if member.startswith("_") or not inspect.isfunction(function):
-                continue
-            ours = list(inspect.signature(function).parameters)[1:]
-            assert any(parameters(text)[: len(ours)] == ours for text in table[member]), (name, member)
-
-
-def test_the_stand_in_refuses_unknown_names() -> None:
-    config = tensorrt_fake_build.IBuilderConfig(FakeTensorRt("11.4.0.106", FakeCuda()))
-    for name in ("max_workspace_size", "no_such_thing"):
-        with pytest.raises(AttributeError, match=name):
-            getattr(config, name)
-        with pytest.raises(AttributeError, match=name):
-            setattr(config, name, 1)
-
-
-@pytest.mark.skipif(INSTALLED is None, reason="no TensorRT bindings here: pip install tensorrt-cu13-bindings")
-def test_the_record_is_what_the_installed_bindings_offer(tmp_path: Path) -> None:
-    assert INSTALLED is not None and INSTALLED.origin is not None  # noqa: PT018
-    source, copy = Path(INSTALLED.origin).parent, tmp_path / "tensorrt_bindings"
-    copy.mkdir()
-    for path in source.iterdir():
-        if path.suffix in (".py", ".so"):
-            content = path.read_bytes()
-            (copy / path.name).write_bytes(without_needs(content) if path.suffix == ".so" else content)
-    found = look(tmp_path)
-    version = found["version"]
-    if version not in RECORD:
-        version = max(VERSIONS, key=lambda text: [int(part) for part in text.split(".")])
-    # a newer one may say more; what strokecore uses must be there unchanged
-    for kind in ("classes", "enums"):
-        for name, table in RECORD[version][kind].items():
-            for member, text in table.items():
-                assert found[kind][name].get(member) == text, (name, member)
-
-
-def test_the_record_holds_only_what_is_used() -> None:
-    used: dict[str, set[str]] = {}
-    for name, *rest in used_of_trt():
-        used.setdefault(name, {"__init__"}).update(rest)
-    for name, declaration in declared().items():
-        used.setdefault(name, set()).update(member for member, _ in members(declaration))
-    record: dict[str, Any] = json.loads(json.dumps(RECORD))
-    for version in VERSIONS:
-        for name, table in record[version]["classes"].items():
-            assert set(table) <= used[name] | {"__init__"}, "run tensorrt_record.py again"
+        assert len(inspect.signature(getattr(kind, use.name)).parameters) - 1 == use.arguments, use

@@ -1,136 +1,95 @@
-"""What is asked of TensorRT's builder, on stand-ins; test_tensorrt_rtx.py has a real builder and parser."""
+"""What is decided before TensorRT's builder is called; test_tensorrt_rtx.py has a real one."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned import tensorrt_build
-from strokecore.learned.cuda import Cuda
+from strokecore.errors import EngineError
 from strokecore.learned.devices import Gpu
-from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.plans import Profile
 from strokecore.learned.tensorrt_build import (
-    PRECISIONS,
-    build_plan,
-    check_precision,
+    _BYTES_PER_PIXEL,
+    Profile,
+    library_name,
+    load_library,
     logger_of,
-    network_bytes,
     profile_for,
 )
-from tests.unit.learned.tensorrt_cases import INPUT, stand_ins, write_small_package
+from tests.unit.learned.cuda_fake import L4, FakeDriver
 from tests.unit.learned.tensorrt_fake import FakeTensorRt
-from tests.unit.learned.tensorrt_fake_base import VERSIONS
 
-PROFILE = Profile(1, 32, 64)
 GIB = 2**30
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> ModelPackage:
-    return load_package(write_small_package(tmp_path / "model"))
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> dict[str, ModuleType | None]:
+    """Modules of these versions; None for those that are not there."""
+    driver = FakeDriver(L4)
+    modules = {name: version and FakeTensorRt(driver, name, version) for name, version in versions.items()}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return modules  # type: ignore[return-value]
 
 
-@pytest.fixture(params=VERSIONS)
-def trt(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[FakeTensorRt]:
-    with stand_ins(request.param, tmp_path / "cache", monkeypatch) as module:
-        cuda = Cuda(0)
-        yield module
-        cuda.close()
+def test_tensorrt_comes_before_its_edition_for_rtx(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = installed(monkeypatch, tensorrt="11.2.1.2", tensorrt_rtx="1.7.1")
+    assert load_library(L4) is modules["tensorrt"]
+    assert library_name(load_library(L4)) == "tensorrt 11.2.1.2"
 
 
-def test_what_the_builder_is_asked_for(package: ModelPackage, trt: FakeTensorRt) -> None:
-    built = build_plan(trt, package, "tf32", PROFILE, GIB)
-    (config,) = trt._builds
-    assert built.plan
-    assert built.seconds >= 0
-    assert config.max_aux_streams == 0
-    assert config._pools == {trt.MemoryPoolType.WORKSPACE: GIB}
-    assert config._flags == {trt.BuilderFlag.TF32}
-    (profile,) = config._profiles
-    assert profile._shapes == {"slices": ((1, *INPUT), (32, *INPUT), (64, *INPUT))}
-    # absent before 10.10
-    resize = trt.PreviewFeature.__members__.get("RUNTIME_ACTIVATION_RESIZE_10_10")
-    assert config._features == ({resize: True} if resize else {})
-    assert (resize is None) == (trt.__version__ == "10.3.0")
+@pytest.mark.parametrize("tensorrt", [None, "11.1.0.106"])
+def test_the_edition_for_rtx_serves_its_cards(tensorrt: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = installed(monkeypatch, tensorrt=tensorrt, tensorrt_rtx="1.7.1")
+    for capability in ((7, 5), (8, 6), (8, 9), (12, 0), (12, 1)):
+        assert load_library(replace(L4, compute_capability=capability)) is modules["tensorrt_rtx"]
+    for capability in ((8, 0), (9, 0), (10, 0)):  # A100, H100 and H200, B200
+        with pytest.raises(EngineError, match="TensorRT cannot be loaded"):
+            load_library(replace(L4, compute_capability=capability))
 
 
-def test_fp32_is_not_tf32(package: ModelPackage, trt: FakeTensorRt) -> None:
-    build_plan(trt, package, "fp32", PROFILE, GIB)
-    assert trt._builds[0]._flags == set()
-
-
-def test_typed_precisions_build_the_typed_graph(
-    package: ModelPackage, trt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ({}, r"ModuleNotFoundError: import of tensorrt halted"),
+        ({"tensorrt": "10.16.1.11"}, r"tensorrt 10.16.1.11 is too old, expected 11.2 or newer"),
+        ({"tensorrt_rtx": "1.4.0"}, r"tensorrt_rtx 1.4.0 is too old, expected 1.7 or newer"),
+        ({"tensorrt": "unknown"}, r"ValueError"),
+    ],
+)
+def test_the_remedy_is_said(
+    versions: dict[str, str | None], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def typed(self: ModelPackage, precision: str) -> bytes:
-        asked.append(precision)
-        return package.onnx.read_bytes()
-
-    monkeypatch.setattr(ModelPackage, "typed", typed)
-    for precision in PRECISIONS:
-        build_plan(trt, package, precision, PROFILE, GIB)
-    assert asked == ["bf16", "fp16"]
-    # nothing but TF32 is ever set: the types are the graph's
-    assert [config._flags for config in trt._builds[:3]] == [{trt.BuilderFlag.TF32}] * 3
+    installed(monkeypatch, **{"tensorrt": None, "tensorrt_rtx": None, **versions})
+    with pytest.raises(EngineError, match=words + r".*run: pip install 'strokecore\[gpu\]' --upgrade"):
+        load_library(L4)
 
 
-def test_timings_of_an_earlier_build_are_used(
-    package: ModelPackage, trt: FakeTensorRt, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = build_plan(trt, package, "fp32", PROFILE, GIB)
-    assert first.timing == trt._timing
-    assert build_plan(trt, package, "fp32", PROFILE, GIB, first.timing).timing == trt._timing
-    assert not caplog.records
-    assert build_plan(trt, package, "fp32", PROFILE, GIB, b"of another GPU").timing == trt._timing
-    assert "timing cache is of another device or driver" in caplog.text
+def test_without_a_gpu_tensorrt_is_not_even_imported(tmp_path: Path) -> None:
+    """It ends the process with a segmentation fault where there is no driver."""
+    code = (
+        "import sys\nfrom strokecore.learned import devices\n"
+        "from strokecore.learned.tensorrt import ready, start_background_build\n"
+        "from strokecore.learned.shipped import SHIPPED\n"
+        "from strokecore.learned.package import load_package\n"
+        "package = load_package(SHIPPED)\n"
+        "if not devices.gpus():\n"
+        "    assert not ready(package, 'fp32')\n"
+        "    assert 'no NVIDIA GPU' in start_background_build(package, 'fp32')\n"
+        "    assert not {'tensorrt', 'tensorrt_rtx', 'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_what_the_parser_says_is_said_in_full(package: ModelPackage, trt: FakeTensorRt) -> None:
-    trt._parser_error = "plugin not found"
-    with pytest.raises(
-        EngineError, match=r"does not understand the fp32 .*: GridSample 'node_7': plugin not found"
-    ):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
-
-
-def test_what_the_builder_says_is_said(package: ModelPackage, trt: FakeTensorRt) -> None:
-    trt._build_error = "Error Code 10: could not find any implementation for node {ForeignNode}"
-    with pytest.raises(EngineError, match=r"cannot build the fp32 network of mirror .*ForeignNode"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
-
-
-def test_a_builder_that_cannot_be_made_is_an_engine_error(package: ModelPackage, trt: FakeTensorRt) -> None:
-    trt._cuda.current = None
-    with pytest.raises(EngineError, match="factory function returned nullptr"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
-
-
-def test_a_graph_with_other_inputs_is_refused(tmp_path: Path, trt: FakeTensorRt) -> None:
-    folder = write_small_package(tmp_path / "other")
-    package = load_package(folder)
-    content = package.onnx.read_bytes().replace(b"slices", b"images")
-    package.onnx.write_bytes(content)
-    with pytest.raises(EngineError, match=r"has inputs \['images'\], expected slices"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
-
-
-def test_a_vanished_graph_is_a_damaged_package(package: ModelPackage) -> None:
-    package.onnx.unlink()
-    with pytest.raises(ModelPackageError, match=r"model.onnx cannot be read"):
-        network_bytes(package, "fp32")
-
-
-def test_messages_go_to_the_log_by_severity(trt: FakeTensorRt, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_go_to_the_log_by_severity(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "strokecore")
+    trt = FakeTensorRt(FakeDriver(L4))
     logger = logger_of(trt)
     assert logger_of(trt) is logger
     for name in ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"):
@@ -156,22 +115,15 @@ def test_profiles_fit_the_memory() -> None:
     assert profile_for(large, 24 * GIB) == Profile(1, 32, 32)
     assert profile_for(large, 8 * GIB) == Profile(1, 16, 16)
     assert profile_for((4096, 4096), GIB) == Profile(1, 1, 1)
-    assert profile_for(small, 80 * GIB, most=48) == Profile(1, 32, 32)
-    assert profile_for(small, 80 * GIB, most=1) == Profile(1, 1, 1)
     for size in (small, large):
         for gib in (4, 8, 16, 24, 40, 80):
-            profile = profile_for(size, gib * GIB)
-            used = profile.maximum * tensorrt_build._BYTES_PER_PIXEL * size[0] * size[1]
+            used = profile_for(size, gib * GIB).maximum * _BYTES_PER_PIXEL * size[0] * size[1]
             assert used <= gib * GIB / 2
 
 
-def test_precisions_of_gpus() -> None:
-    turing = Gpu(0, "Tesla T4", (7, 5), 16 * GIB, "")
-    ada = Gpu(0, "NVIDIA L4", (8, 9), 24 * GIB, "")
-    for precision in PRECISIONS:
-        check_precision(precision, ada)
-    for precision in ("fp16", "fp32"):
-        check_precision(precision, turing)
-    for precision in ("bf16", "tf32"):
-        with pytest.raises(EngineError, match=f"has no {precision}.*use fp16 or fp32"):
-            check_precision(precision, turing)
+def test_only_ampere_and_later_compute_in_bf16_and_tf32() -> None:
+    def has(gpu: Gpu) -> list[str]:
+        return [precision for precision in ("bf16", "fp16", "tf32", "fp32") if gpu.computes_in(precision)]
+
+    assert has(replace(L4, compute_capability=(7, 5))) == ["fp16", "fp32"]
+    assert has(replace(L4, compute_capability=(8, 0))) == ["bf16", "fp16", "tf32", "fp32"]

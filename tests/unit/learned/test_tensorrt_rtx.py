@@ -1,16 +1,16 @@
 """The build on NVIDIA's own builder and ONNX parser, without a GPU: those of TensorRT for RTX.
 
-It is the edition for consumer GPUs, has the interface of TensorRT 11, the same parser and strong typing, and
+It is the edition for RTX cards, has the interface of TensorRT 11, the same parser and strong typing, and
 compiles ahead of time for a GPU that is not there. So graphs and calls that it refuses would fail on TensorRT
-too. Its plans are not TensorRT's, and nothing runs here. Skipped where its wheels are not installed:
+too. Nothing runs here. Skipped where its wheels are not installed:
 
     pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs    (97 MB)
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,50 +18,30 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from strokecore.errors import EngineError
+from strokecore.errors import EngineError, ModelPackageError
+from strokecore.learned.devices import Gpu
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.plans import Profile
-from strokecore.learned.tensorrt_build import PRECISIONS, build_plan, logger_of
-from tests.unit.learned.tensorrt_cases import SPEC, write_small_package
-from tests.unit.learned.tensorrt_uses import SOURCE
+from strokecore.learned.runtimes import runtime_kind
+from strokecore.learned.shipped import SHIPPED
+from strokecore.learned.tensorrt_build import Compiled, Profile, compile_network, is_rtx, logger_of
+from tests.unit.learned.cuda_fake import L4
+from tests.unit.learned.tensorrt_cases import SPEC, add_typed_graphs, write_small_package
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings and -libs here")
-# Its timing cache does nothing and says so.
-pytestmark = pytest.mark.filterwarnings("ignore:.*TensorRT-RTX:DeprecationWarning")
 
+PRECISIONS = runtime_kind("tensorrt").precisions
 PROFILE = Profile(1, 8, 16)
-SHIPPED = [path.parent for path in sorted((SOURCE / "models").glob("*/model.json"))]
-GIB = 2**30
-
-
-class Builder:
-    """Compiles for Ada, whatever is in this machine."""
-
-    def __init__(self, logger: Any) -> None:
-        self._real = rtx.Builder(logger)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def create_builder_config(self) -> Any:
-        config = self._real.create_builder_config()
-        config.num_compute_capabilities = 1
-        assert config.set_compute_capability(rtx.ComputeCapability.SM89, 0)
-        return config
-
-
-@pytest.fixture(scope="module")
-def trt() -> ModuleType:
-    module = ModuleType("tensorrt")
-    vars(module).update({name: value for name, value in vars(rtx).items() if not name.startswith("__")})
-    module.__version__ = f"RTX {rtx.__version__}"
-    module.Builder = Builder
-    return module
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> ModelPackage:
     return load_package(write_small_package(tmp_path / "model"))
+
+
+def compiled(
+    package: ModelPackage, precision: str = "fp32", profile: Profile = PROFILE, gpu: Gpu = L4
+) -> Compiled:
+    return compile_network(rtx, package, precision, profile, gpu)
 
 
 def with_graph(package: ModelPackage, nodes: list[Any], constants: list[Any], kinds: tuple[int, int]) -> None:
@@ -73,55 +53,77 @@ def with_graph(package: ModelPackage, nodes: list[Any], constants: list[Any], ki
     package.onnx.write_bytes(model.SerializeToString())
 
 
+def test_it_is_known_for_what_it_is() -> None:
+    assert is_rtx(rtx)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_package_is_built(precision: str, package: ModelPackage, trt: ModuleType) -> None:
-    built = build_plan(trt, package, precision, PROFILE, GIB)
-    assert len(built.plan) > 10_000
-    assert built.timing
+def test_a_package_is_built(precision: str, package: ModelPackage) -> None:
+    assert len(compiled(add_typed_graphs(package.folder), precision).engine) > 10_000
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_shipped_model_is_built(precision: str, folder: Path, trt: ModuleType) -> None:
-    assert build_plan(trt, load_package(folder), precision, Profile(1, 32, 64), GIB).plan
+@pytest.mark.parametrize("precision", ["tf32", "fp32"])
+def test_the_shipped_model_is_built(precision: str) -> None:
+    assert compiled(load_package(SHIPPED), precision, Profile(1, 32, 64)).engine
 
 
-def test_timings_are_taken_again(package: ModelPackage, trt: ModuleType) -> None:
-    first = build_plan(trt, package, "fp32", PROFILE, GIB)
-    assert build_plan(trt, package, "fp32", PROFILE, GIB, first.timing).plan
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_shipped_network_is_built_in_16_bits(precision: str, tmp_path: Path) -> None:
+    shipped = load_package(SHIPPED)
+    folder = tmp_path / "typed"
+    folder.mkdir()
+    for path in SHIPPED.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert shipped.typed_precisions == ()
+    with pytest.raises(ModelPackageError, match="trainer export --typed"):
+        compiled(shipped, precision)
+    assert compiled(add_typed_graphs(folder), precision, Profile(1, 32, 64)).engine
 
 
-def test_the_parsers_errors_are_said(package: ModelPackage, trt: ModuleType) -> None:
+@pytest.mark.parametrize("capability", [(8, 6), (12, 0)])
+def test_other_cards(capability: tuple[int, int], package: ModelPackage) -> None:
+    assert compiled(package, gpu=replace(L4, compute_capability=capability)).engine
+
+
+def test_the_parsers_errors_are_said(package: ModelPackage) -> None:
     node = helper.make_node("NoSuchOperator", ["slices"], ["bg_probability"], name="the_node")
     with_graph(package, [node], [], (TensorProto.FLOAT, TensorProto.FLOAT))
-    with pytest.raises(EngineError, match=r"does not understand the fp32 .*NoSuchOperator 'the_node'"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
+    with pytest.raises(EngineError, match=r"does not understand the graph: NoSuchOperator 'the_node'"):
+        compiled(package)
     package.onnx.write_bytes(b"not a graph")
-    with pytest.raises(EngineError, match="does not understand the fp32"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
+    with pytest.raises(EngineError, match="does not understand the graph"):
+        compiled(package)
+    package.onnx.unlink()
+    with pytest.raises(ModelPackageError, match=r"model.onnx cannot be read"):
+        compiled(package)
 
 
-def test_types_are_strong(package: ModelPackage, trt: ModuleType) -> None:
+def test_types_are_strong(package: ModelPackage) -> None:
     """A sum of fp32 and fp16 is no network: nothing is converted in silence."""
     half = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float16), "half")
     node = helper.make_node("Add", ["slices", "half"], ["bg_probability"])
     with_graph(package, [node], [half], (TensorProto.FLOAT, TensorProto.FLOAT))
     with pytest.raises(EngineError, match=r"(?i)type|fp16|half"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
+        compiled(package)
 
 
-def test_the_profile_is_checked(package: ModelPackage, trt: ModuleType) -> None:
+def test_other_inputs_are_refused(package: ModelPackage) -> None:
+    package.onnx.write_bytes(package.onnx.read_bytes().replace(b"slices", b"images"))
+    with pytest.raises(EngineError, match=r"has inputs \['images'\], expected slices"):
+        compiled(package)
+
+
+def test_the_profile_is_checked(package: ModelPackage) -> None:
     content = onnx.load_model_from_string(package.onnx.read_bytes())
     content.graph.input[0].type.tensor_type.shape.dim[0].Clear()
     content.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     package.onnx.write_bytes(content.SerializeToString())
-    with pytest.raises(EngineError, match="RTX"):
-        build_plan(trt, package, "fp32", PROFILE, GIB)
+    with pytest.raises(EngineError, match=r"tensorrt_rtx_bindings .* cannot build the fp32 network"):
+        compiled(package)
 
 
-def test_a_plan_is_not_read_by_another_library(trt: ModuleType) -> None:
-    logger = logger_of(trt)
+def test_what_is_no_engine_is_not_loaded() -> None:
+    logger = logger_of(rtx)
     logger.forget()
-    runtime = trt.Runtime(logger)
-    assert runtime.deserialize_cuda_engine(b"not a plan") is None
+    assert rtx.Runtime(logger).deserialize_cuda_engine(b"not an engine") is None
     assert logger.said() != "it gave no reason"

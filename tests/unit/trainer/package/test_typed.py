@@ -13,13 +13,12 @@ import onnxruntime
 import pytest
 
 import trainer.package.typed
-from strokecore.errors import EngineError
-from strokecore.learned.graph_types import infer_types
 from strokecore.learned.package import OUTPUT_NAMES
-from strokecore.learned.typed_graph import typed_graph
-from tests.unit.learned.typed_cases import exported, graph, slices
+from tests.unit.trainer.package.typed_cases import exported, graph, slices
 from trainer.package.graph import run_onnx
+from trainer.package.graph_types import infer_types
 from trainer.package.typed import difference, rounded_graph, typed_networks
+from trainer.package.typed_graph import PrecisionError, typed_graph
 
 KINDS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16}
 
@@ -76,7 +75,7 @@ def test_a_precision_that_cannot_be_had_is_left_out(
 ) -> None:
     def without_fp16(network: bytes, precision: str) -> bytes:
         if precision == "fp16":
-            raise EngineError("weights reach 1e6")
+            raise PrecisionError("weights reach 1e6")
         return typed_graph(network, precision)
 
     monkeypatch.setattr(trainer.package.typed, "typed_graph", without_fp16)

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from strokecore.learned.graph_types import infer_types
-from strokecore.learned.precision_rule import Precisions, precisions
-from tests.unit.learned.typed_cases import eye, graph
+from tests.unit.trainer.package.typed_cases import eye, graph
+from trainer.package.graph_types import infer_types
+from trainer.package.precision_rule import Precisions, precisions
 
 W = eye()
 

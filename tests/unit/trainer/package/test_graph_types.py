@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from strokecore.learned.graph_types import TensorType, infer_types, skeleton
-from tests.unit.learned.typed_cases import graph
+from tests.unit.trainer.package.typed_cases import graph
+from trainer.package.graph_types import TensorType, infer_types, skeleton
 
 BODY = """
 g (float[n,4] x) => (float[n,m] y) {

@@ -1,31 +1,27 @@
-"""A package's fp32 network as a strongly typed graph in bf16 or mixed fp16, for TensorRT 10 and 11.
+"""A package's fp32 network as a strongly typed graph in bf16 or mixed fp16, for TensorRT.
 
-A strongly typed network computes in the types that its graph says: TensorRT 11 knows no other, and on 10 the
-builder then cannot choose fp16 where that fails. precision_rule.py says what computes in 16 bits, and
-here weights are stored and casts written accordingly. Inputs and outputs of the network stay fp32, its number
-of slices stays free, a tensor is cast once for all its readers, and the same network gives the same bytes.
-TF32 needs no graph of its own: it is fp32 and a flag of the builder. Needs the package onnx, and imports it
-when called.
+A strongly typed network computes in the types that its graph says: TensorRT 11 knows no other.
+precision_rule.py says what computes in 16 bits, and here weights are stored and casts written accordingly.
+Inputs and outputs of the network stay fp32, its number of slices stays free, a tensor is cast once for all
+its readers, and the same network gives the same bytes. TF32 needs no graph of its own: it is fp32 and a flag
+of the builder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import TensorProto, checker, defs, helper, numpy_helper, shape_inference
 
-from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned.graph_types import infer_types, skeleton
-from strokecore.learned.pixel_shuffle import shuffle_pixels
-from strokecore.learned.plain_graph import free_name, make_plain, remove
-from strokecore.learned.precision_rule import precisions
-
-if TYPE_CHECKING:
-    import onnx
-
-TYPED_PRECISIONS: Final = ("bf16", "fp16")
-"""Precisions that need a graph of their own."""
+from strokecore.errors import ModelPackageError, StrokeCoreError
+from strokecore.learned.package import TYPED_PRECISIONS
+from trainer.package.graph_types import infer_types, skeleton
+from trainer.package.pixel_shuffle import shuffle_pixels
+from trainer.package.plain_graph import free_name, make_plain, remove
+from trainer.package.precision_rule import precisions
 
 _OLDEST_OPSET: Final = 20
 # Opset 22 first defines convolutions of bf16, and on the way from 20 operators only gained types.
@@ -35,6 +31,10 @@ _UNBUILT: Final = {"bf16": ("ConvTranspose",), "fp16": ()}
 _TENSOR_TYPES: Final = {"bf16": "tensor(bfloat16)", "fp16": "tensor(float16)"}
 # Largest finite values: 8 bits of significand below 2**128, and IEEE 754 half precision.
 _LARGEST: Final = {"bf16": float.fromhex("0x1.fep127"), "fp16": 65504.0}
+
+
+class PrecisionError(StrokeCoreError):
+    """The network has no form in this precision; it runs in fp32."""
 
 
 def typed_graph(network: bytes, precision: str) -> bytes:
@@ -47,18 +47,16 @@ def typed_graph(network: bytes, precision: str) -> bytes:
 
     Raises
     ------
-    EngineError: onnx is not installed, or the network cannot be had in this precision, as with weights beyond
-        65504 in fp16. Whether what is computed from them stays in range is for the parity gate to find.
+    PrecisionError: the network has no form in this precision, as with weights beyond 65504 in fp16. Whether
+        what is computed from them stays in range is for the parity gate to find.
     ModelPackageError: ``network`` is no ONNX graph, or one that contradicts itself.
     """
     if precision not in TYPED_PRECISIONS:
-        raise EngineError(
+        raise PrecisionError(
             f"the precision is {precision!r}, and only {' and '.join(TYPED_PRECISIONS)} have a graph of "
             "their own; use model.onnx."
         )
     model = _parsed(network)
-    from onnx import checker, shape_inference
-
     try:
         _check(model, precision)
         make_plain(model)
@@ -82,26 +80,16 @@ def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 def _parsed(network: bytes) -> onnx.ModelProto:
     try:
-        import onnx
-    except ImportError as error:
-        raise EngineError(
-            "the package onnx is not installed, and it takes part in making a network of bf16 or fp16; "
-            "run: pip install 'strokecore[gpu]'"
-        ) from error
-    try:
-        model = onnx.load_model_from_string(network)
+        return onnx.load_model_from_string(network)
     except Exception as error:  # protobuf's own, whose place changes with its version
         raise ModelPackageError(
             f"the network of {len(network)} bytes is no ONNX graph ({type(error).__name__}); "
             "export the model again."
         ) from error
-    return model
 
 
 def _check(model: onnx.ModelProto, precision: str) -> None:
     """Refuse what this module does not know and trainer export does not write."""
-    from onnx import TensorProto
-
     graph = model.graph
     opset = _opset(model)
     kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
@@ -116,7 +104,7 @@ def _check(model: onnx.ModelProto, precision: str) -> None:
         (others, f"tensors of {' and '.join(TensorProto.DataType.Name(kind) for kind in sorted(others))}"),
     ]
     if unknown := [words for there, words in found if there]:
-        raise EngineError(
+        raise PrecisionError(
             f"the network has {', '.join(unknown)}; a {precision} graph is made of an fp32 graph of opset "
             f"{_OLDEST_OPSET} or later without. Export the model again, or use fp32."
         )
@@ -130,8 +118,6 @@ class _Typing:
     """Gives one model its types, in place."""
 
     def __init__(self, model: onnx.ModelProto, precision: str) -> None:
-        from onnx import TensorProto
-
         self.graph, self.precision = model.graph, precision
         self.opset = max(_opset(model), _OPSETS[precision])
         for entry in model.opset_import:
@@ -201,8 +187,6 @@ class _Typing:
         return self.copies[name, kind]
 
     def _cast(self, source: str, result: str, kind: int) -> None:
-        from onnx import helper
-
         self.nodes.append(
             helper.make_node("Cast", [source], [result], name=self._new(f"{result}_cast"), to=kind)
         )
@@ -214,8 +198,6 @@ class _Typing:
 
     def _schema(self, node: onnx.NodeProto) -> Any:
         """ONNX's definition of the operator; None for those of others."""
-        from onnx import defs
-
         known = defs.has(node.op_type, self.opset, node.domain)
         return defs.get_schema(node.op_type, self.opset, node.domain) if known else None
 
@@ -236,13 +218,11 @@ class _Typing:
 
 def _rounded(constant: onnx.TensorProto, name: str, precision: str) -> onnx.TensorProto:
     """A constant in 16 bits, rounded to nearest, ties to even."""
-    from onnx import TensorProto, helper, numpy_helper
-
     values = numpy_helper.to_array(constant)
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= _LARGEST[precision]:  # also when it is NaN
         instead = "bf16 or fp32" if precision == "fp16" else "fp32"
-        raise EngineError(
+        raise PrecisionError(
             f"the weights {constant.name} reach {largest:g}, and {precision} ends at "
             f"{_LARGEST[precision]:g}; use {instead}."
         )

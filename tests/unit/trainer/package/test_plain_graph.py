@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from strokecore.learned.graph_types import infer_types
-from strokecore.learned.plain_graph import free_name, make_plain
-from tests.unit.learned.typed_cases import exported, eye, graph
+from tests.unit.trainer.package.typed_cases import exported, eye, graph
+from trainer.package.graph_types import infer_types
+from trainer.package.plain_graph import free_name, make_plain
 
 
 def plain(content: bytes) -> onnx.ModelProto:

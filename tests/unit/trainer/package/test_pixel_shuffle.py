@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from strokecore.learned.pixel_shuffle import shuffle_pixels
-from tests.unit.learned.typed_cases import exported
+from tests.unit.trainer.package.typed_cases import exported
+from trainer.package.pixel_shuffle import shuffle_pixels
 
 Floats = npt.NDArray[np.float32]
 

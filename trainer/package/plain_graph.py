@@ -3,21 +3,21 @@
 Runtimes and compilers then see each attention and each resize as it is. The exporter leaves tables that it
 could have computed, and writes the transposed keys of an attention as reshape, transpose, reshape with shapes
 found at run time. All of this only moves data: results stay the same to the bit, save for tables of sines and
-cosines, which numpy computes here. Needs the package onnx, and imports it when called.
+cosines, which numpy computes here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from strokecore.learned.graph_types import TensorType, infer_types
-
-if TYPE_CHECKING:
-    import onnx
+from trainer.package.graph_types import TensorType, infer_types
 
 # Results larger than this stay computed (64 MB in fp32).
 _FOLDED_VALUES: Final = 2**24
@@ -59,8 +59,6 @@ def remove(field: Any, indexes: Container[int]) -> None:
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    from onnx import helper, numpy_helper
-
     found = {i for i, node in enumerate(graph.node) if node.op_type == "Constant" and not node.domain}
     for index in sorted(found):
         (name,), (attribute,) = graph.node[index].output, graph.node[index].attribute
@@ -75,8 +73,6 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 def _fold(model: onnx.ModelProto) -> None:
     """Replace each node that reads only constants by its result."""
-    from onnx import numpy_helper
-
     graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}
     kept_names = {value.name for value in graph.output}
@@ -101,9 +97,6 @@ def _computed(
     model: onnx.ModelProto, node: onnx.NodeProto, constants: list[onnx.TensorProto]
 ) -> dict[str, Any]:
     """What a node makes of constants, by tensor name."""
-    from onnx import helper
-    from onnx.reference import ReferenceEvaluator
-
     names = [name for name in node.output if name]
     graph = helper.make_graph(
         [node], "one", [], [helper.make_empty_tensor_value_info(name) for name in names], constants
@@ -128,8 +121,6 @@ def _drop_empty_reshapes(graph: onnx.GraphProto, types: Mapping[str, TensorType]
 
 def _shorten_transposes(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> None:
     """Leading axes merged, the last two swapped, the leading axes split again: one transpose says it."""
-    from onnx import helper
-
     made = producers(graph.node)
     uses = Counter(name for node in graph.node for name in node.input)
     dropped = set()
@@ -164,8 +155,6 @@ def _maker(
 
 def _fix_reshapes(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> None:
     """Write the shape that inference found into each reshape, where at most one axis is free."""
-    from onnx import numpy_helper
-
     constants = {constant.name for constant in graph.initializer}
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] in constants:

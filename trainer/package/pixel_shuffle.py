@@ -2,25 +2,20 @@
 
 Each input pixel then makes a tile of its own, so both compute the same sums. TensorRT has no transposed
 convolution in bf16 (NVIDIA/TensorRT issue 4829), and the other form is a matrix product, which tensor cores
-like in every type. Needs the package onnx, and imports it when called.
+like in every type.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
-from strokecore.learned.plain_graph import free_name
-
-if TYPE_CHECKING:
-    import onnx
+from trainer.package.plain_graph import free_name
 
 
 def shuffle_pixels(model: onnx.ModelProto) -> None:
     """Rewrite them in place. Those with padding, overlap, groups or computed weights stay."""
-    from onnx import helper, numpy_helper
-
     graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}
     taken = set(constants) | {name for node in graph.node for name in (*node.input, *node.output)}
@@ -50,8 +45,6 @@ def shuffle_pixels(model: onnx.ModelProto) -> None:
 
 def _tile(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> int:
     """Sides of the square that a pixel becomes; 0 for other nodes."""
-    from onnx import helper
-
     if (
         node.op_type != "ConvTranspose"
         or node.domain

@@ -1,17 +1,13 @@
-"""Types and shapes of an ONNX graph's tensors, found without a copy of its weights.
-
-Needs the package onnx, and imports it when called.
-"""
+"""Types and shapes of an ONNX graph's tensors, found without a copy of its weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import onnx
+import onnx
+from onnx import helper, shape_inference
 
 # Constants up to this many values may say shapes and axes, whose values shape inference reads.
 _SHAPE_VALUES: Final = 64
@@ -41,8 +37,6 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
 
     Raises onnx.shape_inference.InferenceError where the graph contradicts itself.
     """
-    from onnx import shape_inference
-
     found = shape_inference.infer_shapes(skeleton(model), check_type=True, strict_mode=True, data_prop=True)
     values = (*found.graph.input, *found.graph.value_info, *found.graph.output)
     types = {value.name: _type(value.type.tensor_type) for value in values}
@@ -54,9 +48,6 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
 
     On the whole model they would copy hundreds of megabytes several times.
     """
-    import onnx
-    from onnx import helper
-
     source = model.graph
     weights = [c for c in source.initializer if np.prod(c.dims, initial=1) > _SHAPE_VALUES]
     names = {weight.name for weight in weights}

@@ -21,12 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from strokecore.learned.plain_graph import producers
+import onnx
 
-if TYPE_CHECKING:
-    import onnx
+from trainer.package.plain_graph import producers
 
 PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 MOVERS: Final = frozenset(
