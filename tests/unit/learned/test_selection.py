@@ -48,6 +48,8 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
     monkeypatch.setattr(tensorrt, "start_background_build", start)
+    # as of a package with typed graphs
+    monkeypatch.setattr(tensorrt, "with_graph", lambda package, precisions: precisions)
     return state
 
 
@@ -101,6 +103,14 @@ def test_an_engine_file_that_is_not_there_is_built_beside_the_work(
     not_built = "(engine could not be built)"
     assert found[:2] == [f"tensorrt bf16 {not_built}", "tensorrt fp16"]
     assert found[2:] == [f"tensorrt tf32 {not_built}", f"tensorrt fp32 {not_built}", "onnx fp32"]
+
+
+def test_a_precision_without_a_graph_is_not_tried(
+    machine: Callable[..., Any], package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(GPU[0], ONNX)
+    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: True)
+    assert words("auto", package) == ["tensorrt tf32", "tensorrt fp32", "onnx fp32"]
 
 
 def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(

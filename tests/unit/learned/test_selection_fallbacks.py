@@ -154,7 +154,7 @@ def test_an_engine_in_the_making_is_named(
     monkeypatch.setattr(tensorrt, "ready", lambda package, precision: False)
     monkeypatch.setattr(tensorrt, "start_background_build", lambda *_: "started in the background")
     runtime = gated(package, gate)
-    assert (runtime.name, runtime.fallbacks) == ("onnx", ("tensorrt bf16: engine is being built",))
+    assert (runtime.name, runtime.fallbacks) == ("onnx", ("tensorrt tf32: engine is being built",))
     assert list(machine.started) == ["onnx fp32"]
 
 
