@@ -107,18 +107,11 @@ def _remembered(engine: str, precision: str, package: ModelPackage | None) -> di
 def _check(package: ModelPackage, found: Sequence[Availability]) -> dict[tuple[str, str], dict[str, Any]]:
     """The whole gate on each; what cannot be started has a reason instead of a report."""
     from strokecore.learned.gate import Gate
-    from strokecore.learned.tensorrt import ready, with_graph
 
     gate = Gate(package, default_threads())
     checked: dict[tuple[str, str], dict[str, Any]] = {}
     for engine in reversed(found):  # the reference first: it is what the others are compared with
         for precision in engine.precisions:
-            if engine.engine == "tensorrt" and not ready(package, precision):
-                said = "no engine is built; run strokecore build-engine MODEL"
-                if not with_graph(package, [precision]):
-                    said = "the package has no graph for it; trainer export --typed makes one"
-                checked[engine.engine, precision] = {"verdict": None, "error": said}
-                continue
             try:
                 runner = runtimes.start(package, engine.engine, precision, default_threads())
             except (EngineError, ModelPackageError) as error:
