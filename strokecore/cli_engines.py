@@ -25,7 +25,7 @@ def add_engine_commands(commands: Commands) -> None:
 
 
 def _add_engines(commands: Commands) -> None:
-    engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
+    engines = commands.add_parser("engines", help="which engines are here, which one scores, and why")
     engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     engines.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="where to begin; auto")
     engines.add_argument(
@@ -101,9 +101,12 @@ def _bench(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.out.parent} is not a folder; give a file in one that exists with --out.")
     with Console(stderr=True).status("bench") as status:
         found = run_benchmark(settings, say=status.update)
-    if options.out is not None:
-        found.write(options.out)
     print_benchmark(found, Console(soft_wrap=True))
+    if options.out is not None:
+        try:
+            found.write(options.out)
+        except OSError as error:
+            raise UsageError(f"cannot write {options.out}: {error.strerror}; the table is above.") from error
     return 0 if found.succeeded else 1
 
 

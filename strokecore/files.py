@@ -8,12 +8,14 @@ write to.
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
+import io
 import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +55,15 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """A table as CSV, UTF-8: one or more rows with the same keys; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def partial_pattern(name: str) -> str:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import Estimate
+from strokecore.files import csv_bytes
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
 from trainer.evaluate import (
@@ -38,7 +39,7 @@ from trainer.evaluate import (
     threshold_record,
 )
 from trainer.loss.config import TaglConfig
-from trainer.measure.figures import GROUPS, patient_row, to_csv, values
+from trainer.measure.figures import GROUPS, patient_row, values
 from trainer.measure.metrics import PatientFigures
 from trainer.measure.paired import Verdict, difference, figure, judge
 from trainer.measure.pictures import require_matplotlib
@@ -289,7 +290,7 @@ def _write(
         for run, found in zip(runs, patients, strict=True)
         for patient in found
     ]
-    write_file(folder / "ablation.csv", to_csv(rows).encode())
+    write_file(folder / "ablation.csv", csv_bytes(rows))
     write_json(folder / "ablation.json", record)
     write_file(folder / "ablation.md", to_markdown(record).encode())
     draw_differences(folder / "differences.png", record)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from strokecore.errors import UsageError
 from strokecore.learned.preprocessing import InputSpec
 from trainer.loss.config import TaglConfig
-from trainer.network.network import NetworkConfig
+from trainer.network.vit_dpt import NetworkConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
 

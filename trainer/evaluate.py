@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
+from strokecore.files import csv_bytes
 from strokecore.simulate import SIMULATOR_VERSION, simulator_sha256
 from trainer.data.cases import CaseRecord, Dataset, Split
-from trainer.measure.figures import GROUPS, of_group, patient_row, print_summary, summarise, to_csv
+from trainer.measure.figures import GROUPS, of_group, patient_row, print_summary, summarise
 from trainer.measure.metrics import PatientFigures, measure
 from trainer.measure.pictures import require_matplotlib, save_overlay
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trainer.measure.prediction import Panel
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +275,7 @@ def write(folder: Path, record: dict[str, Any], patients: Sequence[PatientFigure
     """evaluation.json and patients.csv."""
     from trainer.loop.checkpoint import write_file, write_json
 
-    write_file(folder / "patients.csv", to_csv([patient_row(patient) for patient in patients]).encode())
+    write_file(folder / "patients.csv", csv_bytes([patient_row(patient) for patient in patients]))
     write_json(folder / "evaluation.json", record)
 
 

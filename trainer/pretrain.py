@@ -33,7 +33,7 @@ from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, to_channels
 from trainer.data.cases import CaseRecord, Dataset
-from trainer.network.network import BACKBONES, REGISTER_TOKENS, BackboneConfig
+from trainer.network.vit_dpt import BACKBONES, REGISTER_TOKENS, BackboneConfig
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ from trainer.loop.session import Session
 from trainer.loop.state import TrainingState
 from trainer.loop.validate import Validation, Validator
 from trainer.loss.tagl import LossTerms, TerritoryAwareGatedLoss
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 # A kill costs at most this much work; a checkpoint of the largest recipe takes about a second.
 CHECKPOINT_SECONDS: Final = 60.0

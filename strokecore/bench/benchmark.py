@@ -14,6 +14,7 @@ from strokecore.bench.engines import EngineResult, Say, measure_engines
 from strokecore.bench.machine import load_average, machine_facts, without_folders
 from strokecore.bench.pipeline import PipelineResult, measure_pipeline
 from strokecore.bench.settings import NONE, BenchSettings
+from strokecore.files import write_atomically
 from strokecore.learned.devices import THREADS_VARIABLE, default_threads
 from strokecore.learned.package import load_package
 from strokecore.learned.shipped import SHIPPED, package_folder
@@ -56,9 +57,8 @@ class Benchmark:
 
     def write(self, path: Path) -> None:
         """Write the JSON; the whole of it or nothing."""
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", "utf-8")
-        os.replace(part, path)
+        text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        write_atomically(path, text.encode())
 
 
 def run_benchmark(settings: BenchSettings, say: Say = lambda words: None) -> Benchmark:

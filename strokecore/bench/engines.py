@@ -145,7 +145,7 @@ def choose_engines(engines: Sequence[str], precisions: Sequence[str]) -> list[En
     for kind in RUNTIMES:
         if kind.name in engines or (not engines and (kind.device == "cpu" or gpus())):
             here = availability(kind.name)
-            error = None if here.available else "; ".join(filter(None, (here.reason, here.install)))
+            error = None if here.available else "; run: ".join(filter(None, (here.reason, here.install)))
             wanted = precisions or here.precisions or kind.precisions[:1]
             found += [
                 EngineResult(kind.name, one, error=error)

@@ -135,7 +135,7 @@ def infarct_dice(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, An
     known = np.isfinite(values)
     return {
         "cases": int(known.sum()),
-        "mean": asdict(st.pooled_mean(np.nan_to_num(values), known, counts)),
+        "mean": asdict(st.mean(values, counts)),
         "median": float(np.median(values[known])) if known.any() else None,
         "unusable_masks": sum(bool(o.mask_error) for o in outcomes),
     }
@@ -149,16 +149,6 @@ def seconds(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "median": float(np.median(taken)) if taken else None,
         "p95": float(np.percentile(taken, 95)) if taken else None,
     }
-
-
-def in_words(estimate: dict[str, Any], form: str = "{:.3f}", to: str = " to ") -> str:
-    """An estimate as text: "0.988 (0.979 to 0.996)"."""
-    if estimate["value"] is None:
-        return "-"
-    value = form.format(estimate["value"])
-    if estimate["low"] is None:
-        return value
-    return f"{value} ({form.format(estimate['low'])}{to}{form.format(estimate['high'])})"
 
 
 def _regions(truth: st.Bools, called: st.Bools, probability: st.Floats, counts: st.Counts) -> dict[str, Any]:

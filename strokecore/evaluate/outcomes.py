@@ -14,8 +14,7 @@ from strokecore.arrays import dice
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import Case
-from strokecore.evaluate.mask import MaskError, read_mask
-from strokecore.evaluate.truth import Truth, read_truth
+from strokecore.evaluate.truth import MaskError, Truth, read_mask, read_truth
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.pipeline import score_folder
 from strokecore.reports.wording import reasons

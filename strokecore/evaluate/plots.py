@@ -11,8 +11,8 @@ import numpy as np
 
 from strokecore.anatomy.regions import SIDES
 from strokecore.evaluate import statistics as st
-from strokecore.evaluate.figures import in_words
 from strokecore.evaluate.outcomes import Outcome
+from strokecore.evaluate.statistics import in_words
 from strokecore.scoring.aspects import FULL_SCORE
 
 if TYPE_CHECKING:

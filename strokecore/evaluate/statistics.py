@@ -49,8 +49,20 @@ class BlandAltman:
     high: float
 
 
+def in_words(estimate: dict[str, Any], form: str = "{:.3f}", to: str = " to ") -> str:
+    """An estimate as text: "0.988 (0.979 to 0.996)"."""
+    if estimate["value"] is None:
+        return "-"
+    value = form.format(estimate["value"])
+    if estimate["low"] is None:
+        return value
+    return f"{value} ({form.format(estimate['low'])}{to}{form.format(estimate['high'])})"
+
+
 def draw_patients(patients: int, draws: int = BOOTSTRAP_DRAWS, seed: int = BOOTSTRAP_SEED) -> Counts:
     """Bootstrap samples with replacement: how often each patient was drawn, int64 [draws, patients]."""
+    if not patients:
+        return np.zeros((draws, 0), np.int64)
     equal = np.full(patients, 1.0 / patients)
     return np.random.default_rng(seed).multinomial(patients, equal, size=draws).astype(np.int64)
 
@@ -79,6 +91,20 @@ def pooled_mean(sums: npt.ArrayLike, numbers: npt.ArrayLike, counts: Counts) -> 
     value = float(ratio(part.sum(), whole.sum()))
     several = np.count_nonzero(whole) > 1  # one patient drawn again and again would look certain
     return estimate(value, ratio(counts @ part, counts @ whole) if several else [])
+
+
+def mean(values: Floats, counts: Counts) -> Estimate:
+    """Mean of the defined values [patients], NaN where there is none, with its interval."""
+    defined = np.isfinite(values)
+    return pooled_mean(np.where(defined, values, 0.0), defined, counts)
+
+
+def median(values: Floats) -> Estimate:
+    """Median of the defined values [patients], with the interval over the patients who have one."""
+    defined = values[np.isfinite(values)]
+    if not defined.size:
+        return Estimate(None)
+    return resampled(lambda drawn: float(np.median(drawn)), defined, draw_patients(defined.size))
 
 
 def rate(hits: npt.ArrayLike, of: npt.ArrayLike, counts: Counts) -> Estimate:

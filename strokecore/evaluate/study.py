@@ -1,28 +1,94 @@
-"""A study on disk: study.json for machines and cases.csv for people."""
+"""A study: cases scored, their figures, and both on disk; two studies of the same cases compared.
+
+study.json is for machines, cases.csv for people.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from strokecore._version import __version__
+from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
-from strokecore.evaluate.figures import side_answer
-from strokecore.evaluate.outcomes import Outcome
-from strokecore.files import write_atomically
+from strokecore.config import ScoringConfig
+from strokecore.errors import UsageError
+from strokecore.evaluate import statistics as st
+from strokecore.evaluate.cases import Case
+from strokecore.evaluate.figures import side_answer, summarise
+from strokecore.evaluate.outcomes import TIMEOUT_S, Outcome, Scorer, run_study
+from strokecore.evaluate.plots import draw_all
+from strokecore.files import csv_bytes, write_atomically
+from strokecore.learned.selection import select_engine
+from strokecore.pipeline import score_folder
 from strokecore.result import ModelInfo, SoftwareInfo
+from strokecore.scoring.engine import model_info
 
 SCHEMA_VERSION: Final = 1
 REGION_KEYS: Final = tuple(f"{region.side}:{region.name}" for region in ALL_REGIONS)
 _LIBRARIES: Final = ("numpy", "scipy", "SimpleITK", "pydicom")
+# matplotlib draws the pictures, nibabel reads outlines of the infarct
+_EXTRAS: Final = ("matplotlib", "nibabel")
+# What must be equal, case by case, for a difference of two studies to be the model's.
+_SAME: Final = ("name", "truth")
+
+
+def evaluate(
+    cases: Sequence[Case],
+    config: ScoringConfig,
+    out: Path,
+    *,
+    command: str,
+    workers: int = 1,
+    timeout_s: float = TIMEOUT_S,
+    score: Scorer = score_folder,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Score ``cases``, write study.json, cases.csv and the pictures to ``out``; returns study.json's content.
+
+    Parameters
+    ----------
+    cases: at least one (find_cases, of_one_split).
+    command: what was asked for, written into the record.
+    workers, timeout_s, score, done: see run_study.
+
+    Raises
+    ------
+    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
+    ModelPackageError: a damaged atlas or model package.
+    """
+    _require_extras()
+    engine, atlas = select_engine(config), load_atlas(config.atlas)
+    folders = [case.folder.resolve() for case in cases if case.folder is not None]
+    if any(out.resolve().is_relative_to(folder.parent) for folder in folders):
+        raise UsageError("The output folder lies among the cases, where it would be taken for one; move it.")
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes = run_study(cases, config, workers=workers, timeout_s=timeout_s, score=score, done=done)
+    figures = summarise(outcomes)
+    record = study_record(
+        outcomes,
+        figures,
+        command=command,
+        date=datetime.now(UTC).date().isoformat(),
+        workers=workers,
+        model=model_info(engine),
+        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
+    )
+    write_cases(outcomes, out)
+    draw_all(outcomes, figures, out)
+    write_study(record, out)  # last: where it stands, the rest is complete
+    return record
 
 
 def study_record(
@@ -64,13 +130,52 @@ def write_study(record: dict[str, Any], folder: Path) -> Path:
 def write_cases(outcomes: Sequence[Outcome], folder: Path) -> Path:
     """Write ``folder``/cases.csv: one row per case, a list of regions in one cell."""
     path = folder / "cases.csv"
-    rows = [_row(outcome) for outcome in outcomes]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_bytes([_row(outcome) for outcome in outcomes]))
     return path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Region AUC of two studies and their difference, second minus first, drawn over the same patients."""
+
+    first: st.Estimate
+    second: st.Estimate
+    difference: st.Estimate
+
+
+def compare(first: Path, second: Path, draws: int = st.BOOTSTRAP_DRAWS) -> Comparison:
+    """Paired bootstrap of the region AUC of two study.json files.
+
+    Raises UsageError unless both hold the same cases with the same truth and images.
+    """
+    a, b = _read_cases(first), _read_cases(second)
+    if [_identity(case) for case in a] != [_identity(case) for case in b] or any(
+        None not in (x["digest"], y["digest"]) and x["digest"] != y["digest"]
+        for x, y in zip(a, b, strict=True)
+    ):
+        raise UsageError("The two studies are not of the same cases; evaluate both on the same folder.")
+    truth = np.array([case["truth"] for case in a], bool)
+    counts = st.draw_patients(len(a), draws)
+    values, drawn = [], []
+    for cases in (a, b):
+        probability = np.array([case["probability"] for case in cases], float)
+        values.append(st.auc(truth, probability))
+        drawn.append(st.auc_draws(truth, probability, counts))
+    return Comparison(
+        st.estimate(values[0], drawn[0]),
+        st.estimate(values[1], drawn[1]),
+        st.estimate(values[1] - values[0], drawn[1] - drawn[0]),
+    )
+
+
+def _require_extras() -> None:
+    """Raises UsageError with the command that installs what is missing, before minutes are spent."""
+    missing = [name for name in _EXTRAS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"strokecore evaluate needs {' and '.join(missing)}; install what is missing with: "
+            "pip install 'strokecore[evaluate]'"
+        )
 
 
 def _origin(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -148,3 +253,15 @@ def _row(outcome: Outcome) -> dict[str, object]:
 
 def _words(words: Iterable[str]) -> str:
     return " ".join(words)
+
+
+def _read_cases(path: Path) -> list[dict[str, Any]]:
+    try:
+        cases: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path.name} is no study.json ({type(error).__name__}).") from None
+    return cases
+
+
+def _identity(case: dict[str, Any]) -> list[Any]:
+    return [case[key] for key in _SAME]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from strokecore.evaluate.figures import in_words
+from strokecore.evaluate.statistics import in_words
 
 Rows = list[tuple[str, str]]
 

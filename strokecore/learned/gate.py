@@ -1,141 +1,289 @@
-"""Who may serve a package: the parity gate with its references and its memory.
+"""The parity gate: does a runtime give a package's own answers? None scores a patient before it does.
 
-First use of an engine here: the whole gate, against golden answers and ONNX Runtime on fresh random input.
-Later starts: a quick check against a few kept answers. An engine that was refused is not tried again for a
-while. ONNX Runtime itself is held against the golden answers before it is anyone's reference.
+First use of a runtime here: the whole gate, on the package's golden slices and on random ones drawn for the
+occasion. Reference is ONNX Runtime on the CPU in fp32, which must itself give the golden answers that the
+trainer's network wrote. Later starts: a few slices with known answers. What was measured is remembered,
+because a process scores one scan and the whole gate takes seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
+import os
+import platform
 import secrets
-from typing import Final
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from strokecore.errors import ModelPackageError
-from strokecore.learned import runtimes, verdicts
-from strokecore.learned.fresh import Fresh, fresh_slices
+from strokecore._version import __version__
+from strokecore.errors import EngineError, ModelPackageError
+from strokecore.files import cache_folder, keep_newest, read_own, write_own
+from strokecore.learned import runtimes
+from strokecore.learned.devices import cpu_flags, cpu_name, driver_version, gpus
 from strokecore.learned.golden import Golden, read_golden
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.parity import check_parity
-from strokecore.learned.parity_report import ParityReport
-from strokecore.learned.probes import Probes, check_quickly, choose_probes
-from strokecore.learned.runtime import Answers, Runtime
-from strokecore.learned.verdicts import Key, Verdict
+from strokecore.learned.parity import GateReport, Indices, compare, run_all
+from strokecore.learned.random_slices import random_slices
+from strokecore.learned.runtime import Answers, Float4D, Runtime
 
 log = logging.getLogger(__name__)
 
 REFERENCE: Final = ("onnx", "fp32")
+
+PASSED_FOR: Final = timedelta(days=30)
+"""Then the whole gate is run again, on random slices that it was not run on before."""
+WRONG_FOR: Final = timedelta(days=1)
+"""How long a runtime that answered wrong is not tried again."""
+FAILED_FOR: Final = timedelta(hours=1)
+"""The same for one that could not answer: memory may be free by then."""
+
 _SEED_BITS: Final = 63
+# Answers of one run that are held at a time; beyond, the batch is smaller.
+_HELD_BYTES: Final = 2**29
+# A GPU has kernels of its own for each batch size; 1 and 4 are parts of others.
+_SMALLER_BATCHES: Final = (32, 16, 8, 2)
+# Golden slices that each start looks at, and one of which goes along in each run.
+_FEW: Final = 3
+# Slices of the runs that have few of them.
+_SHORT_RUN: Final = 5
+# Variables by which users change what the libraries compute.
+_VARIABLES: Final = ("NVIDIA_", "CUBLAS_", "CUDNN_", "DNNL_", "ONEDNN_", "OPENVINO_", "OV_", "ORT_")
+_MOST_REPORTS: Final = 64
 
 
 class Gate:
-    """Of one package in one process.
+    """The gate of one package in one process.
 
     Attributes
     ----------
-    probes: slices with known answers; None before the first engine was let through.
+    threads: of what runs on the CPU.
+    seed: of the random slices, the same for all runtimes of a process, so that they are judged alike.
     """
 
     def __init__(self, package: ModelPackage, threads: int) -> None:
         self.package, self.threads = package, threads
-        self.probes: Probes | None = None
-        self._material: tuple[Golden, Fresh, Answers] | None = None
+        self.seed = secrets.randbits(_SEED_BITS)
+        self._golden: Golden | None = None
+        self._random: tuple[Float4D, Answers] | None = None
+        self._few: tuple[Float4D, Answers] | None = None
 
-    def refused(self, engine: str, precision: str) -> Verdict | None:
-        """An earlier verdict against an engine, which then need not even be started."""
-        found = verdicts.remembered(self._key(engine, precision))
-        return found if found is not None and not found.passed else None
+    def remembered(self, engine: str, precision: str) -> GateReport | None:
+        """The last report on a runtime as this machine is now; None where there is none that still holds."""
+        try:
+            content = json.loads(read_own(cache_folder("parity") / self._file_name(engine, precision)))
+            report = GateReport.from_dict(content["report"])
+        except FileNotFoundError:
+            return None
+        except (EngineError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("a report of the parity gate cannot be read (%s); the gate runs again", error)
+            return None
+        # a clock that was set back must not make a report hold for ever
+        return report if timedelta(0) <= datetime.now(UTC) - report.date < _holds_for(report) else None
 
-    def examine(self, engine: Runtime) -> ParityReport:
-        """Whether ``engine`` may serve: the quick check where it passed before, else the whole gate.
+    def refused(self, engine: str, precision: str) -> GateReport | None:
+        """A remembered report on a runtime that did not pass, and need not even be started."""
+        report = self.remembered(engine, precision)
+        return report if report is not None and not report.passed else None
+
+    def examine(self, runtime: Runtime) -> GateReport:
+        """Whether ``runtime`` may score: a few golden slices where it passed before, else the whole gate.
 
         Raises
         ------
-        EngineError: ONNX Runtime, the reference, cannot be had.
-        ModelPackageError: ONNX Runtime itself does not give the package's golden answers.
+        EngineError: ONNX Runtime, the reference, cannot be used.
+        ModelPackageError: the golden set proves nothing, or ONNX Runtime does not give its answers.
         """
-        key = self._key(engine.name, engine.precision)
-        verdict = verdicts.remembered(key)
-        if verdict is not None and verdict.passed and (probes := self._kept_probes()) is not None:
-            report = check_quickly(engine, probes, np.random.default_rng(secrets.randbits(_SEED_BITS)))
-            if report.passed:
-                log.info("%s %s: quick check passed", engine.name, engine.precision)
-                return report
-            verdicts.remember(key, report)
-        else:
-            report = self.examine_fully(engine)
-        if not report.passed and (engine.name, engine.precision) == REFERENCE:
-            raise self._unusable(report)
+        before = self.remembered(runtime.name, runtime.precision)
+        if before is None or not before.passed:
+            return self.examine_fully(runtime)
+        slices, known = self._few_golden()
+        # two runs: an answer that was left from the first is seen in the second
+        batches = [rows for rows in np.array_split(np.arange(len(slices)), 2) if len(rows)]
+        report = self._examined(runtime, slices, known, batches)
+        if not report.passed:
+            self._remember(report)
         return report
 
-    def examine_fully(self, engine: Runtime) -> ParityReport:
-        """The whole gate, whatever is remembered; the verdict is kept. Raises as ``examine``."""
-        golden, fresh, answers = self._prepared(engine)
-        report = check_parity(engine, self.package, golden, fresh, answers)
-        verdicts.remember(self._key(engine.name, engine.precision), report)
-        said = "passed" if report.passed else f"refused: {report.reason}"
-        log.info("parity gate, %s %s: %s", engine.name, engine.precision, said)
-        return report
-
-    def forget_material(self) -> None:
-        """Free the golden set and the random input; read and drawn again when they are needed."""
-        self._material = None
-
-    def _key(self, engine: str, precision: str) -> Key:
-        return verdicts.key_of(self.package, engine, precision, self.threads)
-
-    def _kept_probes(self) -> Probes | None:
-        """The probes of the last whole gate, where the reference's verdict still holds."""
-        if self.probes is None:
-            key = self._key(*REFERENCE)
-            verdict = verdicts.remembered(key)
-            if verdict is not None and verdict.passed:
-                self.probes = verdicts.remembered_probes(key)
-        return self.probes
-
-    def _prepared(self, engine: Runtime) -> tuple[Golden, Fresh, Answers]:
-        """Golden set, random input, and the answers to it of a reference that was held to the golden set.
-
-        The random input is the same for all engines of a process, so that they are judged alike.
-        """
-        if self._material is None:
-            golden = read_golden(self.package)
-            fresh = fresh_slices(self.package.spec, secrets.randbits(_SEED_BITS))
-            own = (engine.name, engine.precision) != REFERENCE
-            reference = runtimes.start(self.package, *REFERENCE, self.threads) if own else engine
-            try:
-                answers = _one_by_one(reference, fresh)
-                if own:
-                    self._hold(reference, golden, fresh, answers)
-            finally:
-                if own:
-                    reference.close()
-            self._material = golden, fresh, answers
-            self.probes = choose_probes(golden, fresh, answers)
-            verdicts.remember_probes(self._key(*REFERENCE), self.probes)
-        return self._material
-
-    def _hold(self, reference: Runtime, golden: Golden, fresh: Fresh, answers: Answers) -> None:
-        """Raises ModelPackageError unless the reference gives, or lately gave, the golden answers."""
-        key = self._key(*REFERENCE)
-        verdict = verdicts.remembered(key)
-        if verdict is None:
-            report = check_parity(reference, self.package, golden, fresh, answers)
-            verdict = verdicts.remember(key, report)
-        if not verdict.passed:
-            raise self._unusable(verdict.report)
-
-    def _unusable(self, report: ParityReport) -> ModelPackageError:
-        return ModelPackageError(
-            f"model package {self.package.folder}: ONNX Runtime does not give its golden answers "
-            f"({report.reason}), so nothing can prove an engine here. Install the onnxruntime of "
-            "deploy/constraints.txt, or export the model again."
+    def examine_fully(self, runtime: Runtime) -> GateReport:
+        """The whole gate, whatever is remembered; its report is. Raises as ``examine``."""
+        golden = self._golden_set()
+        random, answers = self._random_slices(runtime)
+        known = Answers(*(np.concatenate(arms) for arms in zip(golden.answers, answers, strict=True)))
+        batches = _batches(known, getattr(runtime, "batch", 1))
+        report = self._examined(
+            runtime, np.concatenate([golden.slices, random]), known, batches, (self.package, golden)
         )
+        self._remember(report)
+        return report
+
+    def sentinel(self, run: int) -> tuple[Float4D, Answers]:
+        """The slice [1, channels, H, W] that goes along in a run, and the right answer to it.
+
+        Another one each time, so that an answer which was left from the run before is seen.
+        """
+        slices, known = self._few_golden()
+        row = run % len(slices)
+        return slices[row : row + 1], Answers(*(arm[row : row + 1] for arm in known))
+
+    def release(self) -> None:
+        """Free the golden set and the random slices; read and drawn again when they are needed."""
+        self._golden = self._random = None
+
+    def _examined(
+        self,
+        runtime: Runtime,
+        slices: Float4D,
+        known: Answers,
+        batches: Sequence[Indices],
+        whole: tuple[ModelPackage, Golden] | None = None,
+    ) -> GateReport:
+        """As ``compare``. A failure of any kind is in the report, never raised."""
+        start = time.perf_counter()
+        # looked at after the last run: an earlier answer in a buffer that was used again is seen to be wrong
+        found = run_all(runtime, slices, batches)
+        values = compare(found, batches, known, fp32=runtime.precision == "fp32", whole=whole)
+        report = GateReport(
+            engine=runtime.name,
+            precision=runtime.precision,
+            date=datetime.now(UTC),
+            seed=self.seed,
+            slices=sum(map(len, batches)),
+            seconds=time.perf_counter() - start,
+            values=values,
+        )
+        said = "passed" if report.passed else f"refused: {report.reason}"
+        log.info("parity gate, %s %s: %s", report.engine, report.precision, said)
+        return report
+
+    def _golden_set(self) -> Golden:
+        if self._golden is None:
+            self._golden = golden = read_golden(self.package)
+            infarct = np.where(golden.case < 0, -1, 1 - golden.answers.bg[:, 0].mean(axis=(1, 2)))
+            most = np.argsort(-infarct, kind="stable")[:_FEW]
+            self._few = golden.slices[most], Answers(*(arm[most] for arm in golden.answers))
+        return self._golden
+
+    def _few_golden(self) -> tuple[Float4D, Answers]:
+        """The golden slices with most infarct and the answers to them; they outlive ``release``."""
+        if self._few is None:
+            self._golden_set()
+        assert self._few is not None, "chosen when the golden set was read"
+        return self._few
+
+    def _random_slices(self, runtime: Runtime) -> tuple[Float4D, Answers]:
+        """Random slices and the reference's answers to them. Raises as ``examine``."""
+        if self._random is None:
+            slices = random_slices(self.package.spec, self.seed)
+            if (runtime.name, runtime.precision) == REFERENCE:
+                self._random = slices, self._reference_answers(runtime, slices)
+            else:
+                reference = runtimes.start(self.package, *REFERENCE, self.threads)
+                with contextlib.closing(reference):
+                    self._random = slices, self._reference_answers(reference, slices)
+        return self._random
+
+    def _reference_answers(self, reference: Runtime, slices: Float4D) -> Answers:
+        """Of a reference that gives the golden answers; each slice alone, so that no batch mixes them up."""
+        golden = self._golden_set()
+        held = self._examined(reference, golden.slices, golden.answers, _one_by_one(golden.slices))
+        found = run_all(reference, slices, _one_by_one(slices))
+        if "failed_runs" in held.failed or len(found) < len(slices):
+            raise EngineError(
+                "ONNX Runtime, which all engines are compared with, fails in the parity gate; the log says "
+                "why. Stop other programs if it has no memory, or install the onnxruntime of "
+                "deploy/constraints.txt."
+            )
+        if not held.passed:
+            raise ModelPackageError(
+                f"model package {self.package.folder}: ONNX Runtime does not give its golden answers "
+                f"({held.reason}), so nothing can prove an engine here. Install the onnxruntime of "
+                "deploy/constraints.txt, or export the model again."
+            )
+        return Answers(*map(np.concatenate, zip(*found, strict=True)))
+
+    def _remember(self, report: GateReport) -> None:
+        """Keep a report; where the cache cannot be used, the gate runs again next time."""
+        content = {"facts": self._facts(report.engine, report.precision), "report": report.to_dict()}
+        try:
+            folder = cache_folder("parity")
+            name = self._file_name(report.engine, report.precision)
+            write_own(folder / name, json.dumps(content, indent=1).encode())
+            keep_newest(folder, "*.json", _MOST_REPORTS)
+        except (EngineError, OSError) as error:
+            log.warning("a report of the parity gate cannot be kept, so it runs at every start: %s", error)
+
+    def _file_name(self, engine: str, precision: str) -> str:
+        facts = json.dumps(self._facts(engine, precision), sort_keys=True)
+        return f"{hashlib.sha256(facts.encode()).hexdigest()}.json"
+
+    def _facts(self, engine: str, precision: str) -> dict[str, Any]:
+        """What a report holds for, JSON-ready. Looks at names and versions only, and loads nothing."""
+        on_gpu = runtimes.runtime_kind(engine).device == "gpu"
+        libraries = runtimes.library_versions(REFERENCE[0]) | runtimes.library_versions(engine)
+        return {
+            "engine": engine,
+            "precision": precision,
+            "package": self.package.sha256,
+            "strokecore": __version__,
+            "source": _source_sha256(),
+            "python": platform.python_version(),
+            "libraries": libraries,  # the reference's too: it is what the engine was compared with
+            "cpu": [cpu_name(), _short(sorted(cpu_flags()))],
+            "gpus": [[str(gpu), gpu.uuid] for gpu in gpus()] + [driver_version()] if on_gpu else [],
+            "threads": self.threads,
+            "variables": _short(sorted(v for v in os.environ.items() if v[0].startswith(_VARIABLES))),
+        }
 
 
-def _one_by_one(reference: Runtime, fresh: Fresh) -> Answers:
-    """The reference's answers, each slice alone: no batch can then have mixed them up."""
-    parts = [reference.run(fresh.slices[row : row + 1]) for row in range(len(fresh.slices))]
-    return Answers(*(np.concatenate(arms) for arms in zip(*parts, strict=True)))
+def _one_by_one(slices: Float4D) -> list[Indices]:
+    return list(np.arange(len(slices))[:, None])
+
+
+def _batches(known: Answers, own: int) -> list[Indices]:
+    """Which slices each run gets, by index into those that ``known`` answers.
+
+    All at once, and more than the engine's ``own`` batch, so that its last part is not full; smaller batches,
+    for each of which a GPU has kernels of its own; a few in reversed order; one alone; the few again. No run
+    repeats the one before it, so that an answer that comes one run late is seen.
+    """
+    number = len(known.bg)
+    at_once = max(number, min(own + 1, _HELD_BYTES // sum(arm[0].nbytes for arm in known)))
+    while at_once % 2 == 0 or (own > 1 and at_once % own == 0):
+        at_once += 1
+    # from the middle: the last part must not resemble the first
+    more = (number // 2 + np.arange(at_once - number)) % number
+    smaller = [
+        (number // 3 + np.arange(size)) % number
+        for size in _SMALLER_BATCHES
+        if size <= min(at_once, own // 2)
+    ]
+    few = np.arange(number)[: -_SHORT_RUN - 1 : -1]
+    return [np.concatenate([np.arange(number), more]), *smaller, few, np.array([number // 2]), few]
+
+
+def _holds_for(report: GateReport) -> timedelta:
+    if report.passed:
+        return PASSED_FOR
+    return FAILED_FOR if "failed_runs" in report.failed else WRONG_FOR
+
+
+@cache
+def _source_sha256() -> str:
+    """Of everything that runs or judges an engine."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

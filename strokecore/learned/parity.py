@@ -1,267 +1,308 @@
-"""The parity gate: does an engine give a package's own answers? None serves a patient before it does.
+"""How far a runtime's answers are from the reference's, and the report that says so.
 
-References are the package's golden answers, which the trainer's fp32 network wrote, and ONNX Runtime in
-fp32 on random input drawn for this check. DINOv3 in fp16 is known to come out of several TensorRT releases as
-NaN or as nearly one class; other faults are quieter: mirrored or reordered answers, swapped channels, a stale
-buffer, the last part of a batch not computed, half a pixel of displacement. docs/engines.md says which
-criterion catches which.
+DINOv3 in fp16 is known to come out of several TensorRT releases as NaN or as nearly one class; other faults
+are quieter: mirrored or reordered answers, swapped channels, a stale buffer, the last part of a batch not
+computed, half a pixel of displacement. Answers are compared as probabilities, as decisions, and in log-odds:
+a network that calls nothing on the inputs at hand answers 0.001 everywhere, and a mirrored or constant answer
+is then near the right one in probability and far from it in log-odds. docs/engines.md says which criterion
+refuses which fault.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.combination import combined
-from strokecore.learned.differences import (
-    class_agreement,
-    dice,
-    fit,
-    infarct_log_odds,
-    large_difference,
-    largest_of_slices,
-    rearranged,
-)
 from strokecore.learned.engine import region_log_odds
-from strokecore.learned.fresh import Fresh
-from strokecore.learned.golden import GOLDEN_STEP, Golden
-from strokecore.learned.package import Calibration, ModelPackage
-from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
-from strokecore.learned.runtime import Answers, Runtime
+from strokecore.learned.golden import Golden
+from strokecore.learned.package import ModelPackage
+from strokecore.learned.runtime import Answers, Float4D, Runtime
 from strokecore.scoring.aspects import REGION_THRESHOLD
 
-Float4D = npt.NDArray[np.float32]
+Float3D = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 log = logging.getLogger(__name__)
 
+LIMITS: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "failed_runs": 0,
+        "sum_error": 0.01,
+        "dice_loss": 0.005,
+        "regions": 0,
+        "probability_difference": 0.02,
+        "log_odds_error": 0.2,
+        "systematic_error": 0.025,
+        # of what calls itself fp32 only
+        "fp32_difference": 0.001,
+    }
+)
+"""The largest value of each criterion; the meanings stand in docs/engines.md."""
 
-# Outputs of one check that are held at the same time; a batch beyond is tested with fewer slices.
-_HELD_BYTES: Final = 2**29
-# Batches of these sizes are not among the others; 1 and 4 are parts of them.
-_SMALLER: Final = (32, 16, 8, 2)
+_PERCENTILE: Final = 0.999
+# Probabilities are kept this far from 0 in log-odds: golden answers are rounded to steps of 1.5e-5.
+_FLOOR: Final = 1e-4
+# Log-odds beyond are the floor's.
+_SATURATED: Final = 9.0
+# A class that hardly varies in a slice is held to this standard deviation of its log-odds.
+_LEAST_SPREAD: Final = 0.5
+# A reference whose infarct varies by less is a constant, and proves nothing.
+_CONSTANT: Final = 0.2
 
 
-def check_parity(
-    engine: Runtime, package: ModelPackage, golden: Golden, fresh: Fresh, answers: Answers
-) -> ParityReport:
-    """Run an engine on golden and random slices and compare; a failure of any kind is a report, never raised.
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate measured of one runtime.
+
+    Attributes
+    ----------
+    engine, precision: what was examined.
+    date: when (UTC).
+    seed: of the random slices.
+    slices: how many were run.
+    seconds: how long it took.
+    values: by criterion of LIMITS, as far as measured: what failed, or was no probability, has no other.
+    """
+
+    engine: str
+    precision: str
+    date: datetime
+    seed: int
+    slices: int
+    seconds: float
+    values: Mapping[str, float]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Criteria whose value is beyond its limit; NaN, which could not be measured, always is."""
+        return tuple(name for name, limit in LIMITS.items() if not self.values.get(name, 0) <= limit)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.values) and not self.failed
+
+    @property
+    def reason(self) -> str:
+        """The failed criteria with their numbers, at most three; empty when all passed."""
+        return ", ".join(f"{name} {self.values[name]:.4g} > {LIMITS[name]:g}" for name in self.failed[:3])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; a value that is no finite number is None."""
+        criteria = {
+            name: {
+                "value": value if math.isfinite(value) else None,
+                "limit": LIMITS[name],
+                "passed": name not in self.failed,
+            }
+            for name, value in self.values.items()
+        }
+        facts = {
+            field: getattr(self, field) for field in ("engine", "precision", "seed", "slices", "seconds")
+        }
+        return facts | {"date": self.date.isoformat(), "passed": self.passed, "criteria": criteria}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> GateReport:
+        """The inverse of ``to_dict``.
+
+        Raises KeyError, TypeError, ValueError or AttributeError on other content.
+        """
+        values = {name: criterion["value"] for name, criterion in content["criteria"].items()}
+        report = cls(
+            engine=str(content["engine"]),
+            precision=str(content["precision"]),
+            date=datetime.fromisoformat(content["date"]),
+            seed=int(content["seed"]),
+            slices=int(content["slices"]),
+            seconds=float(content["seconds"]),
+            values={name: math.nan if value is None else float(value) for name, value in values.items()},
+        )
+        if report.passed != content["passed"]:
+            raise ValueError("what the report says does not follow from its criteria")
+        return report
+
+
+def run_all(runtime: Runtime, slices: Float4D, batches: Sequence[Indices]) -> list[Answers]:
+    """Answers to ``slices[rows]`` for each of ``batches``, in turn; fewer where a run fails."""
+    found: list[Answers] = []
+    for rows in batches:
+        try:
+            found.append(Answers(*runtime.run(slices[rows])))
+        except Exception as error:  # foreign libraries raise what they like; whatever it is, it is refused
+            log.warning("%s %s fails in the parity gate: %s", runtime.name, runtime.precision, error)
+            break
+    return found
+
+
+def compare(
+    found: Sequence[Answers],
+    batches: Sequence[Indices],
+    known: Answers,
+    *,
+    fp32: bool,
+    whole: tuple[ModelPackage, Golden] | None = None,
+) -> dict[str, float]:
+    """Each answer of each run against the right one: values of LIMITS, as far as they can be measured.
 
     Parameters
     ----------
-    fresh, answers: random slices and ONNX Runtime's fp32 answers to them.
+    found: of ``run_all`` for ``batches``.
+    known: right answers to all slices that ``batches`` are rows of.
+    fp32: whether the runtime says that it computes in fp32.
+    whole: for the whole gate. ``known`` is then of all golden slices followed by others, and the first batch
+        begins with all of them in this order. Without, the criteria that need many slices are left out.
     """
-    start = time.perf_counter()
-    slices = np.concatenate([golden.slices, fresh.slices])
-    reference = Answers(*(np.concatenate(arms) for arms in zip(golden.answers, answers, strict=True)))
-    batches = _batches(engine, golden, len(fresh.slices), reference)
-    found: list[Answers] = []
-    failed = 0
-    for batch in batches:
-        arms = run_or_none(engine, slices[batch])
-        if arms is None:
-            failed += 1
-            break
-        found.append(arms)
-    failed += sum(
-        not fits_in(arms, reference, len(batch)) for arms, batch in zip(found, batches, strict=False)
-    )
-    values: dict[str, float] = {"runs": failed}
-    if not failed:
-        # looked at after the last run: an earlier answer in a buffer that was used again is seen to be wrong
-        values |= _values(package, golden, fresh, reference, batches, found)
-        if engine.precision == "fp32" and not values["not_finite"]:
-            # what calls itself fp32 and computes in less is not what the result says that it is
-            values["fp32_difference"] = _worst(
-                lambda ours, theirs: float(np.abs(ours[: len(theirs)] - theirs).max()), found[0], reference
-            )
-    return ParityReport(
-        engine.name,
-        engine.precision,
-        fresh.seed,
-        sum(map(len, batches)),
-        time.perf_counter() - start,
-        tuple(Criterion(name, float(value), LIMITS[name]) for name, value in values.items()),
-    )
+    failed = len(batches) - len(found)
+    failed += sum(not _fits(arms, known, len(rows)) for arms, rows in zip(found, batches, strict=False))
+    if failed:
+        return {"failed_runs": failed}
+    values = {"failed_runs": 0.0, "sum_error": _sum_error(found)}
+    if not values["sum_error"] <= LIMITS["sum_error"]:
+        return values
+    # (answer, right answer) to one slice, of each arm
+    pairs = [
+        [
+            (answer, right[row])
+            for arms, rows in zip(found, batches, strict=True)
+            for answer, row in zip(arms[arm], rows, strict=True)
+        ]
+        for arm, right in enumerate(known)
+    ]
+    values["log_odds_error"] = _worst(_log_odds_error(*pair) for arm in pairs for pair in arm)
+    if fp32:
+        values["fp32_difference"] = _worst(float(np.abs(a - b).max()) for arm in pairs for a, b in arm)
+    if whole is not None:
+        package, golden = whole
+        number = len(golden.slices)
+        # golden and other slices, and both arms, each by themselves: none hides another
+        values["probability_difference"] = _worst(
+            large_difference(arm[part], right[part])
+            for arm, right in zip(found[0], known, strict=True)
+            for part in (slice(number), slice(number, len(right)))
+        )
+        values["systematic_error"] = _worst(map(_systematic_error, pairs))
+        ours = Answers(*(arm[:number] for arm in found[0]))
+        outlined, affected = _decisions(ours, golden, package)
+        right_outlined, right_affected = _decisions(golden.answers, golden, package)
+        total = int(outlined.sum() + right_outlined.sum())
+        values["dice_loss"] = int((outlined != right_outlined).sum()) / max(total, 1)
+        values["regions"] = int((affected != right_affected).sum())
+    return values
 
 
-def run_or_none(engine: Runtime, slices: Float4D) -> Answers | None:
-    """An engine's answers; None where it fails."""
-    try:
-        return Answers(*engine.run(slices))
-    except Exception as error:  # foreign libraries raise what they like: whatever it is, it does not serve
-        log.warning("%s %s fails on slices of the parity gate: %s", engine.name, engine.precision, error)
-        return None
+def wrong_answer(found: Answers, known: Answers, number: int) -> str | None:
+    """What is wrong with a run's answers, the last of which is to a slice with a known one; None: nothing.
+
+    Parameters
+    ----------
+    known: the right answer to the last slice, [1, classes, H, W].
+    number: of slices that were run, that one included.
+    """
+    if not _fits(found, known, number):
+        return "answers of another shape"
+    if not all(np.isfinite(arm).all() for arm in found):
+        return "answers that are not finite"
+    if _sum_error([found]) > LIMITS["sum_error"]:
+        return "answers that are no probabilities"
+    error = _worst(_log_odds_error(arm[-1], right[0]) for arm, right in zip(found, known, strict=True))
+    if error > LIMITS["log_odds_error"]:
+        return f"a wrong answer to the slice with a known one (log_odds_error {error:.2g})"
+    return None
 
 
-def fits_in(found: Answers, reference: Answers, number: int) -> bool:
+def large_difference(found: Float4D, right: Float4D) -> float:
+    """The 99.9th percentile of the absolute difference over all values."""
+    difference = np.abs(found - right).ravel()
+    above = difference.size - int(_PERCENTILE * difference.size)
+    # most are exactly 0, and a selection is slow among equals
+    positive = difference[difference > 0]
+    return float(np.partition(positive, -above)[-above]) if positive.size >= above else 0.0
+
+
+def _fits(found: Answers, known: Answers, number: int) -> bool:
     """Whether these are answers to ``number`` slices at all."""
     return all(
         isinstance(arm, np.ndarray) and arm.dtype == np.float32 and arm.shape == (number, *expected.shape[1:])
-        for arm, expected in zip(found, reference, strict=True)
+        for arm, expected in zip(found, known, strict=True)
     )
 
 
-def not_finite(answers: Sequence[Answers]) -> int:
-    """How many values are NaN or infinite."""
-    return sum(int((~np.isfinite(arm)).sum()) for arms in answers for arm in arms)
+def _worst(values: Iterable[float]) -> float:
+    """The largest; NaN where one is."""
+    return float(np.max(list(values)))
 
 
-def sum_error(answers: Sequence[Answers]) -> float:
-    """How far a pixel's classes are from summing to 1, or below 0, at worst."""
-    return max(
-        max(float(np.abs(arm.sum(axis=1) - 1).max()), float(-arm.min())) for arms in answers for arm in arms
+def _sum_error(found: Sequence[Answers]) -> float:
+    """How far a pixel's classes are from summing to 1, or below 0; not finite where a value is not."""
+    return _worst(
+        max(float(np.abs(arm.sum(axis=1) - 1).max()), -float(arm.min())) for arms in found for arm in arms
     )
 
 
-def region_probabilities(
-    log_odds: Mapping[RegionId, float], calibration: Mapping[str, Calibration]
-) -> dict[RegionId, float]:
-    """What the network alone says of each region, by the package's calibration."""
-    return {region: calibration[region.name].probability(x) for region, x in log_odds.items()}
+def _log_odds(probability: Float3D, others: Float3D) -> Float3D:
+    """Of classes against all ``others``, given as their sum: 1 - p keeps no digit of it in a short format."""
+    return np.log(np.maximum(probability, _FLOOR)) - np.log(np.maximum(others, _FLOOR))
 
 
-def _batches(engine: Runtime, golden: Golden, fresh: int, reference: Answers) -> list[Indices]:
-    """Which slices each run gets, by index into golden slices followed by random ones.
+def _log_odds_error(found: Float3D, right: Float3D) -> float:
+    """Root mean square error of a class's log-odds over their standard deviation, in the worst class.
 
-    All at once, and more than the engine's own batch, so that its last part is not full; smaller batches, for
-    each of which a GPU has a graph of its own; a few in reversed order; one alone; the few again. No run
-    repeats the one before it, so that an answer that comes one run late is seen.
+    About 1 for a constant, 1.4 for an answer that has nothing to do with the right one.
+
+    Parameters
+    ----------
+    found, right: of one slice [classes, H, W].
     """
-    number = len(golden.slices) + fresh
-    own = int(getattr(engine, "most", getattr(engine, "batch", 1)))
-    row_bytes = sum(arm[0].nbytes for arm in reference)
-    at_once = max(number, min(own + 1, _HELD_BYTES // row_bytes))
-    while at_once % 2 == 0 or (own > 1 and at_once % own == 0):
-        at_once += 1
-    # from the middle: the last part must not resemble the first
-    more = (number // 2 + np.arange(at_once - number)) % number
-    infarct = 1 - golden.answers.bg[:, 0].mean(axis=(1, 2))
-    few = np.arange(number - 1, max(number - 6, len(golden.slices) - 1), -1)
-    smaller = [
-        (number // 3 + np.arange(size)) % number for size in _SMALLER if size <= min(at_once, own // 2)
-    ]
-    return [
-        np.concatenate([np.arange(number), more]),
-        *smaller,
-        few,
-        np.array([int(infarct.argmax())]),
-        few,
-    ]
+    ours, theirs = (_log_odds(arm, arm.sum(axis=0) - arm) for arm in (found, right))
+    error = np.sqrt(np.square(ours - theirs).mean(axis=(1, 2)))
+    return float((error / np.maximum(theirs.std(axis=(1, 2)), _LEAST_SPREAD)).max())
 
 
-def _values(
-    package: ModelPackage,
-    golden: Golden,
-    fresh: Fresh,
-    reference: Answers,
-    batches: Sequence[Indices],
-    found: Sequence[Answers],
-) -> dict[str, float]:
-    if wrong := not_finite(found):
-        return {"not_finite": wrong}
-    first = len(golden.slices)
-    number = len(reference.bg)
-    whole = Answers(*(arm[:number] for arm in found[0]))
-    ours = Answers(*(arm[:first] for arm in whole))
-    random = Answers(*(arm[first:] for arm in whole))
-    theirs = Answers(*(arm[first:] for arm in reference))
-    heads = len(fresh.inside)
-    fits = [
-        fit(infarct_log_odds(f[:heads]), infarct_log_odds(r[:heads]), fresh.inside)
-        for f, r in zip(random, theirs, strict=True)
-    ]
-    few, _, again = found[-3:]
-    return {
-        "not_finite": 0,
-        "sum": sum_error(found),
-        "golden_difference": _worst(large_difference, ours, golden.answers),
-        "random_difference": _worst(large_difference, random, theirs),
-        "dice": _infarct_dice(package, golden, ours),
-        **_regions(package, golden, ours),
-        "classes": min(map(class_agreement, ours, golden.answers)),
-        "spread": max((f.spread for f in fits), key=lambda s: _distance(s, 1)),
-        "bias": max((f.bias for f in fits), key=lambda b: _distance(b, 0)),
-        "scale": max((f.scale for f in fits), key=lambda s: _distance(s, 1)),
-        "shift": max((f.shift for f in fits), key=lambda s: _distance(s, 0)),
-        "rearranged": max(rearranged(f, r, fresh.inside) for f, r in zip(random, theirs, strict=True)),
-        "batch": max(
-            largest_of_slices(arm, both[batch])
-            for arms, batch in zip(found, batches, strict=True)
-            for arm, both in zip(arms, whole, strict=True)
-        ),
-        "repeat": max(float(np.abs(a - b).max()) for a, b in zip(few, again, strict=True)),
-    }
+def _systematic_error(pairs: Sequence[tuple[Float3D, Float3D]]) -> float:
+    """Root mean square of the errors in the log-odds of infarct, as far as they are no noise.
 
+    That is what an offset, a scale, and a displacement along rows and columns (by d pixels it adds d times
+    the slope) explain of them by least squares. Arithmetic in a short format errs to both sides and leaves
+    next to nothing. NaN where the right answers are a constant.
 
-def _worst(measure: Callable[[Float4D, Float4D], float], found: Answers, reference: Answers) -> float:
-    """The worse arm's, so that a right arm does not hide a wrong one."""
-    return max(map(measure, found, reference))
-
-
-def _distance(value: float, right: float) -> float:
-    """NaN is farthest."""
-    return math.inf if math.isnan(value) else abs(value - right)
-
-
-def _infarct(golden: Golden, answers: Answers) -> npt.NDArray[np.float32]:
-    return infarct_probability(answers.bg, answers.sg, golden.share.astype(np.float64))
-
-
-def _infarct_dice(package: ModelPackage, golden: Golden, found: Answers) -> float:
-    """Of the outlines in the brain of the golden cases.
-
-    Golden answers are rounded: of a pixel within a step of the threshold they do not know the side.
+    Parameters
+    ----------
+    pairs: an arm's answer and the right one to each slice, [classes, H, W].
     """
-    known = _infarct(golden, golden.answers)
-    used = golden.brain & (golden.case >= 0)[:, None, None]
-    lowest, highest = (_outlined(package, golden, known + d) for d in (-GOLDEN_STEP, GOLDEN_STEP))
-    used &= lowest == highest
-    return dice(_outlined(package, golden, _infarct(golden, found))[used], highest[used])
+    products, projections, pixels = np.zeros((4, 4)), np.zeros(4), 0
+    for pair in pairs:
+        ours, theirs = (_log_odds(p[1:].sum(axis=0), p[0]).astype(np.float64) for p in pair)
+        used = np.abs(theirs) < _SATURATED
+        terms = np.stack([np.ones_like(theirs), theirs, *np.gradient(theirs)])[:, used]
+        products += terms @ terms.T
+        projections += terms @ (ours - theirs)[used]
+        pixels += terms.shape[1]
+    if not pixels or products[1, 1] / pixels - (products[0, 1] / pixels) ** 2 < _CONSTANT**2:
+        return math.nan
+    explained = float(projections @ np.linalg.lstsq(products, projections, rcond=None)[0])
+    return math.sqrt(max(explained, 0.0) / pixels)
 
 
-def _outlined(
-    package: ModelPackage, golden: Golden, infarct: npt.NDArray[np.float32]
-) -> npt.NDArray[np.bool_]:
-    """Where the network alone draws a lesion; a joined weight-free engine is taken to have no opinion."""
-    if package.combination is not None:
-        infarct = combined(infarct, np.zeros_like(infarct), golden.regions, {}, package.combination)
-    return infarct >= package.lesion_threshold
-
-
-def _regions(package: ModelPackage, golden: Golden, found: Answers) -> dict[str, float]:
-    """Region decisions and ASPECTS that differ on the golden cases, and the farthest region probability."""
-    maps = _infarct(golden, found), _infarct(golden, golden.answers)
-    regions = aspects = 0
-    farthest = 0.0
+def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple[Bools, Bools]:
+    """What the network alone calls of the golden cases: pixels of brain inside a lesion; affected regions."""
+    infarct = infarct_probability(answers.bg, answers.sg, golden.share.astype(np.float64))
+    probabilities = []
     for case in range(int(golden.case.max()) + 1):
         mine = golden.case == case
-        if not mine.any():
-            continue
-        ours, known = (
-            region_probabilities(
-                region_log_odds(values[mine], golden.regions[mine], golden.brain[mine]), package.calibration
-            )
-            for values in maps
-        )
-        different = [r for r in ALL_REGIONS if r in known and _affected(ours[r]) != _affected(known[r])]
-        regions += len(different)
-        for side in SIDES:
-            counts = [
-                sum(_affected(p) for r, p in decided.items() if r.side == side) for decided in (ours, known)
-            ]
-            aspects += counts[0] != counts[1]
-        farthest = max([farthest, *(abs(ours[r] - known[r]) for r in known)])
-    return {"regions": regions, "aspects": aspects, "region_probability": farthest}
-
-
-def _affected(probability: float) -> bool:
-    return probability >= REGION_THRESHOLD
+        log_odds = region_log_odds(infarct[mine], golden.regions[mine], golden.brain[mine])
+        probabilities += [package.calibration[r.name].probability(x) for r, x in log_odds.items()]
+    if package.combination is not None:  # the weight-free engine is taken to have no opinion
+        infarct = combined(infarct, np.zeros_like(infarct), golden.regions, {}, package.combination)
+    brain = golden.brain & (golden.case >= 0)[:, None, None]
+    return infarct[brain] >= package.lesion_threshold, np.array(probabilities) >= REGION_THRESHOLD

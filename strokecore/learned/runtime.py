@@ -32,8 +32,6 @@ _NO_MEMORY: Final = re.compile(
 )
 # Of a library's message; more of it does not fit a report.
 _MESSAGE_CHARACTERS: Final = 200
-# Of a padded batch at most a quarter is thrown away; else a smaller full one goes first.
-_PADDING: Final = 4
 
 
 class Answers(NamedTuple):
@@ -51,7 +49,7 @@ class Runtime(Protocol):
     name: as in ``--engine``, such as "onnx".
     precision: of the numbers that it computes with: "bf16", "fp16", "tf32" or "fp32".
     device, library: in words, such as "AMD EPYC, 2 threads" and "onnxruntime 1.22.0".
-    fallbacks: what was preferred to it and does not serve, "<name> <precision>: <reason>".
+    fallbacks: what was preferred to it and may not run here, "<name> <precision>: <reason>".
     """
 
     name: str
@@ -97,7 +95,7 @@ class BatchedRuntime(ABC):
     def run(self, slices: Float4D) -> Answers:
         """Class probabilities of both arms for slices float32 [n, channels, H, W].
 
-        One caller at a time is served, others wait.
+        Callers wait for each other.
 
         Raises EngineError when the library fails, the device is lost or has no memory for even one slice.
         """
@@ -166,19 +164,6 @@ class BatchedRuntime(ABC):
             ) from error
         self.batch //= 2
         log.warning("%s: no memory for so many slices at once; going on with %d", self.device, self.batch)
-
-
-def padded_batch(left: int, most: int) -> tuple[int, int]:
-    """(slices taken, batch that they run in) of ``left`` slices; a batch is a power of two up to ``most``.
-
-    So 30 slices run padded in 32, and 34 as 32 and 2. ``most`` is a power of two.
-    """
-    if left >= most:
-        return most, most
-    batch = 1 << (left - 1).bit_length()
-    if (batch - left) * _PADDING <= batch:
-        return left, batch
-    return batch // 2, batch // 2
 
 
 def is_memory(error: Exception) -> bool:

@@ -100,7 +100,7 @@ def _require(wanted: str) -> None:
         if engine == "auto" or (found := runtimes.availability(engine)).available:
             continue
         install = f"run: {found.install}" if found.install else "see strokecore engines"
-        what = "" if engine == wanted else ", and every engine is compared with it before it serves"
+        what = "" if engine == wanted else ", and every engine is compared with it before it scores"
         raise UsageError(f"The {engine} engine cannot be used: {found.reason}{what}; {install}. {_WITHOUT}")
 
 
@@ -144,7 +144,7 @@ class Candidate:
 
 
 def candidates(wanted: str, package: ModelPackage, gate: Gate) -> Iterator[Candidate]:
-    """What to try in turn; each is looked for only when the ones before it did not serve.
+    """What to try in turn; each is looked for only when none before it may score.
 
     Parameters
     ----------
@@ -239,11 +239,10 @@ class GatedRuntime:
 
     def _answer(self, runtime: Runtime, slices: Float4D) -> tuple[str, Answers | None]:
         """(what is wrong, None) or ("", answers)."""
-        from strokecore.learned.probes import wrong_answer
+        from strokecore.learned.parity import wrong_answer
         from strokecore.learned.runtime import Answers
 
-        assert self._gate.probes is not None, "the gate has them when it lets an engine through"
-        sentinel, known = self._gate.probes.sentinel(self._runs)
+        sentinel, known = self._gate.sentinel(self._runs)
         self._runs += 1
         try:
             found = Answers(*runtime.run(np.concatenate([slices, sentinel])))
@@ -270,7 +269,7 @@ class GatedRuntime:
                     log.info("%s runs %s on %s", candidate, self._package.name, self.device)
                     return
         finally:
-            self._gate.forget_material()
+            self._gate.release()
         tried = "; ".join(self.fallbacks) or "none is installed"
         raise EngineError(
             f"no engine on this machine runs the model {self._package.name} as it must: {tried}."
@@ -282,7 +281,7 @@ class GatedRuntime:
             self._pass_over(candidate, candidate.not_ready)
             return None
         if refused := self._gate.refused(candidate.name, candidate.precision):
-            self._pass_over(candidate, f"refused by the parity gate ({refused.report.reason})")
+            self._pass_over(candidate, f"refused by the parity gate ({refused.reason})")
             return None
         try:
             runtime = runtimes.start(self._package, candidate.name, candidate.precision, self._threads)

@@ -32,7 +32,7 @@ from strokecore.simulate import VALIDATE_SEEDS
 from tests.unit.learned.package_cases import manifest
 from trainer.data.cases import Case, Dataset
 from trainer.loop.checkpoint import write_weights
-from trainer.network.network import BACKBONES, NetworkConfig, StrokeNet
+from trainer.network.vit_dpt import BACKBONES, NetworkConfig, StrokeNet
 from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
 from trainer.prepare.simulated import prepare_simulated
 

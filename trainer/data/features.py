@@ -36,7 +36,7 @@ from trainer.config import Recipe
 from trainer.data.augment import AUGMENT_VERSION
 from trainer.data.batch import PLAIN, Batch, SliceKey
 from trainer.data.slices import CaseSlices
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 log = logging.getLogger(__name__)
 

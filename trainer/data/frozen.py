@@ -14,7 +14,7 @@ from trainer.data.batch import SliceKey
 from trainer.data.cases import Dataset
 from trainer.data.features import FeatureCache
 from trainer.data.slices import CaseSlices
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 # Keys and HU float32 [m, H, W] of slices, to the four taps [m, hidden, h, w] on the training's device.
 Features = Callable[[Sequence[SliceKey], Tensor], tuple[Tensor, ...]]

@@ -8,7 +8,7 @@ import torch
 
 from strokecore.errors import UsageError
 from trainer.config import Recipe
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 from trainer.network.weights import BackboneOrigin, load_backbone, random_origin
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from trainer.data.cases import Dataset
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
 
 RUN_SCHEMA: Final = 1
 

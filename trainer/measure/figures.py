@@ -1,4 +1,4 @@
-"""Figures of a group of patients, with 95 % intervals drawn over patients; as JSON, CSV and a table.
+"""Figures of a group of patients, with 95 % intervals drawn over patients; as JSON and as a table.
 
 The interval is the percentile bootstrap of strokecore.evaluate.statistics: whole patients are drawn with
 replacement, 2000 times, from one fixed seed.
@@ -6,8 +6,6 @@ replacement, 2000 times, from one fixed seed.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from strokecore.anatomy.regions import REGION_NAMES
-from strokecore.evaluate.statistics import Estimate, draw_patients, pooled_mean, resampled
+from strokecore.evaluate import statistics as st
 from strokecore.head.grid import CANONICAL_GRID
 from trainer.measure.metrics import Overlap, PatientFigures
 
@@ -118,15 +116,6 @@ def patient_row(patient: PatientFigures) -> dict[str, Any]:
     return {name: _number(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with the same keys; an undefined figure is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def print_summary(groups: dict[str, dict[str, Any]], title: str, console: Console) -> None:
     """The headline figures of every group that has patients."""
     console.print(escape(title), style="bold")
@@ -143,7 +132,7 @@ def print_summary(groups: dict[str, dict[str, Any]], title: str, console: Consol
         overlap.add_row(
             name,
             f"{with_infarct} + {without}" if with_infarct and without else str(with_infarct or without),
-            in_words(found["dice"]["mean"]),
+            st.in_words(found["dice"]["mean"], to="-"),
             _short(found["dice"]["median"]["value"]),
             _short(found["dice_bg"]["value"]),
             _short(found["dice_sg"]["value"]),
@@ -166,17 +155,6 @@ def print_summary(groups: dict[str, dict[str, Any]], title: str, console: Consol
     )
 
 
-def in_words(found: dict[str, Any], digits: int = 3) -> str:
-    """ "0.612 (0.580-0.641)", "-" when undefined."""
-    if found["value"] is None:
-        return "-"
-    text = f"{found['value']:.{digits}f}"
-    if found["low"] is None:
-        return text
-    between = "-" if found["low"] >= 0 else " to "
-    return f"{text} ({found['low']:.{digits}f}{between}{found['high']:.{digits}f})"
-
-
 def _territory(patients: Patients, name: str) -> dict[str, Any]:
     """Dice over the patients in whom the territory is infarcted; false volume over the others."""
     free = [p for p in patients if p.territories and name not in p.counted]
@@ -197,23 +175,12 @@ def _pooled(overlaps: Sequence[Overlap]) -> Overlap:
 
 def _mean(numbers: Floats) -> dict[str, Any]:
     """Mean of the defined numbers, its interval, and how many there are."""
-    defined = np.isfinite(numbers)
-    if not defined.any():
-        return {**asdict(Estimate(None)), "patients": 0}
-    if defined.sum() == 1:
-        return {**asdict(Estimate(float(numbers[defined][0]))), "patients": 1}
-    counts = draw_patients(len(numbers))
-    found = pooled_mean(np.where(defined, numbers, 0), defined, counts)
-    return {**asdict(found), "patients": int(defined.sum())}
+    found = st.mean(numbers, st.draw_patients(len(numbers)))
+    return {**asdict(found), "patients": int(np.isfinite(numbers).sum())}
 
 
 def _median(numbers: Floats) -> dict[str, Any]:
-    defined = numbers[np.isfinite(numbers)]
-    if not len(defined):
-        return asdict(Estimate(None))
-    if len(defined) == 1:
-        return asdict(Estimate(float(defined[0])))
-    return asdict(resampled(lambda drawn: float(np.median(drawn)), defined, draw_patients(len(defined))))
+    return asdict(st.median(numbers))
 
 
 def _number(value: float) -> float | None:

@@ -20,7 +20,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.evaluate.statistics import BOOTSTRAP_DRAWS, BOOTSTRAP_SEED, Estimate, draw_patients, estimate
+from strokecore.evaluate.statistics import (
+    BOOTSTRAP_DRAWS,
+    BOOTSTRAP_SEED,
+    Estimate,
+    draw_patients,
+    estimate,
+    in_words,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -107,9 +114,7 @@ def _kept(value: float | None) -> bool:
 def _signed(found: Estimate) -> str:
     if found.value is None:
         return "unknown"
-    if found.low is None or found.high is None:
-        return f"{found.value:+.4f}"
-    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+    return in_words(asdict(found), "{:+.4f}")
 
 
 @lru_cache(maxsize=16)  # every figure of a set is drawn alike

@@ -27,7 +27,7 @@ from strokecore.learned.preprocessing import (
 from trainer.data.cases import Case
 from trainer.loop.checkpoint import tensors_sha256
 from trainer.measure.metrics import Names, class_names
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 Float4D = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ from torch import Tensor
 from strokecore.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainer.network.network import BackboneConfig
+    from trainer.network.vit_dpt import BackboneConfig
 
 # Base of the rotary positions' periods in every published DINOv3 (hub configurations: rope base 100).
 ROPE_BASE: Final = 100.0

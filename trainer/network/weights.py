@@ -23,7 +23,7 @@ from transformers import DINOv3ViTConfig
 
 from strokecore.errors import UsageError
 from trainer.network.dinov3_checkpoint import from_original
-from trainer.network.network import BACKBONES, FrozenBackbone
+from trainer.network.vit_dpt import BACKBONES, FrozenBackbone
 
 Kind = Literal["shipped", "pretrained", "transformers", "meta", "random"]
 
@@ -73,7 +73,7 @@ class BackboneOrigin:
     ----------
     kind: "shipped", "pretrained" (a folder of trainer pretrain), "transformers" (a folder of theirs), "meta"
         (an original .pth) or "random".
-    backbone: key of trainer.network.network.BACKBONES.
+    backbone: key of trainer.network.vit_dpt.BACKBONES.
     name: of the weights' file or folder.
     sha256: of the weights' file; of random ones, of the values.
     licence: of the weights.

@@ -28,7 +28,7 @@ from strokecore.learned.preprocessing import (
 )
 from strokecore.learned.runtime import Float4D
 from trainer.data.cases import Case
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 from trainer.package.plain_graph import make_plain
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from strokecore.learned.differences import large_difference
 from strokecore.learned.package import OUTPUT_NAMES, TYPED_PRECISIONS
+from strokecore.learned.parity import large_difference
 from trainer.package.graph import run_onnx
 from trainer.package.graph_types import infer_types
 from trainer.package.plain_graph import free_name

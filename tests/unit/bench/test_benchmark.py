@@ -166,7 +166,7 @@ def test_engines_that_fail_are_listed_and_the_others_measured(found: Benchmark) 
     assert of(found, "tensorrt bf16").error == "no library in libfake.so; run: pip install fake"
     assert of(found, "tensorrt fp16").error == "its process died (exit status 77)"
     absent = [one for one in found.engines if one.engine in ("tensorrt", "onnx-cuda")]
-    assert absent[-1].error == "not here; buy it"
+    assert absent[-1].error == "not here; run: buy it"
     for one in absent:
         assert (one.memory, one.parity, one.calls) == (None, None, [])
     assert call(found, "openvino fp32", 1).error == "RuntimeError: one slice is too few"
@@ -217,6 +217,17 @@ def test_the_command_measures_and_writes(
 def test_wrong_use_is_said(words: str, named: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words.format(folder=folder).split()]) == 2
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_fakes")
+def test_a_record_that_cannot_be_written_is_said_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"bench --engines none --pipeline-runs 1 --out {tmp_path}"
+    assert main(words.split()) == 2
+    said = capsys.readouterr()
+    assert "start, imports, rest" in said.out
+    assert f"cannot write {tmp_path}: Is a directory" in said.err
 
 
 @pytest.mark.usefixtures("_fakes")

@@ -64,4 +64,7 @@ def test_an_engine_that_is_not_here_says_why(monkeypatch: pytest.MonkeyPatch) ->
     absent = Availability("openvino", None, "a device", (), "OpenVINO is not installed", "pip install it")
     monkeypatch.setattr(engines, "availability", lambda name: absent)
     (_, openvino) = choose_engines(["openvino"], ())
-    assert (openvino.name, openvino.error) == ("openvino bf16", "OpenVINO is not installed; pip install it")
+    assert (openvino.name, openvino.error) == (
+        "openvino bf16",
+        "OpenVINO is not installed; run: pip install it",
+    )

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from strokecore.anatomy.regions import REGION_NAMES, RegionId
-from strokecore.evaluate.figures import in_words, side_answer, summarise
+from strokecore.evaluate.figures import side_answer, summarise
 from strokecore.evaluate.outcomes import outcome
 from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, truth_of
 
@@ -160,9 +160,3 @@ def test_the_same_cases_give_the_same_figures() -> None:
     first = summarise(cases, DRAWS)
     assert first == summarise(cases, DRAWS)
     assert first["regions"]["auc"]["low"] < first["regions"]["auc"]["value"] < first["regions"]["auc"]["high"]
-
-
-def test_an_estimate_in_words() -> None:
-    assert in_words({"value": 0.98765, "low": 0.9, "high": 1.0}) == "0.988 (0.900 to 1.000)"
-    assert in_words({"value": 1.0, "low": None, "high": None}, "{:.1f}") == "1.0"
-    assert in_words({"value": None, "low": None, "high": None}) == "-"

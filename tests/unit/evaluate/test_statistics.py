@@ -150,3 +150,22 @@ def test_a_statistic_is_resampled_by_patient() -> None:
     found = st.resampled(lambda v: float(v.mean()), values, counts)
     same = st.pooled_mean(values.sum(axis=1), np.full(6, 2), counts)
     assert (found.value, found.low, found.high) == pytest.approx((same.value, same.low, same.high))
+
+
+def test_an_estimate_in_words() -> None:
+    assert st.in_words({"value": 0.98765, "low": 0.9, "high": 1.0}) == "0.988 (0.900 to 1.000)"
+    assert st.in_words({"value": 1.0, "low": None, "high": None}, "{:.1f}") == "1.0"
+    assert st.in_words({"value": 0.5, "low": 0.25, "high": 0.75}, to="-") == "0.500 (0.250-0.750)"
+    assert st.in_words({"value": 0.0, "low": -0.01, "high": 0.01}, "{:+.2f}") == "+0.00 (-0.01 to +0.01)"
+    assert st.in_words({"value": None, "low": None, "high": None}) == "-"
+
+
+def test_mean_and_median_leave_out_what_is_not_defined() -> None:
+    values = np.array([0.2, np.nan, 0.4, 0.9])
+    found = st.mean(values, st.draw_patients(4))
+    assert found.value == pytest.approx(0.5)
+    assert found.low == pytest.approx(0.2)  # the worst patient in every place
+    assert st.median(values).value == pytest.approx(0.4)
+    assert st.mean(values[:2], st.draw_patients(2)) == st.median(values[:2]) == st.Estimate(0.2)
+    for none in (values[1:2], values[:0]):
+        assert st.mean(none, st.draw_patients(len(none))) == st.median(none) == st.Estimate(None)

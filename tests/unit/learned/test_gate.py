@@ -1,30 +1,30 @@
-"""The gate and its memory: the whole gate once, a quick check later, and what is remembered."""
+"""strokecore/learned/gate.py: the whole gate once, a few slices later, and what is remembered."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import strokecore.learned.verdicts as verdicts
 from strokecore.errors import EngineError, ModelPackageError
+from strokecore.learned import gate as module
 from strokecore.learned import runtimes
-from strokecore.learned.fresh import fresh_slices
-from strokecore.learned.gate import Gate
-from strokecore.learned.golden import Answers, read_golden
+from strokecore.learned.gate import FAILED_FOR, PASSED_FOR, WRONG_FOR, Gate
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.parity_report import ParityReport
-from strokecore.learned.probes import QUICK_LIMITS, check_quickly, choose_probes, pack, unpack
-from strokecore.learned.verdicts import FAILED_FOR, PASSED_FOR, WRONG_FOR, key_of
-from tests.unit.learned.engine_cases import MirrorRuntime, fault_of, of_log_odds, raises
-from tests.unit.learned.package_cases import SPEC, mirror_answers, write_package
+from strokecore.learned.parity import LIMITS, GateReport
+from tests.unit.learned.engine_cases import Arms, Float4D, MirrorRuntime, fault_of, of_log_odds, raises
+from tests.unit.learned.package_cases import golden_arrays, mirror_answers, write_package
+from tests.unit.learned.test_golden import packed
 
 RIGHT = ("openvino", "fp32")
+EVERY_START = {"failed_runs", "sum_error", "log_odds_error", "fp32_difference"}
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +55,79 @@ def age(cache: Path, by: timedelta) -> None:
     """Make what is remembered older."""
     for path in cache.glob("*.json"):
         content = json.loads(path.read_text())
-        content["date"] = (datetime.fromisoformat(content["date"]) - by).isoformat()
+        date = datetime.fromisoformat(content["report"]["date"]) - by
+        content["report"]["date"] = date.isoformat()
         path.write_text(json.dumps(content))
 
 
-def names(report: ParityReport) -> set[str]:
-    return {criterion.name for criterion in report.criteria}
-
-
-def test_the_whole_gate_runs_once_then_a_quick_check(
+def test_the_whole_gate_runs_once_then_a_few_slices(
     package: ModelPackage, reference: list[MirrorRuntime]
 ) -> None:
-    engine = MirrorRuntime(package, *RIGHT)
-    first = Gate(package, 2).examine(engine)
+    runtime = MirrorRuntime(package, *RIGHT)
+    first = Gate(package, 2).examine(runtime)
     assert first.passed
-    assert names(first) > names(first) & set(QUICK_LIMITS)
+    assert set(first.values) == set(LIMITS)
     assert [made.closed for made in reference] == [1]
-    slices = sum(engine.runs)
-    again = Gate(package, 2)
-    second = again.examine(engine)
+    slices = sum(runtime.runs)
+    assert slices == first.slices
+    second = Gate(package, 2).examine(runtime)
     assert second.passed
-    assert names(second) == set(QUICK_LIMITS)
-    assert sum(engine.runs) - slices == second.slices == 3
+    assert set(second.values) == EVERY_START
+    assert sum(runtime.runs) - slices == second.slices == 3
     assert len(reference) == 1  # ONNX Runtime is not even loaded
-    assert again.probes is not None
 
 
-def test_random_input_is_new_in_each_process(package: ModelPackage) -> None:
-    seeds = {Gate(package, 2).examine_fully(MirrorRuntime(package, *RIGHT)).seed for _ in range(3)}
-    assert len(seeds) == 3
-
-
-def test_engines_of_one_process_are_judged_on_the_same_input(
+def test_random_input_is_new_in_each_process_and_one_for_all_its_engines(
     package: ModelPackage, reference: list[MirrorRuntime]
 ) -> None:
-    gate = Gate(package, 2)
-    reports = [gate.examine_fully(MirrorRuntime(package, "openvino", p)) for p in ("bf16", "fp32")]
-    assert reports[0].seed == reports[1].seed
-    assert len(reference) == 1
-    gate.forget_material()
-    assert gate.examine_fully(MirrorRuntime(package, *RIGHT)).seed != reports[0].seed
+    gates = [Gate(package, 2) for _ in range(3)]
+    assert len({gate.examine_fully(MirrorRuntime(package, *RIGHT)).seed for gate in gates}) == 3
+    reports = [gates[0].examine_fully(MirrorRuntime(package, "openvino", p)) for p in ("bf16", "fp32")]
+    assert reports[0].seed == reports[1].seed == gates[0].seed
+    assert len(reference) == 3
+    gates[0].release()
+    assert gates[0].examine_fully(MirrorRuntime(package, *RIGHT)).passed
+    assert len(reference) == 4
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 17, 32, 64])
+def test_more_slices_than_the_engines_own_batch_are_run(batch: int, package: ModelPackage) -> None:
+    runtime = MirrorRuntime(package, *RIGHT, batch=batch)
+    assert Gate(package, 2).examine(runtime).passed
+    assert runtime.runs[0] >= max(17, batch + 1)
+    assert runtime.runs[0] % 2 == 1
+    assert batch == 1 or runtime.runs[0] % batch
+    assert runtime.runs[-3:] == [5, 1, 5]
+    assert runtime.runs[1:-3] == [size for size in (32, 16, 8, 2) if size <= batch // 2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 32, 64])
+def test_a_batch_size_that_is_wrong_by_itself_is_found(size: int, package: ModelPackage) -> None:
+    """A GPU engine has kernels for each size; most slices of a head can be right and some not."""
+
+    def fault(slices: Float4D, run: int) -> Arms:
+        parts = []
+        left = slices
+        while len(left):
+            taken = left[: 1 << (len(left).bit_length() - 1)][:64]
+            bg, sg = mirror_answers(taken)
+            parts.append((bg[..., ::-1], sg[..., ::-1]) if len(taken) == size else (bg, sg))
+            left = left[len(taken) :]
+        bg, sg = (np.concatenate(arms) for arms in zip(*parts, strict=True))
+        return bg, sg
+
+    found = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT, fault=fault, batch=64))
+    assert "log_odds_error" in found.failed
 
 
 def test_a_refusal_is_remembered_with_its_figures(package: ModelPackage, cache: Path) -> None:
     broken = MirrorRuntime(package, *RIGHT, fault=fault_of("mirrored answers"))
-    report = Gate(package, 2).examine(broken)
-    assert not report.passed
+    found = Gate(package, 2).examine(broken)
+    assert not found.passed
     again = Gate(package, 2)
-    verdict = again.refused(*RIGHT)
-    assert verdict is not None
-    assert verdict.report.reason == report.reason
+    refused = again.refused(*RIGHT)
+    assert refused is not None
+    assert refused.reason == found.reason
     assert again.refused("openvino", "bf16") is None
     assert Gate(package, 3).refused(*RIGHT) is None  # other threads, other kernels
     assert Gate(replace(package, sha256="0" * 64), 2).refused(*RIGHT) is None
@@ -123,24 +146,13 @@ def test_one_that_could_not_answer_is_tried_again_sooner(package: ModelPackage, 
 
 
 def test_what_passed_long_ago_passes_the_whole_gate_again(package: ModelPackage, cache: Path) -> None:
-    engine = MirrorRuntime(package, *RIGHT)
-    Gate(package, 2).examine(engine)
+    runtime = MirrorRuntime(package, *RIGHT)
+    Gate(package, 2).examine(runtime)
+    assert Gate(package, 2).refused(*RIGHT) is None
     age(cache, PASSED_FOR)
-    assert "dice" in names(Gate(package, 2).examine(engine))
+    assert set(Gate(package, 2).examine(runtime).values) == set(LIMITS)
     age(cache, -timedelta(hours=1))  # the clock was set back
-    assert "dice" in names(Gate(package, 2).examine(engine))
-
-
-def test_an_engine_that_became_wrong_is_refused_by_the_quick_check_and_stays_out(
-    package: ModelPackage,
-) -> None:
-    Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
-    broken = MirrorRuntime(package, *RIGHT, fault=fault_of("slices reordered in a batch"))
-    assert Gate(package, 2).examine(broken).passed  # of 2 and 1 slices, none is reordered
-    broken.fault = fault_of("mirrored answers")
-    gate = Gate(package, 2)
-    assert not gate.examine(broken).passed
-    assert gate.refused(*RIGHT) is not None
+    assert set(Gate(package, 2).examine(runtime).values) == set(LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -149,62 +161,57 @@ def test_an_engine_that_became_wrong_is_refused_by_the_quick_check_and_stays_out
      "mirrored input", "swapped input channels", "background swapped with a class", "an error",
      "half precision arrays", "an answer that is one run late"],
 )  # fmt: skip
-def test_what_the_quick_check_sees(name: str, package: ModelPackage) -> None:
-    fresh = fresh_slices(SPEC, seed=5)
-    probes = choose_probes(read_golden(package), fresh, Answers(*mirror_answers(fresh.slices)))
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        assert check_quickly(MirrorRuntime(package), probes, rng).passed
-        engine = MirrorRuntime(package, fault=fault_of(name))
-        assert not check_quickly(engine, probes, rng).passed
-    # it must not refuse for what precision costs
-    blurred = MirrorRuntime(package, fault=of_log_odds(lambda odds: odds * np.float32(1.01)))
-    assert check_quickly(blurred, probes, rng).passed
+def test_an_engine_that_became_wrong_is_seen_at_the_next_start_and_stays_out(
+    name: str, package: ModelPackage
+) -> None:
+    Gate(package, 2).examine(MirrorRuntime(package, "openvino", "bf16"))
+    # it must not be refused for what precision costs
+    blurred = MirrorRuntime(package, "openvino", "bf16", of_log_odds(lambda odds: odds * np.float32(1.01)))
+    assert Gate(package, 2).examine(blurred).passed
+    gate = Gate(package, 2)
+    found = gate.examine(MirrorRuntime(package, "openvino", "bf16", fault_of(name)))
+    assert not found.passed
+    assert set(found.values) <= EVERY_START
+    assert gate.refused("openvino", "bf16") is not None
 
 
-def test_probes_survive_their_file(package: ModelPackage) -> None:
-    fresh = fresh_slices(SPEC, seed=5)
-    answers = Answers(*mirror_answers(fresh.slices))
-    probes = choose_probes(read_golden(package), fresh, answers)
-    again = unpack(pack(probes))
-    assert (again.seed, again.golden) == (probes.seed, probes.golden) == (5, 3)
-    assert np.array_equal(again.slices, probes.slices)
-    assert np.array_equal(again.answers.sg, probes.answers.sg)
-    known = probes.answers.bg[0, 0]
-    assert (known < 0.5).any()  # the first of all shows infarct
-    for wrong in (b"", b"PK\x03\x04", pack(probes)[:-100]):
-        with pytest.raises(ValueError, match=r"."):
-            unpack(wrong)
+def test_the_slice_that_goes_along_shows_infarct_and_is_another_one_each_time(package: ModelPackage) -> None:
+    gate = Gate(package, 2)
+    seen = []
+    for run in range(4):
+        slices, known = gate.sentinel(run)
+        assert len(slices) == 1
+        for arm, right in zip(known, mirror_answers(slices), strict=True):
+            assert np.abs(arm - right).max() <= 2**-16
+        assert (known.bg[0, 0] < 0.5).any()
+        seen.append(slices.tobytes())
+    assert len(set(seen)) == 3
+    assert seen[0] == seen[3]
 
 
-def test_large_slices_leave_few_probes(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = fresh_slices(SPEC, seed=5)
-    monkeypatch.setattr("strokecore.learned.probes._KEPT_BYTES", 1)
-    probes = choose_probes(read_golden(package), fresh, Answers(*mirror_answers(fresh.slices)))
-    assert (probes.golden, len(probes.slices)) == (1, 3)
-    assert check_quickly(MirrorRuntime(package), probes, np.random.default_rng(0)).passed
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"not json", b'{"facts": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"not json", b'{"report": 1}'])
 def test_a_damaged_memory_means_the_whole_gate(content: bytes, package: ModelPackage, cache: Path) -> None:
     Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
     for path in cache.iterdir():
         path.write_bytes(content)
-    report = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
-    assert report.passed
-    assert "dice" in names(report)
+    found = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
+    assert found.passed
+    assert set(found.values) == set(LIMITS)
 
 
-def test_a_verdict_that_was_altered_is_not_believed(package: ModelPackage, cache: Path) -> None:
+def test_a_report_that_was_altered_is_not_believed(package: ModelPackage, cache: Path) -> None:
     gate = Gate(package, 2)
     gate.examine(MirrorRuntime(package, *RIGHT, fault=fault_of("zeros")))
-    path = cache / f"{key_of(package, *RIGHT, 2).digest}.json"
-    content = json.loads(path.read_text())
+    (path,) = cache.glob("*.json")
+    right = path.read_text()
+    content = json.loads(right)
     content["report"]["passed"] = True
     path.write_text(json.dumps(content))
-    assert verdicts.remembered(key_of(package, *RIGHT, 2)) is None
+    assert gate.remembered(*RIGHT) is None
+    path.write_text(right)
+    assert gate.remembered(*RIGHT) is not None
     path.chmod(0o666)
-    assert verdicts.remembered(key_of(package, *RIGHT, 2)) is None
+    assert gate.remembered(*RIGHT) is None
 
 
 def test_without_a_cache_the_whole_gate_runs_each_time(
@@ -214,29 +221,59 @@ def test_without_a_cache_the_whole_gate_runs_each_time(
     (tmp_path / "open").chmod(0o777)
     monkeypatch.setenv("STROKECORE_CACHE", str(tmp_path / "open"))
     for _ in range(2):
-        report = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
-        assert report.passed
-        assert "dice" in names(report)
+        found = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
+        assert found.passed
+        assert set(found.values) == set(LIMITS)
     assert not list((tmp_path / "open").iterdir())
 
 
+def started_with(fault: Any) -> Callable[..., MirrorRuntime]:
+    return lambda package, name, precision, threads: MirrorRuntime(package, name, precision, fault)
+
+
+@pytest.mark.parametrize("name", ["a bias of +0.03", "mirrored answers", "NaN everywhere", "too few slices"])
 def test_the_reference_itself_is_held_to_the_golden_answers(
-    package: ModelPackage, reference: list[MirrorRuntime], monkeypatch: pytest.MonkeyPatch
+    name: str, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A drift of ONNX Runtime must not become everyone's truth."""
+    monkeypatch.setattr(runtimes, "start", started_with(fault_of(name)))
+    for runtime in (
+        MirrorRuntime(package, *RIGHT),
+        MirrorRuntime(package, *module.REFERENCE, fault_of(name)),
+    ):
+        with pytest.raises((ModelPackageError, EngineError)) as caught:
+            Gate(package, 2).examine(runtime)
+        if name != "too few slices":
+            assert "does not give its golden answers (" in str(caught.value)
+        assert Gate(package, 2).remembered(*RIGHT) is None
 
-    def drifted(package: ModelPackage, *_: object) -> MirrorRuntime:
-        reference.append(MirrorRuntime(package, fault=fault_of("a bias of +0.03")))
-        return reference[-1]
 
-    monkeypatch.setattr(runtimes, "start", drifted)
-    for _ in range(2):  # also when it is remembered
-        with pytest.raises(ModelPackageError, match=r"does not give its golden answers \("):
-            Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
-    assert [made.closed for made in reference] == [1, 1]
-    wrong = MirrorRuntime(package, "onnx", "fp32", fault_of("mirrored answers"))
+def test_a_reference_that_fails_is_no_fault_of_the_package(
+    package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "start", started_with(raises(EngineError("no memory"))))
+    with pytest.raises(EngineError, match="which all engines are compared with"):
+        Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("slices", lambda v: v * np.nan),
+        ("bg_probability", lambda v: v * np.inf),
+        ("bg_probability", lambda v: v * 0.3),
+        ("sg_probability", lambda v: v[..., ::-1]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_golden_answers_that_are_not_the_networks_prove_nothing(
+    name: str, change: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    arrays = golden_arrays()
+    content = packed({**arrays, name: change(arrays[name]).astype(np.float32)})
+    package = load_package(write_package(tmp_path / "model", golden=content))
     with pytest.raises(ModelPackageError, match="golden answers"):
-        Gate(package, 2).examine(wrong)
+        Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
 
 
 def test_the_reference_passes_as_an_engine_too(package: ModelPackage, reference: list[MirrorRuntime]) -> None:
@@ -246,45 +283,51 @@ def test_the_reference_passes_as_an_engine_too(package: ModelPackage, reference:
     assert len(reference) == 1
 
 
-def test_a_verdict_does_not_outlive_what_it_was_made_with(
+def test_the_reference_is_refused_where_only_its_batches_are_wrong(package: ModelPackage) -> None:
+    stale = MirrorRuntime(package, "onnx", "fp32", fault_of("the last part of a batch stale"))
+    found = Gate(package, 2).examine(stale)
+    assert "log_odds_error" in found.failed
+
+
+def test_a_report_does_not_outlive_what_it_was_made_with(
     package: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(engine: str = "openvino") -> str:
-        return key_of(package, engine, "fp32", 2).digest
+    def remembers(engine: str = "openvino") -> bool:
+        return Gate(package, 2).remembered(engine, "fp32") is not None
 
-    before = {engine: digest(engine) for engine in ("openvino", "onnx-cuda", "onnx")}
-    assert len(set(before.values())) == 3
-    assert digest() == before["openvino"]
+    for engine in ("openvino", "onnx-cuda"):
+        assert not remembers(engine)
+        Gate(package, 2).examine_fully(MirrorRuntime(package, engine, "fp32"))
+        assert remembers(engine)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert digest() != before["openvino"]
+    assert not remembers()
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     monkeypatch.setenv("UNRELATED", "1")
-    assert digest() == before["openvino"]
-    for name, changed in (
-        ("cpu_name", lambda: "Another CPU"),
-        ("cpu_flags", lambda: frozenset({"sse2"})),
-        ("library_versions", lambda engine: {engine: "0.0.1"}),
-        ("_source_sha256", lambda: "other"),
-        ("__version__", "9.9.9"),
+    assert remembers()
+    for place, name, changed in (
+        (module, "cpu_name", lambda: "Another CPU"),
+        (module, "cpu_flags", lambda: frozenset({"sse2"})),
+        (runtimes, "library_versions", lambda engine: {engine: "0.0.1"}),
+        (module, "_source_sha256", lambda: "other"),
+        (module, "__version__", "9.9.9"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(verdicts, name, changed)
-            assert digest() != before["openvino"], name
+            patch.setattr(place, name, changed)
+            assert not remembers(), name
     with monkeypatch.context() as patch:
-        patch.setattr(verdicts, "driver_version", lambda: (13, 1))
-        assert digest("onnx-cuda") != before["onnx-cuda"]
-        assert digest() == before["openvino"]
+        patch.setattr(module, "driver_version", lambda: (13, 1))
+        assert not remembers("onnx-cuda")
+        assert remembers()
 
 
-def test_old_memory_is_thrown_away(package: ModelPackage, cache: Path) -> None:
+def test_old_reports_are_thrown_away(package: ModelPackage, cache: Path) -> None:
     Gate(package, 2).examine(MirrorRuntime(package, *RIGHT))
     for number in range(70):
-        for suffix in ("json", "npz"):
-            path = cache / f"{number:064d}.{suffix}"
-            path.write_bytes(b"old")
-            os.utime(path, (1, 1))
+        path = cache / f"{number:064d}.json"
+        path.write_bytes(b"old")
+        os.utime(path, (1, 1))
     Gate(package, 3).examine(MirrorRuntime(package, *RIGHT))
     assert len(list(cache.glob("*.json"))) == 64
-    assert len(list(cache.glob("*.npz"))) == 4
-    assert verdicts.remembered(key_of(package, *RIGHT, 2)) is not None
-    assert datetime.now(UTC) - verdicts.remembered(key_of(package, *RIGHT, 2)).date < timedelta(hours=1)  # type: ignore[union-attr]
+    kept: GateReport | None = Gate(package, 2).remembered(*RIGHT)
+    assert kept is not None
+    assert kept.passed

@@ -12,7 +12,7 @@ import pytest
 
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.runtime import BatchedRuntime, Float4D, check_tensors, is_memory, padded_batch, said
+from strokecore.learned.runtime import BatchedRuntime, Float4D, check_tensors, is_memory, said
 from tests.unit.learned.package_cases import SPEC, mirror_answers, write_package
 
 
@@ -132,42 +132,6 @@ def test_callers_wait_for_each_other(package: ModelPackage, slices: Float4D) -> 
     for thread in threads:
         thread.join()
     assert found == [True] * 3
-
-
-@pytest.mark.parametrize(
-    ("left", "most", "expected"),
-    [
-        (1, 64, (1, 1)),
-        (3, 64, (3, 4)),
-        (5, 64, (4, 4)),
-        (7, 64, (7, 8)),
-        (24, 64, (24, 32)),
-        (23, 64, (16, 16)),
-        (30, 64, (30, 32)),
-        (34, 64, (32, 32)),
-        (64, 64, (64, 64)),
-        (200, 64, (64, 64)),
-        (30, 8, (8, 8)),
-        (1, 1, (1, 1)),
-    ],
-)
-def test_batches_are_powers_of_two_and_a_quarter_padding_at_most(
-    left: int, most: int, expected: tuple[int, int]
-) -> None:
-    assert padded_batch(left, most) == expected
-
-
-def test_padded_batches_take_every_slice() -> None:
-    for number in range(1, 140):
-        left, batches = number, []
-        while left:
-            taken, batch = padded_batch(left, 64)
-            assert 1 <= taken <= batch <= 64
-            assert batch - taken <= batch // 4
-            left -= taken
-            batches.append(batch)
-        assert set(batches) <= {1, 2, 4, 8, 16, 32, 64}
-        assert batches == sorted(batches, reverse=True)
 
 
 @pytest.mark.parametrize(

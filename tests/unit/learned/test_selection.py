@@ -39,8 +39,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """TensorRT's engine files: precisions that are ready, and the builds that were started."""
+    """TensorRT's engine files: precisions that are ready, and the builds that were started.
+
+    "graphs" are the precisions that the package has a graph for.
+    """
     state: dict[str, Any] = {"ready": set(), "started": [], "answer": "a build was started in the background"}
+    state["graphs"] = {"bf16", "fp16", "tf32", "fp32"}
 
     def start(package: ModelPackage, precision: str) -> str:
         state["started"].append(precision)
@@ -48,8 +52,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
     monkeypatch.setattr(tensorrt, "start_background_build", start)
-    # as of a package with typed graphs
-    monkeypatch.setattr(tensorrt, "with_graph", lambda package, precisions: precisions)
+    monkeypatch.setattr(tensorrt, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]])
     return state
 
 
@@ -105,12 +108,13 @@ def test_an_engine_file_that_is_not_there_is_built_beside_the_work(
     assert found[2:] == [f"tensorrt tf32 {not_built}", f"tensorrt fp32 {not_built}", "onnx fp32"]
 
 
-def test_a_precision_without_a_graph_is_not_tried(
-    machine: Callable[..., Any], package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+def test_a_precision_without_a_graph_is_not_built(
+    machine: Callable[..., Any], builds: dict[str, Any], package: ModelPackage
 ) -> None:
     machine(GPU[0], ONNX)
-    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: True)
-    assert words("auto", package) == ["tensorrt tf32", "tensorrt fp32", "onnx fp32"]
+    builds["graphs"] = {"tf32", "fp32"}
+    assert words("auto", package) == ["tensorrt tf32 (engine is being built)", "onnx fp32"]
+    assert builds["started"] == ["tf32"]
 
 
 def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(
@@ -125,7 +129,7 @@ def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(
     assert builds["started"] == ["fp16"]
 
 
-def test_the_first_right_one_serves_and_stays_for_the_process(
+def test_the_first_right_one_scores_and_stays_for_the_process(
     machine: Callable[..., dict[str, Any]], folder: Path
 ) -> None:
     faults = machine(*NO_GPU, OPENVINO, ONNX)
@@ -185,7 +189,7 @@ def test_without_the_reference_nothing_can_be_proved(machine: Callable[..., Any]
     machine(*NO_GPU, OPENVINO)
     for engine in ("auto", "openvino"):
         with pytest.raises(
-            UsageError, match=r"onnx engine cannot be used: .*compared with it before it serves"
+            UsageError, match=r"onnx engine cannot be used: .*compared with it before it scores"
         ):
             select_engine(ScoringConfig(model=folder, engine=engine))
 
@@ -211,7 +215,7 @@ def test_when_nothing_can_be_started_all_of_it_is_said(
         select_engine(ScoringConfig(model=folder))
 
 
-def test_without_a_package_the_weight_free_engine_serves(
+def test_without_a_package_the_weight_free_engine_scores(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(selection, "default_package", lambda: None)
@@ -222,7 +226,7 @@ def test_without_a_package_the_weight_free_engine_serves(
     assert select_engine(ScoringConfig(engine="asymmetry")).engine == "asymmetry"
 
 
-def test_a_default_package_serves_where_none_is_named(
+def test_a_default_package_scores_where_none_is_named(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     machine(*NO_GPU, OPENVINO, ONNX)
@@ -234,7 +238,7 @@ def test_a_default_package_serves_where_none_is_named(
         assert select_engine(config).name == "mirror"
 
 
-def test_where_the_default_package_cannot_serve_the_weight_free_engine_says_so(
+def test_where_the_default_package_cannot_run_the_weight_free_engine_says_so(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(selection, "default_package", lambda: folder)

@@ -15,14 +15,12 @@ from strokecore.anatomy.regions import RegionId
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import tensorrt
 from strokecore.learned.engine import LearnedEngine
-from strokecore.learned.fresh import fresh_slices
-from strokecore.learned.golden import read_golden
+from strokecore.learned.gate import Gate
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.parity_report import LIMITS, Criterion, ParityReport
-from strokecore.learned.probes import Probes, choose_probes
-from strokecore.learned.runtime import Answers, Runtime
+from strokecore.learned.parity import GateReport
+from strokecore.learned.random_slices import random_slices
+from strokecore.learned.runtime import Runtime
 from strokecore.learned.selection import GatedRuntime
-from strokecore.learned.verdicts import Verdict
 from tests.unit.learned.engine_cases import (
     GPU,
     ONNX,
@@ -43,44 +41,37 @@ RIGHT_M1 = RegionId("M1", "right")
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    return load_package(write_package(tmp_path_factory.mktemp("serving") / "model"))
+    return load_package(write_package(tmp_path_factory.mktemp("fallbacks") / "model"))
 
 
-@pytest.fixture(scope="module")
-def probes(package: ModelPackage) -> Probes:
-    fresh = fresh_slices(SPEC, seed=3)
-    return choose_probes(read_golden(package), fresh, Answers(*mirror_answers(fresh.slices)))
+class FakeGate(Gate):
+    """Refuses, with these losses of Dice, what it is told to, by "<name> <precision>"."""
 
-
-class FakeGate:
-    """Refuses, with these Dice, what it is told to, by "<name> <precision>"."""
-
-    def __init__(self, probes: Probes) -> None:
-        self.probes: Probes | None = probes
+    def __init__(self, package: ModelPackage) -> None:
+        super().__init__(package, 1)
         self.refuses: dict[str, float] = {}
         self.known: dict[str, float] = {}
         self.examined: list[str] = []
-        self.forgotten = 0
+        self.released = 0
 
-    def _report(self, name: str, precision: str, dice: float) -> ParityReport:
-        return ParityReport(name, precision, 1, 1, 0.1, (Criterion("dice", dice, LIMITS["dice"]),))
+    def _said(self, name: str, precision: str, dice_loss: float) -> GateReport:
+        return GateReport(name, precision, datetime.now(UTC), 1, 1, 0.1, {"dice_loss": dice_loss})
 
-    def refused(self, name: str, precision: str) -> Verdict | None:
-        if (dice := self.known.get(f"{name} {precision}")) is None:
-            return None
-        return Verdict(self._report(name, precision, dice), datetime.now(UTC))
+    def refused(self, name: str, precision: str) -> GateReport | None:
+        dice_loss = self.known.get(f"{name} {precision}")
+        return None if dice_loss is None else self._said(name, precision, dice_loss)
 
-    def examine(self, runtime: Runtime) -> ParityReport:
+    def examine(self, runtime: Runtime) -> GateReport:
         self.examined.append(f"{runtime.name} {runtime.precision}")
-        return self._report(runtime.name, runtime.precision, self.refuses.get(self.examined[-1], 1.0))
+        return self._said(runtime.name, runtime.precision, self.refuses.get(self.examined[-1], 0.0))
 
-    def forget_material(self) -> None:
-        self.forgotten += 1
+    def release(self) -> None:
+        self.released += 1
 
 
 @pytest.fixture
-def gate(probes: Probes) -> FakeGate:
-    return FakeGate(probes)
+def gate(package: ModelPackage) -> FakeGate:
+    return FakeGate(package)
 
 
 @pytest.fixture
@@ -90,11 +81,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def gated(package: ModelPackage, gate: FakeGate, wanted: str = "auto") -> GatedRuntime:
-    return GatedRuntime(package, wanted, 1, gate)  # type: ignore[arg-type]
+    return GatedRuntime(package, wanted, 1, gate)
 
 
 def heads(number: int = 4) -> Float4D:
-    return fresh_slices(SPEC, seed=11).slices[:number]
+    return random_slices(SPEC, seed=11)[:number]
 
 
 def after(runs: int, fault: Callable[[Float4D, int], Arms]) -> Callable[[Float4D, int], Arms]:
@@ -109,7 +100,7 @@ def test_the_first_that_the_gate_lets_through_runs(
     assert (runtime.name, runtime.precision, runtime.fallbacks) == ("openvino", "bf16", ())
     assert (runtime.device, runtime.library) == ("a test", "numpy")
     assert list(machine.started) == ["openvino bf16"]  # nothing else is even started
-    assert gate.forgotten == 1
+    assert gate.released == 1
     for found, known in zip(runtime.run(heads()), mirror_answers(heads()), strict=True):
         assert np.array_equal(found, known)
 
@@ -117,10 +108,10 @@ def test_the_first_that_the_gate_lets_through_runs(
 def test_what_is_refused_is_closed_and_named_with_figures(
     package: ModelPackage, gate: FakeGate, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.refuses["openvino bf16"] = 0.91
+    gate.refuses["openvino bf16"] = 0.09
     with caplog.at_level(logging.WARNING, "strokecore"):
         runtime = gated(package, gate)
-    expected = "openvino bf16: refused by the parity gate (dice 0.91 < 0.995)"
+    expected = "openvino bf16: refused by the parity gate (dice_loss 0.09 > 0.005)"
     assert (runtime.name, runtime.precision, runtime.fallbacks) == ("openvino", "fp32", (expected,))
     assert machine.started["openvino bf16"][0].closed == 1
     assert "openvino bf16 is passed over: refused" in caplog.text  # loudly
@@ -132,7 +123,7 @@ def test_what_was_refused_lately_is_not_even_started(
     gate.known = {"openvino bf16": 0.5, "openvino fp32": 0.5}
     runtime = gated(package, gate)
     assert runtime.name == "onnx"
-    assert runtime.fallbacks[0] == "openvino bf16: refused by the parity gate (dice 0.5 < 0.995)"
+    assert runtime.fallbacks[0] == "openvino bf16: refused by the parity gate (dice_loss 0.5 > 0.005)"
     assert list(machine.started) == ["onnx fp32"]
 
 
@@ -247,7 +238,7 @@ def test_a_damaged_package_found_on_the_way_is_an_engines_error_then(
     machine["openvino bf16"] = raises(EngineError("lost"))
     runtime = gated(package, gate)
 
-    def damaged(_: Runtime) -> ParityReport:
+    def damaged(_: Runtime) -> GateReport:
         raise ModelPackageError("does not give its golden answers")
 
     gate.examine = damaged  # type: ignore[method-assign]

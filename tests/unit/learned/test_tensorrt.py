@@ -70,10 +70,27 @@ def test_the_table_starts_it(package: ModelPackage, here: Machine) -> None:
         package.typed("bf16")
 
 
-def test_batches_are_padded_to_powers_of_two(runtime: TensorRtRuntime, here: Machine) -> None:
-    runtime.run(slices(30))
-    runtime.run(slices(69))
-    assert here.trt.ran == [32, 64, 4, 1]
+@pytest.mark.parametrize(
+    ("number", "batches"),
+    [
+        (1, [1]),
+        (3, [4]),
+        (5, [4, 1]),
+        (7, [8]),
+        (23, [16, 8]),
+        (24, [32]),
+        (30, [32]),
+        (34, [32, 2]),
+        (64, [64]),
+        (69, [64, 4, 1]),
+        (130, [64, 64, 2]),
+    ],
+)
+def test_batches_are_powers_of_two_and_a_quarter_padding_at_most(
+    number: int, batches: list[int], runtime: TensorRtRuntime, here: Machine
+) -> None:
+    assert len(runtime.run(slices(number)).bg) == number
+    assert here.trt.ran == batches
 
 
 def test_memory_is_given_back_after_each_batch(runtime: TensorRtRuntime, here: Machine) -> None:

@@ -190,7 +190,7 @@ def test_the_engine_is_proved_before_the_first_patient_and_decides_nothing(
 
 
 def test_the_engines_that_were_passed_over_are_in_the_answer(tmp_path: Path) -> None:
-    fallbacks = ["openvino bf16: refused by the parity gate (dice 0.9 < 0.995)"]
+    fallbacks = ["openvino bf16: refused by the parity gate (dice_loss 0.1 > 0.005)"]
     result = {**SCORED, "model": {"fallbacks": fallbacks}}
     code = WRITE.format(files=["sr.dcm", "sc/01.dcm"], result=repr(result), status=0)
     with workspace(str(tmp_path)) as folder:

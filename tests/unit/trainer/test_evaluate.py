@@ -17,6 +17,7 @@ from torch import nn
 import trainer.loop.run_folder
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
+from strokecore.files import csv_bytes
 from strokecore.head.grid import CANONICAL_GRID
 from tests.unit.trainer.evaluation_cases import (
     HEALTHY_HU,
@@ -31,11 +32,11 @@ from tests.unit.trainer.evaluation_cases import (
 from trainer import evaluate as evaluation
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
-from trainer.measure.figures import in_words, patient_row, print_summary, summarise, to_csv
+from trainer.measure.figures import patient_row, print_summary, summarise
 from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
 from trainer.measure.pictures import SLICES, choose_slices
 from trainer.measure.prediction import Panel
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS
 
 NOWHERE = dict.fromkeys(REGION_NAMES, Overlap())
@@ -209,16 +210,9 @@ def test_intervals_are_the_same_every_time_and_one_patient_has_none() -> None:
 def test_rows_are_json_and_csv() -> None:
     rows = [patient_row(patient(0.5)), patient_row(patient(0.5, group="sg_only"))]
     json.dumps(rows, allow_nan=False)
-    lines = to_csv(rows).splitlines()
+    lines = csv_bytes(rows).decode().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("id,group,lesion_ml")
-
-
-def test_words() -> None:
-    assert in_words({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 (0.250-0.750)"
-    assert in_words({"value": 0.0, "low": -0.01, "high": 0.01}) == "0.000 (-0.010 to 0.010)"
-    assert in_words({"value": None, "low": None, "high": None}) == "-"
-    assert in_words({"value": 0.5, "low": None, "high": None}) == "0.500"
 
 
 def test_table_of_nobody_with_infarct() -> None:

@@ -27,7 +27,7 @@ from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import _yaml, load_network, recipe_sha256
 from trainer.measure.prediction import predict_slices
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
 from trainer.package.graph import TOLERANCE, ExportError, check_parity, golden
 from trainer.package.model_card import licence_name, licence_text
 
@@ -348,7 +348,7 @@ def test_the_decoder_alone_is_kept_as_weights(exported: Path, run: Path) -> None
 @pytest.mark.study
 def test_a_vitb16_at_512_exports_and_runs() -> None:
     """The paper's size with random weights: 2.1 GB of memory, half a minute of one core, file 339 MiB."""
-    from trainer.network.network import StrokeNet
+    from trainer.network.vit_dpt import StrokeNet
     from trainer.package.graph import ProbabilityNet, to_onnx
 
     net = StrokeNet(NetworkConfig("vitb16", features=128)).eval().requires_grad_(False)

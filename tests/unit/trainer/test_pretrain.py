@@ -17,7 +17,7 @@ from trainer import pretrain as module
 from trainer.config import Recipe, WeightsConfig
 from trainer.data.cases import Case, CaseRecord, DatasetWriter, Split
 from trainer.loop.backbone import build_network
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
 from trainer.pretrain import PretextHead, PretrainConfig, Slices, pretrain
 
 SMALL = BackboneConfig(32, 4, 2, 64, (1, 2, 3, 4), patch_size=8, image_size=64)

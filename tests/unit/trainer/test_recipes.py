@@ -13,7 +13,7 @@ from strokecore.errors import UsageError
 from strokecore.learned.preprocessing import BRAIN_WINDOW, STROKE_WINDOW
 from trainer.config import Recipe, WeightsConfig, load_recipe
 from trainer.loop.backbone import build_network
-from trainer.network.network import StrokeNet
+from trainer.network.vit_dpt import StrokeNet
 
 FOLDER = Path(__file__).resolve().parents[3] / "trainer" / "recipes"
 DOCUMENT = FOLDER.parents[1] / "docs" / "recipes.md"
@@ -155,7 +155,7 @@ def _small(recipe: Recipe) -> Recipe:
     """The same weights on the tiny shape: no ViT-B is built only to find the weights absent."""
     from dataclasses import replace
 
-    from trainer.network.network import NetworkConfig
+    from trainer.network.vit_dpt import NetworkConfig
 
     assert isinstance(recipe.weights, WeightsConfig)
     return replace(recipe, network=NetworkConfig("tiny", features=4))

@@ -26,7 +26,7 @@ from trainer.loop.curve import COLUMNS, read_curve
 from trainer.loop.run_folder import load_network, locked_run, read_record
 from trainer.loop.schedule import learning_rate
 from trainer.loop.validate import Validation, Validator
-from trainer.network.network import BACKBONES
+from trainer.network.vit_dpt import BACKBONES
 from trainer.train import Job, TrainingDivergedError, train
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,7 @@ from strokecore.anatomy.regions import RegionId
 from tests.unit.trainer.evaluation_cases import BRAIN, LEVEL_MM, SPEC, Box, box, make_case, make_dataset
 from trainer.config import Recipe, TrainingConfig, WeightsConfig
 from trainer.data.cases import Case, Dataset
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
 
 BACKBONE = BackboneConfig(32, 4, 2, 64, (1, 2, 3, 4), patch_size=8)
 LOW_LESION: Box = ((-20.0, 4.0), (-30.0, 30.0), (5.0, 40.0))

@@ -13,7 +13,7 @@ from strokecore.learned.preprocessing import InputSpec
 from trainer.config import AugmentConfig, Recipe, TrainingConfig
 from trainer.data.cases import Case, CaseRecord, Labels
 from trainer.data.slices import CaseSlices
-from trainer.network.network import NetworkConfig
+from trainer.network.vit_dpt import NetworkConfig
 
 # 8 slices of 32 x 32 pixels cover the canonical grid.
 SPEC = InputSpec(size=(32, 32), pixel_mm=6.0, slice_mm=20.0)

@@ -19,7 +19,7 @@ from trainer.config import AugmentConfig, Recipe
 from trainer.data.batch import PLAIN, Batch, SliceKey
 from trainer.data.features import FeatureCache, backbone_sha256
 from trainer.data.sampling import TrainingData
-from trainer.network.network import NetworkConfig, StrokeNet
+from trainer.network.vit_dpt import NetworkConfig, StrokeNet
 
 CASES = [slices(f"case-{i}", (3, 5)) for i in range(4)]
 RECIPE = recipe(pairs=2, singles=0.0, cached=2, augment=AugmentConfig(probability=1.0))

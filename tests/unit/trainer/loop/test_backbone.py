@@ -15,7 +15,7 @@ from strokecore.learned.preprocessing import InputSpec
 from tests.unit.trainer.network.dinov3_original import checkpoint
 from trainer.config import Recipe, WeightsConfig
 from trainer.loop.backbone import build_network
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
 
 SMALL = BackboneConfig(32, 2, 2, 48, (1, 1, 2, 2))
 RANDOM = Recipe(

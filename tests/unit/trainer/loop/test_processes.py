@@ -14,7 +14,7 @@ from trainer.loop.checkpoint import load_state
 from trainer.loop.curve import read_curve
 from trainer.loop.processes import agreed
 from trainer.loop.run_folder import read_record
-from trainer.network.network import BACKBONES
+from trainer.network.vit_dpt import BACKBONES
 from trainer.train import train
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -28,7 +28,7 @@ from trainer.loop.run_folder import (
     write_record,
 )
 from trainer.loop.schedule import FINAL_SHARE, learning_rate
-from trainer.network.network import BACKBONES
+from trainer.network.vit_dpt import BACKBONES
 
 ALONE = SimpleNamespace(is_global_zero=True, barrier=lambda: None)
 DATA = SimpleNamespace(sha256="d" * 64, about={"kind": "simulated"})

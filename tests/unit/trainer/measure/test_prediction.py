@@ -13,7 +13,7 @@ from strokecore.learned.preprocessing import to_channels
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, SPEC, StubNet, box, make_case
 from tests.unit.trainer.training_cases import BACKBONE
 from trainer.measure.prediction import Panel, predict_slices
-from trainer.network.network import NetworkConfig, StrokeNet
+from trainer.network.vit_dpt import NetworkConfig, StrokeNet
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.network.network import BackboneConfig
+from trainer.network.vit_dpt import BackboneConfig
 
 REGISTERS = 4
 

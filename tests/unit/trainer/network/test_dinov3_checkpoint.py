@@ -9,7 +9,7 @@ from torch import Tensor
 from strokecore.errors import UsageError
 from tests.unit.trainer.network.dinov3_original import checkpoint, forward, shapes
 from trainer.network.dinov3_checkpoint import from_original
-from trainer.network.network import BACKBONES, BackboneConfig, FrozenBackbone
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, FrozenBackbone
 
 PLAIN = BackboneConfig(48, 3, 3, 96, (1, 1, 2, 3))
 GATED = BackboneConfig(32, 2, 2, 48, (1, 1, 2, 2), gated_mlp=True)

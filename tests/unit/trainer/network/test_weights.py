@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from strokecore.errors import UsageError
 from tests.unit.trainer.network.dinov3_original import checkpoint, forward
 from trainer.network import weights as backbone_weights
-from trainer.network.network import BACKBONES, BackboneConfig, FrozenBackbone
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, FrozenBackbone
 from trainer.network.weights import DINOV3_LICENCE, BackboneOrigin, load_backbone, random_origin
 
 SMALL = BackboneConfig(32, 2, 2, 48, (1, 1, 2, 2))

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from strokecore.errors import ModelPackageError
-from strokecore.learned.differences import large_difference
 from strokecore.learned.package import TYPED_PRECISIONS
+from strokecore.learned.parity import large_difference
 from tests.unit.learned.package_cases import mirror_network
 from tests.unit.trainer.package.typed_cases import SIZE, exported, eye, graph, slices
 from trainer.package.graph import run_onnx
@@ -319,7 +319,7 @@ def test_networks_of_the_papers_size(backbone: str) -> None:
     """Random weights at 512 x 416: 3 GB of memory and some minutes of one core for ViT-B."""
     import torch
 
-    from trainer.network.network import NetworkConfig, StrokeNet
+    from trainer.network.vit_dpt import NetworkConfig, StrokeNet
     from trainer.package.graph import to_onnx
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import numpy_helper, parser
 
-from trainer.network.network import BACKBONES, BackboneConfig, NetworkConfig, StrokeNet
+from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig, StrokeNet
 from trainer.package.graph import to_onnx
 
 SIZE = (64, 48)

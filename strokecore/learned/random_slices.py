@@ -1,6 +1,6 @@
-"""Inputs that no file holds: smooth random heads, noise and an empty slice, for the parity gate.
+"""Input for the parity gate that no file holds: random heads, noise and an empty slice.
 
-An engine that is right on a package's golden slices only would pass a check against these alone. Random heads
+An engine that is right on a package's golden slices only would pass a comparison on these alone. Random heads
 are drawn anew each time, from a seed that the report names. They are no anatomy; they carry what a head CT
 carries into the network: skull, CSF, grey and white densities, and dark patches of lesion size at places that
 differ from side to side and from slice to slice.
@@ -8,7 +8,6 @@ differ from side to side and from slice to slice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,11 +20,7 @@ Float2D = npt.NDArray[np.float32]
 Bool2D = npt.NDArray[np.bool_]
 
 HEADS: Final = 6
-NOISE: Final = 1
-"""Slices of white noise: the largest activations, where fp16 overflows first."""
-AIR: Final = 1
-"""Slices without a head: every series has some at its ends."""
-AIR_HU: Final = -1000.0
+_AIR_HU: Final = -1000.0
 # Densities in HU and lengths in mm of an adult head, roughly.
 _SKULL_HU: Final = 900.0
 _CSF_HU: Final = 8.0
@@ -33,34 +28,21 @@ _BRAIN_HU: Final = 34.0
 _SKULL_MM: Final = 7.0
 
 
-@dataclass(frozen=True, eq=False)
-class Fresh:
-    """Random input.
+def random_slices(spec: InputSpec, seed: int) -> npt.NDArray[np.float32]:
+    """Slices in a model's own input, float32 [HEADS + 2, channels, H, W]; the same for the same seed.
 
-    Attributes
-    ----------
-    seed: the same seed gives the same slices.
-    slices: float32 [n, channels, H, W]: HEADS heads, then noise, then air.
-    inside: bool [HEADS, H, W], the heads' brain.
+    HEADS heads; white noise, with the largest activations, where fp16 overflows first; and air: every series
+    has slices without a head at its ends.
     """
-
-    seed: int
-    slices: npt.NDArray[np.float32]
-    inside: npt.NDArray[np.bool_]
-
-
-def fresh_slices(spec: InputSpec, seed: int) -> Fresh:
-    """HEADS + NOISE + AIR slices in a model's own input."""
     rng = np.random.default_rng(seed)
-    hu, inside = zip(*(_head(spec, rng) for _ in range(HEADS)), strict=True)
-    air = np.full((AIR, *spec.size), AIR_HU, np.float32)
-    noise = rng.normal(size=(NOISE, len(spec.channels), *spec.size)).astype(np.float32)
-    slices = np.concatenate([to_channels(np.stack(hu), spec), noise, to_channels(air, spec)])
-    return Fresh(seed, slices, np.stack(inside))
+    heads = np.stack([_head(spec, rng) for _ in range(HEADS)])
+    noise = rng.normal(size=(1, len(spec.channels), *spec.size)).astype(np.float32)
+    air = np.full((1, *spec.size), _AIR_HU, np.float32)
+    return np.concatenate([to_channels(heads, spec), noise, to_channels(air, spec)])
 
 
-def _head(spec: InputSpec, rng: np.random.Generator) -> tuple[Float2D, Bool2D]:
-    """One slice in HU and its brain."""
+def _head(spec: InputSpec, rng: np.random.Generator) -> Float2D:
+    """One slice in HU."""
     rows, columns = (
         (np.arange(count, dtype=np.float32) - (count - 1) / 2) * np.float32(spec.pixel_mm)
         for count in spec.size
@@ -74,7 +56,7 @@ def _head(spec: InputSpec, rng: np.random.Generator) -> tuple[Float2D, Bool2D]:
     turn = float(rng.normal(0, 0.06))
     skull = _ellipse(y, x, at, (long, wide), turn)
     brain = _ellipse(y, x, at, (long - _SKULL_MM, wide - _SKULL_MM), turn)
-    hu = np.where(skull, np.float32(_SKULL_HU), np.float32(AIR_HU))
+    hu = np.where(skull, np.float32(_SKULL_HU), np.float32(_AIR_HU))
     texture = _smooth(spec, rng, 14.0, 3.0) + _smooth(spec, rng, 4.0, 2.5)
     hu = np.where(brain, _BRAIN_HU + texture, hu)
     for side in (-1, 1):  # ventricles of unlike size
@@ -87,7 +69,7 @@ def _head(spec: InputSpec, rng: np.random.Generator) -> tuple[Float2D, Bool2D]:
         softened = ndimage.gaussian_filter(patch.astype(np.float32), 3.0 / spec.pixel_mm)
         hu = hu - np.where(brain, np.float32(rng.uniform(5, 14)) * softened, np.float32(0))
     hu = hu + rng.normal(0, 2.0, spec.size).astype(np.float32)
-    return hu.astype(np.float32), brain
+    return np.asarray(hu, np.float32)
 
 
 def _ellipse(

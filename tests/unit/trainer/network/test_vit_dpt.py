@@ -11,7 +11,7 @@ from transformers import DINOv3ViTBackbone
 
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
-from trainer.network.network import (
+from trainer.network.vit_dpt import (
     BACKBONES,
     REGISTER_TOKENS,
     BackboneConfig,

@@ -12,8 +12,8 @@ import pytest
 from strokecore.config import ScoringConfig
 from strokecore.evaluate.cases import Case
 from strokecore.evaluate.figures import summarise
-from strokecore.evaluate.mask import MaskError, read_mask
 from strokecore.evaluate.outcomes import run_case
+from strokecore.evaluate.truth import MaskError, read_mask
 from strokecore.reading.series import Series, read_series
 from strokecore.result import Scored, SourceMasks
 from tests.unit.evaluate.cases import affected, result_of, truth_of, write_case
