@@ -174,7 +174,7 @@ def tensorrt_passed(figures: Any) -> list[str]:
     """Precisions of TensorRT that the parity gate let through, from ``strokecore engines --check --json``."""
     for engine in figures.get("engines", ()):
         if engine["engine"] == "tensorrt":
-            return [found["precision"] for found in engine["precisions"] if found["verdict"] is True]
+            return [found["precision"] for found in engine["precisions"] if found["passed"] is True]
     return []
 
 

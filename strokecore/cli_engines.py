@@ -25,7 +25,7 @@ def add_engine_commands(commands: Commands) -> None:
 
 
 def _add_engines(commands: Commands) -> None:
-    engines = commands.add_parser("engines", help="which engines are here, which one serves, and why")
+    engines = commands.add_parser("engines", help="which engines are here, which one scores, and why")
     engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     engines.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="where to begin; auto")
     engines.add_argument(

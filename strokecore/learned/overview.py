@@ -1,10 +1,11 @@
-"""What ``strokecore engines`` says: what is here, what would serve and why, and how the gate judged it."""
+"""What ``strokecore engines`` says: what is here, what would score and why, what the parity gate found."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,10 +17,17 @@ from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes
 from strokecore.learned.devices import default_threads
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.parity import LIMITS
+from strokecore.learned.parity import LIMITS, GateReport
 from strokecore.learned.runtimes import RUNTIME_NAMES, Availability
 from strokecore.learned.selection import default_package, select_engine
 from strokecore.learned.shipped import SHIPPED, package_folder
+
+if TYPE_CHECKING:
+    from strokecore.learned.gate import Gate
+
+Judged = dict[str, Any]
+"""Whether an engine in a precision passed the gate, with the report, or why there is none."""
+_NOT_JUDGED: Final[Judged] = {"passed": None, "report": None, "error": ""}
 
 
 def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = False) -> dict[str, Any]:
@@ -38,16 +46,13 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
     if folder is None and (check or wanted in RUNTIME_NAMES):
         folder = SHIPPED
     found = [runtimes.availability(name) for name in RUNTIME_NAMES]
-    package = None
-    checked: dict[tuple[str, str], dict[str, Any]] = {}
-    if folder is not None:
-        package = load_package(folder, atlas_sha256=load_atlas().sha256)
-        if check:
-            checked = _check(package, found)
+    package = None if folder is None else load_package(folder, atlas_sha256=load_atlas().sha256)
+    judged = {} if package is None else _judge(package, found, check=check)
     return {
         "threads": default_threads(),
         "model": package and {"name": package.name, "version": package.version, "sha256": package.sha256},
-        "engines": [_described(one, package, checked) for one in found],
+        "checked": check,
+        "engines": [_described(one, judged) for one in found],
         "chosen": _chosen(folder, wanted),
     }
 
@@ -56,16 +61,16 @@ def print_overview(record: dict[str, Any], console: Console) -> None:
     """The record as a table."""
     table = Table("engine", "library", "device", "precision", "parity gate", box=None)
     for engine in record["engines"]:
-        precisions = engine["precisions"] or [{"precision": "-", "verdict": engine["reason"]}]
-        for row, one in enumerate(precisions):
-            names = (engine["engine"], engine["library"] or "not installed", engine["device"] or "none")
-            shown = names if row == 0 else ("", "", "")
-            table.add_row(*map(escape, (*shown, one["precision"], _verdict_words(one))))
+        names = engine["engine"], engine["library"] or "not installed", engine["device"] or "none"
+        rows = [(one["precision"], _gate_words(one)) for one in engine["precisions"]]
+        for row, cells in enumerate(rows or [("-", engine["reason"])]):
+            table.add_row(*map(escape, (*(names if row == 0 else ("", "", "")), *cells)))
     console.print(table)
     for engine in record["engines"]:
         if engine["install"]:
             console.print(escape(f"{engine['engine']}: {engine['install']}"), highlight=False)
-    _print_figures(record, console)
+    if record["checked"]:
+        _print_figures(record, console)
     chosen = record["chosen"]
     words = f"{chosen['engine'] or 'none'} {chosen['precision']}".strip()
     line = f"\n--engine {chosen['wanted']}: {words}. {chosen['why']}"
@@ -74,9 +79,7 @@ def print_overview(record: dict[str, Any], console: Console) -> None:
         console.print(escape(f"passed over: {fallback}"), style="yellow", highlight=False)
 
 
-def _described(
-    found: Availability, package: ModelPackage | None, checked: dict[tuple[str, str], dict[str, Any]]
-) -> dict[str, Any]:
+def _described(found: Availability, judged: Mapping[tuple[str, str], Judged]) -> dict[str, Any]:
     return {
         "engine": found.engine,
         "available": found.available,
@@ -85,57 +88,52 @@ def _described(
         "reason": found.reason,
         "install": found.install,
         "precisions": [
-            {
-                "precision": precision,
-                **(checked.get((found.engine, precision)) or _remembered(found.engine, precision, package)),
-            }
+            {"precision": precision, **judged.get((found.engine, precision), _NOT_JUDGED)}
             for precision in found.precisions
         ],
     }
 
 
-def _remembered(engine: str, precision: str, package: ModelPackage | None) -> dict[str, Any]:
-    if package is None:
-        return {"verdict": None}
+def _judge(
+    package: ModelPackage, found: Sequence[Availability], *, check: bool
+) -> dict[tuple[str, str], Judged]:
+    """What the gate found, by engine and precision: now with ``check``, else what it remembers."""
     from strokecore.learned.gate import Gate
-
-    report = Gate(package, default_threads()).remembered(engine, precision)
-    if report is None:
-        return {"verdict": None}
-    date = report.date.isoformat(timespec="seconds")
-    return {"verdict": report.passed, "date": date, "report": report.to_dict()}
-
-
-def _check(package: ModelPackage, found: Sequence[Availability]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The whole gate on each; what cannot be started has a reason instead of a report."""
-    from strokecore.learned.gate import Gate
-    from strokecore.learned.tensorrt import ready, with_graph
 
     gate = Gate(package, default_threads())
-    checked: dict[tuple[str, str], dict[str, Any]] = {}
-    for engine in reversed(found):  # the reference first: it is what the others are compared with
-        for precision in engine.precisions:
-            if engine.engine == "tensorrt" and not ready(package, precision):
-                said = "no engine is built; run strokecore build-engine MODEL"
-                if not with_graph(package, [precision]):
-                    said = "the package has no graph for it; trainer export --typed makes one"
-                checked[engine.engine, precision] = {"verdict": None, "error": said}
-                continue
-            try:
-                runner = runtimes.start(package, engine.engine, precision, default_threads())
-            except (EngineError, ModelPackageError) as error:
-                checked[engine.engine, precision] = {"verdict": False, "error": str(error)}
-                continue
-            try:
-                report = gate.examine_fully(runner)
-            finally:
-                runner.close()
-            checked[engine.engine, precision] = {
-                "verdict": report.passed,
-                "report": report.to_dict(),
-                "checked": True,
-            }
-    return checked
+    judged = {}
+    for one in reversed(found):  # the reference first: it is what the others are compared with
+        for precision in one.precisions:
+            if check:
+                judged[one.engine, precision] = _examined(gate, one.engine, precision)
+            else:
+                judged[one.engine, precision] = _reported(gate.remembered(one.engine, precision))
+    return judged
+
+
+def _examined(gate: Gate, name: str, precision: str) -> Judged:
+    """By the whole gate, now; what cannot be started has a reason instead of a report."""
+    from strokecore.learned.tensorrt import ready, with_graph
+
+    if name == "tensorrt" and not ready(gate.package, precision):
+        reason = "no engine is built; run strokecore build-engine MODEL"
+        if not with_graph(gate.package, [precision]):
+            reason = "the package has no graph for it; trainer export --typed makes one"
+        return {**_NOT_JUDGED, "error": reason}
+    try:
+        runtime = runtimes.start(gate.package, name, precision, gate.threads)
+    except (EngineError, ModelPackageError) as error:
+        return {**_NOT_JUDGED, "passed": False, "error": str(error)}
+    with contextlib.closing(runtime):
+        return _reported(gate.examine_fully(runtime))
+
+
+def _reported(report: GateReport | None) -> Judged:
+    return (
+        _NOT_JUDGED
+        if report is None
+        else {**_NOT_JUDGED, "passed": report.passed, "report": report.to_dict()}
+    )
 
 
 def _chosen(folder: Path | None, wanted: str) -> dict[str, Any]:
@@ -162,19 +160,16 @@ def _chosen(folder: Path | None, wanted: str) -> dict[str, Any]:
     }
 
 
-def _verdict_words(one: dict[str, Any]) -> str:
-    verdict = one.get("verdict")
-    if isinstance(verdict, str):  # why the engine is not available
-        return verdict
-    if "error" in one:
+def _gate_words(one: dict[str, Any]) -> str:
+    if one["error"]:
         return str(one["error"])
-    if verdict is None:
+    if one["report"] is None:
         return "not run yet"
-    when = f", {one['date'][:10]}" if "date" in one else ""
-    if verdict:
-        return f"passed{when}"
-    failed = [name for name, c in one["report"]["criteria"].items() if not c["passed"]]
-    return f"refused{when}: {', '.join(failed[:3])}"
+    date = one["report"]["date"][:10]
+    if one["passed"]:
+        return f"passed, {date}"
+    failed = [name for name, criterion in one["report"]["criteria"].items() if not criterion["passed"]]
+    return f"refused, {date}: {', '.join(failed[:3])}"
 
 
 def _print_figures(record: dict[str, Any], console: Console) -> None:
@@ -183,7 +178,7 @@ def _print_figures(record: dict[str, Any], console: Console) -> None:
         f"{engine['engine']} {one['precision']}": one["report"]
         for engine in record["engines"]
         for one in engine["precisions"]
-        if one.get("checked")
+        if one["report"] is not None
     }
     if not reports:
         return

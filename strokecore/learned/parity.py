@@ -212,10 +212,10 @@ def wrong_answer(found: Answers, known: Answers, number: int) -> str | None:
         return "answers of another shape"
     if not all(np.isfinite(arm).all() for arm in found):
         return "answers that are not finite"
-    if _sum_error([found]) > LIMITS["sum_error"]:
+    if not _sum_error([found]) <= LIMITS["sum_error"]:
         return "answers that are no probabilities"
     error = _worst(_log_odds_error(arm[-1], right[0]) for arm, right in zip(found, known, strict=True))
-    if error > LIMITS["log_odds_error"]:
+    if not error <= LIMITS["log_odds_error"]:
         return f"a wrong answer to the slice with a known one (log_odds_error {error:.2g})"
     return None
 

@@ -47,7 +47,7 @@ class Runtime(Protocol):
     name: as in ``--engine``, such as "onnx".
     precision: of the numbers that it computes with: "bf16", "fp16", "tf32" or "fp32".
     device, library: in words, such as "AMD EPYC, 2 threads" and "onnxruntime 1.22.0".
-    fallbacks: what was preferred to it and does not serve, "<name> <precision>: <reason>".
+    fallbacks: what was preferred to it and may not run here, "<name> <precision>: <reason>".
     """
 
     name: str
@@ -93,7 +93,7 @@ class BatchedRuntime(ABC):
     def run(self, slices: Float4D) -> Answers:
         """Class probabilities of both arms for slices float32 [n, channels, H, W].
 
-        One caller at a time is served, others wait.
+        Callers wait for each other.
 
         Raises EngineError when the library fails, the device is lost or has no memory for even one slice.
         """

@@ -101,7 +101,7 @@ def _require(wanted: str) -> None:
         if engine == "auto" or (found := runtimes.availability(engine)).available:
             continue
         install = f"run: {found.install}" if found.install else "see strokecore engines"
-        what = "" if engine == wanted else ", and every engine is compared with it before it serves"
+        what = "" if engine == wanted else ", and every engine is compared with it before it scores"
         raise UsageError(f"The {engine} engine cannot be used: {found.reason}{what}; {install}. {_WITHOUT}")
 
 
@@ -145,7 +145,7 @@ class Candidate:
 
 
 def candidates(wanted: str, package: ModelPackage, gate: Gate) -> Iterator[Candidate]:
-    """What to try in turn; each is looked for only when the ones before it did not serve.
+    """What to try in turn; each is looked for only when none before it may score.
 
     Parameters
     ----------

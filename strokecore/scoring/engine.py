@@ -69,7 +69,7 @@ class Engine(Protocol):
     name, version, sha256: of the model; for the weight-free engine of its rules and constants.
     engine: what runs it, as in ``--engine``.
     precision: of the numbers that it computes with, such as "fp32".
-    fallbacks: what would have been preferred and why it does not serve, such as "openvino bf16: refused by
+    fallbacks: what would have been preferred and why it did not score, such as "openvino bf16: refused by
         the parity gate (dice_loss 0.09 > 0.005)"; no paths, nothing of the patient.
 
     A trained model can change engine, precision and fallbacks in ``segment``: they are read after it.

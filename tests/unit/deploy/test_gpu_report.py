@@ -162,13 +162,13 @@ def test_the_script_runs_without_an_environment(tmp_path: Path) -> None:
 def test_the_gate_must_let_tensorrt_through(report: ModuleType, tmp_path: Path) -> None:
     acceptance = sys.modules["gpu_steps"].Acceptance(tmp_path, tmp_path)
     step = report.Step("parity gate")
-    others = {"engine": "onnx", "precisions": [{"precision": "fp32", "verdict": True}]}
+    others = {"engine": "onnx", "precisions": [{"precision": "fp32", "passed": True}]}
     for verdicts, status, words in (
         ({"bf16": True, "fp16": False}, "passed", "in bf16; see"),
         ({"bf16": False}, "failed", "in no precision"),
         ({}, "failed", "in no precision"),
     ):
-        found = [{"precision": name, "verdict": verdict} for name, verdict in verdicts.items()]
+        found = [{"precision": name, "passed": verdict} for name, verdict in verdicts.items()]
         said = json.dumps({"engines": [others, {"engine": "tensorrt", "precisions": found}]})
         step.run = lambda command, said=said: said
         acceptance.gate(step)

@@ -1,4 +1,4 @@
-"""A wrong engine never serves a patient silently: from the DICOM folder to result.json, SR and pictures."""
+"""A wrong engine never scores a patient silently: from the DICOM folder to result.json, SR and pictures."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ def test_when_the_last_engine_is_lost_the_run_has_failed_and_says_so(
             raise error
         return tuple(arm * np.float32(np.nan) for arm in mirror_answers(slices))
 
-    for step in ("openvino bf16", "openvino fp32", "onnx fp32"):
-        machine[step] = broken
+    for name in ("openvino bf16", "openvino fp32", "onnx fp32"):
+        machine[name] = broken
     out = tmp_path / "out"
     assert main(["score", str(sample_ct), "--out", str(out), "--model", str(folder)]) == 1
     record = json.loads((out / "result.json").read_text())
@@ -176,8 +176,8 @@ def test_when_the_last_engine_is_lost_the_run_has_failed_and_says_so(
 def test_no_engine_at_all_is_a_matter_of_the_set_up(
     machine: dict[str, Any], sample_ct: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for step in ("openvino bf16", "openvino fp32", "onnx fp32"):
-        machine[step] = EngineError("broken installation")
+    for name in ("openvino bf16", "openvino fp32", "onnx fp32"):
+        machine[name] = EngineError("broken installation")
     arguments = ["score", str(sample_ct), "--out", str(tmp_path / "out"), "--model", str(folder)]
     assert main(arguments) == 2
     assert "engines --model DIR --check" in capsys.readouterr().err

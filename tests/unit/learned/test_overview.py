@@ -1,4 +1,4 @@
-"""``strokecore engines``: what is here, what serves and why, with the gate's figures."""
+"""``strokecore engines``: what is here, what scores and why, with the gate's figures."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def record(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> 
     return found
 
 
-def verdicts(found: dict[str, Any]) -> dict[str, Any]:
+def passed(found: dict[str, Any]) -> dict[str, Any]:
     return {
-        f"{engine['engine']} {one['precision']}": one["verdict"]
+        f"{engine['engine']} {one['precision']}": one["passed"]
         for engine in found["engines"]
         for one in engine["precisions"]
     }
@@ -51,7 +51,7 @@ def test_without_a_package_it_says_what_is_here(
     assert [engine["engine"] for engine in found["engines"]] == ["tensorrt", "onnx-cuda", "openvino", "onnx"]
     assert found["engines"][0]["install"] == "pip install 'strokecore[gpu]'"
     assert found["engines"][0]["reason"] == "no NVIDIA GPU is visible"
-    assert verdicts(found) == {"openvino bf16": None, "openvino fp32": None, "onnx fp32": None}
+    assert passed(found) == {"openvino bf16": None, "openvino fp32": None, "onnx fp32": None}
     assert found["chosen"]["engine"] == "asymmetry"
     assert main(["engines"]) == 0
     printed = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_without_a_package_it_says_what_is_here(
     assert "--engine auto: asymmetry fp32." in printed
 
 
-def test_with_a_package_it_says_what_serves_and_what_is_remembered(
+def test_with_a_package_it_says_what_scores_and_what_is_remembered(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine["openvino bf16"] = fault_of("mirrored answers")
@@ -67,9 +67,9 @@ def test_with_a_package_it_says_what_serves_and_what_is_remembered(
     assert (found["chosen"]["engine"], found["chosen"]["precision"]) == ("openvino", "fp32")
     assert found["chosen"]["fallbacks"][0].startswith("openvino bf16: refused by the parity gate (")
     assert found["model"]["name"] == "mirror"
-    assert set(verdicts(found).values()) == {None}  # as it was before anything was chosen
+    assert set(passed(found).values()) == {None}  # as it was before anything was chosen
     found = record(capsys, "--model", str(folder))
-    assert verdicts(found) == {"openvino bf16": False, "openvino fp32": True, "onnx fp32": None}
+    assert passed(found) == {"openvino bf16": False, "openvino fp32": True, "onnx fp32": None}
     assert main(["engines", "--model", str(folder)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "refused, 20" in printed
@@ -82,7 +82,7 @@ def test_a_check_runs_the_whole_gate_on_every_engine(
     machine["openvino bf16"] = fault_of("a bias of +0.03")
     machine["openvino fp32"] = EngineError("no memory")
     found = record(capsys, "--model", str(folder), "--check")
-    assert verdicts(found) == {"openvino bf16": False, "openvino fp32": False, "onnx fp32": True}
+    assert passed(found) == {"openvino bf16": False, "openvino fp32": False, "onnx fp32": True}
     by_name = {engine["engine"]: engine["precisions"] for engine in found["engines"]}
     assert by_name["openvino"][1]["error"] == "no memory"
     criteria = by_name["openvino"][0]["report"]["criteria"]
@@ -103,7 +103,7 @@ def test_a_check_without_a_package_takes_the_one_that_ships(
     monkeypatch.setattr(module, "SHIPPED", folder)
     found = record(capsys, "--check")
     assert found["model"]["name"] == "mirror"
-    assert verdicts(found)["onnx fp32"] is True
+    assert passed(found)["onnx fp32"] is True
 
 
 def test_it_begins_at_the_engine_that_is_asked_for(
@@ -113,7 +113,7 @@ def test_it_begins_at_the_engine_that_is_asked_for(
     assert (found["chosen"]["wanted"], found["chosen"]["engine"]) == ("onnx", "onnx")
 
 
-def test_when_nothing_may_serve_the_status_says_so(
+def test_when_nothing_may_score_the_status_says_so(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("openvino bf16", "openvino fp32", "onnx fp32"):

@@ -129,7 +129,7 @@ def test_the_next_precision_is_built_when_the_gate_refused_the_one_before(
     assert builds["started"] == ["fp16"]
 
 
-def test_the_first_right_one_serves_and_stays_for_the_process(
+def test_the_first_right_one_scores_and_stays_for_the_process(
     machine: Callable[..., dict[str, Any]], folder: Path
 ) -> None:
     faults = machine(*NO_GPU, OPENVINO, ONNX)
@@ -189,7 +189,7 @@ def test_without_the_reference_nothing_can_be_proved(machine: Callable[..., Any]
     machine(*NO_GPU, OPENVINO)
     for engine in ("auto", "openvino"):
         with pytest.raises(
-            UsageError, match=r"onnx engine cannot be used: .*compared with it before it serves"
+            UsageError, match=r"onnx engine cannot be used: .*compared with it before it scores"
         ):
             select_engine(ScoringConfig(model=folder, engine=engine))
 
@@ -215,7 +215,7 @@ def test_when_nothing_can_be_started_all_of_it_is_said(
         select_engine(ScoringConfig(model=folder))
 
 
-def test_without_a_package_the_weight_free_engine_serves(
+def test_without_a_package_the_weight_free_engine_scores(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(selection, "default_package", lambda: None)
@@ -226,7 +226,7 @@ def test_without_a_package_the_weight_free_engine_serves(
     assert select_engine(ScoringConfig(engine="asymmetry")).engine == "asymmetry"
 
 
-def test_a_default_package_serves_where_none_is_named(
+def test_a_default_package_scores_where_none_is_named(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     machine(*NO_GPU, OPENVINO, ONNX)
@@ -238,7 +238,7 @@ def test_a_default_package_serves_where_none_is_named(
         assert select_engine(config).name == "mirror"
 
 
-def test_where_the_default_package_cannot_serve_the_weight_free_engine_says_so(
+def test_where_the_default_package_cannot_run_the_weight_free_engine_says_so(
     machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(selection, "default_package", lambda: folder)

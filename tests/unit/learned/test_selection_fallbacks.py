@@ -41,7 +41,7 @@ RIGHT_M1 = RegionId("M1", "right")
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    return load_package(write_package(tmp_path_factory.mktemp("serving") / "model"))
+    return load_package(write_package(tmp_path_factory.mktemp("fallbacks") / "model"))
 
 
 class FakeGate(Gate):

@@ -29,7 +29,7 @@ from trainer.measure.metrics import LesionMatch, Overlap, PatientFigures
 from trainer.measure.paired import LARGEST_LOSS, average, difference, figure, judge
 from trainer.measure.plots import _smooth
 from trainer.measure.variants import kinds_of
-from trainer.network import network
+from trainer.network import vit_dpt
 from trainer.train import train
 
 NAN = math.nan
@@ -299,8 +299,8 @@ def test_wrong_use_is_refused_before_anything_is_trained(dataset: Dataset, tmp_p
 
 def test_a_real_ablation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seeds of five steps with a network of a few thousand weights; then nothing is left to train."""
-    shape = network.BackboneConfig(16, 4, 2, 32, (1, 2, 3, 4), patch_size=8)
-    monkeypatch.setitem(network.BACKBONES, "tiny", shape)
+    shape = vit_dpt.BackboneConfig(16, 4, 2, 32, (1, 2, 3, 4), patch_size=8)
+    monkeypatch.setitem(vit_dpt.BACKBONES, "tiny", shape)
     dataset = make_dataset(
         tmp_path / "data",
         [
@@ -311,7 +311,7 @@ def test_a_real_ablation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     recipe = Recipe(
         "test",
-        network=network.NetworkConfig("tiny", features=4),
+        network=vit_dpt.NetworkConfig("tiny", features=4),
         weights=WeightsConfig("random"),
         input=InputSpec(size=(64, 48), pixel_mm=2.0, channels=DEFAULT_CHANNELS),
         training=TrainingConfig(steps=5, pairs=1, warmup_steps=1, validate_every=5),
