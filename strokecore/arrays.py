@@ -16,8 +16,10 @@ BoolArray = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
+Float2D = npt.NDArray[np.float32]
 Float3D = npt.NDArray[np.float32]
 Float4D = npt.NDArray[np.float32]
+Bool2D = npt.NDArray[np.bool_]
 Bool3D = npt.NDArray[np.bool_]
 
 

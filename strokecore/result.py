@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import SIDES, Side
+from strokecore.arrays import UInt8Array
 from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
 
@@ -127,8 +127,8 @@ class SourceMasks:
     regions: uint8; RegionId.label values 1-20, 0 elsewhere.
     """
 
-    lesion: npt.NDArray[np.uint8]
-    regions: npt.NDArray[np.uint8]
+    lesion: UInt8Array
+    regions: UInt8Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.arrays import Float64Array
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import Estimate
 from strokecore.files import csv_bytes
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float64]
 
 ABLATION_SCHEMA: Final = 1
 SETS: Final = ("coupled", "uncoupled", "lesion_free", "all")
@@ -254,10 +253,10 @@ def run_record(run: RunOf, threshold: Threshold) -> dict[str, Any]:
 def _compare_set(members: Mapping[str, list[list[PatientFigures]]], how: Any) -> dict[str, Any]:
     """One set of patients: ``members[kind][seed]`` are its patients."""
 
-    def of(kind: str, measure: Callable[[PatientFigures], float]) -> Floats:
+    def of(kind: str, measure: Callable[[PatientFigures], float]) -> Float64Array:
         return np.stack([values(one, measure) for one in members[kind]])
 
-    arrays: dict[str, dict[str, Floats]] = {kind: {} for kind in members}
+    arrays: dict[str, dict[str, Float64Array]] = {kind: {} for kind in members}
     for kind, found in arrays.items():
         found |= {name: of(kind, measure) for name, measure in FIGURES.items()}
         for name in REGION_NAMES:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.arrays import dice_of_counts
 from strokecore.errors import UsageError
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 
 Protocol = Literal["aisd"]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from strokecore.anatomy.atlas import load_atlas
+from strokecore.arrays import Float4D
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BLEND_MM, CLASSES
 from strokecore.learned.combination import Combination
@@ -34,7 +35,6 @@ from strokecore.learned.package import (
     output_shapes,
 )
 from strokecore.learned.preprocessing import PREPROCESS_VERSION
-from strokecore.learned.runtime import Float4D
 from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device

@@ -38,7 +38,7 @@ from trainer.loop.reproducible import reproducible, seed_step
 from trainer.loop.run_folder import claim, note_left_out, recipe_sha256
 from trainer.loop.schedule import learning_rate
 from trainer.loop.session import Session
-from trainer.loop.state import TrainingState
+from trainer.loop.training_state import TrainingState
 from trainer.loop.validate import Validation, Validator
 from trainer.loss.tagl import LossTerms, TerritoryAwareGatedLoss
 from trainer.network.vit_dpt import StrokeNet

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from strokecore.anatomy.head_model import HeadClass
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.errors import ModelPackageError
 
 SHIPPED_FOLDER: Final = Path(__file__).parent / "data"
@@ -50,12 +51,12 @@ class Atlas:
     name: str
     version: str
     template_hu: npt.NDArray[np.int16]
-    regions: npt.NDArray[np.uint8]
-    intracranial: npt.NDArray[np.bool_]
-    grey: npt.NDArray[np.float32]
-    white: npt.NDArray[np.float32]
-    csf: npt.NDArray[np.float32]
-    head: npt.NDArray[np.uint8]
+    regions: UInt8Array
+    intracranial: BoolArray
+    grey: Float32Array
+    white: Float32Array
+    csf: Float32Array
+    head: UInt8Array
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
     sha256: str

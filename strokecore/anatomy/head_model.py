@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, UInt8Array
+
 
 class HeadClass(IntEnum):
     """Values of the head volume."""
@@ -38,9 +40,7 @@ SKULL_MM = 2 * TABLE_MM + DIPLOE_MM
 SCALP_MM = 5.5
 
 
-def head_classes(
-    brain: npt.NDArray[np.bool_], spacing_mm: tuple[float, float, float]
-) -> npt.NDArray[np.uint8]:
+def head_classes(brain: BoolArray, spacing_mm: tuple[float, float, float]) -> UInt8Array:
     """HeadClass of every voxel around a brain mask; uint8 [z, y, x].
 
     ``brain`` covers the brain with its ventricles and sulci.
@@ -57,17 +57,15 @@ def head_classes(
     return classes
 
 
-def _closed(
-    mask: npt.NDArray[np.bool_], radius_mm: float, spacing_mm: tuple[float, float, float]
-) -> npt.NDArray[np.bool_]:
+def _closed(mask: BoolArray, radius_mm: float, spacing_mm: tuple[float, float, float]) -> BoolArray:
     """Closing with a ball, by distance so that a large radius is cheap."""
     grown = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= radius_mm
-    closed: npt.NDArray[np.bool_] = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
+    closed: BoolArray = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
     return closed | mask
 
 
 def hounsfield(
-    grey: npt.NDArray[np.floating], white: npt.NDArray[np.floating], classes: npt.NDArray[np.uint8]
+    grey: npt.NDArray[np.floating], white: npt.NDArray[np.floating], classes: UInt8Array
 ) -> npt.NDArray[np.int16]:
     """CT-like volume from tissue shares (0-1) and head classes; int16 [z, y, x], HU."""
     csf = np.clip(1.0 - grey - white, 0.0, 1.0)

@@ -21,6 +21,7 @@ from scipy import ndimage
 from strokecore.anatomy.atlas import ATLAS_FILES, SHIPPED_FOLDER
 from strokecore.anatomy.head_model import HeadClass, head_classes, hounsfield
 from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.arrays import Float64Array, UInt8Array
 from strokecore.atlas_tools import definitions as d
 from strokecore.atlas_tools.labelling import Hemisphere, inside_outline, label_hemisphere
 
@@ -54,7 +55,7 @@ def build(folder: Path) -> None:
         share[classes != HeadClass.INTRACRANIAL] = 0
 
     folder.mkdir(parents=True, exist_ok=True)
-    volumes: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int16]] = {
+    volumes: dict[str, UInt8Array | npt.NDArray[np.int16]] = {
         "template": hounsfield(grey_percent / 100, white_percent / 100, classes),
         "regions": _mirrored_labels(half_labels),
         "grey": grey_percent,
@@ -65,7 +66,7 @@ def build(folder: Path) -> None:
         _write_nifti(folder / ATLAS_FILES[name], volume)
 
 
-def _read_sources() -> tuple[Hemisphere, npt.NDArray[np.float64]]:
+def _read_sources() -> tuple[Hemisphere, Float64Array]:
     """The left half of the sources at 1 mm: tissue shares, and the brain mask (0 or 1)."""
     t1, grey, white = (_left_half(_read(kind)) for kind in ("t1", "gm", "wm"))
     nz, ny, nx = grey.shape
@@ -85,17 +86,17 @@ def _read(kind: str) -> sitk.Image:
         return sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
 
 
-def _left_half(image: sitk.Image) -> npt.NDArray[np.float64]:
+def _left_half(image: sitk.Image) -> Float64Array:
     """Voxels with LPS x >= 0 (the patient's left); float64 [z, y, x]."""
     if image.GetOrigin() != (-98.0, -98.0, -72.0) or image.GetSpacing() != (1.0, 1.0, 1.0):
         raise ValueError("the ICBM152 2009a volumes have an unexpected grid")
-    volume: npt.NDArray[np.float64] = sitk.GetArrayFromImage(image).astype(float)
+    volume: Float64Array = sitk.GetArrayFromImage(image).astype(float)
     if not np.array_equal(volume, volume[:, :, ::-1]):
         raise ValueError("the ICBM152 2009a volumes are not the symmetric ones")
     return volume[:, :, 98:]
 
 
-def _as_ct_sees(hemisphere: Hemisphere) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _as_ct_sees(hemisphere: Hemisphere) -> tuple[Float64Array, Float64Array]:
     """Grey and white shares with the deep nuclei as grey as they are on CT."""
     total = hemisphere.grey + hemisphere.white
     grey = hemisphere.grey
@@ -107,7 +108,7 @@ def _as_ct_sees(hemisphere: Hemisphere) -> tuple[npt.NDArray[np.float64], npt.ND
     return grey, total - grey
 
 
-def _half_axes() -> tuple[npt.NDArray[np.float64], ...]:
+def _half_axes() -> tuple[Float64Array, ...]:
     """LPS z, y, x of the half grid's voxel centres."""
     z, y = (
         np.arange(lo, hi + SPACING_MM / 2, SPACING_MM) for lo, hi in (HEIGHT_RANGE_MM, POSTERIOR_RANGE_MM)
@@ -115,43 +116,43 @@ def _half_axes() -> tuple[npt.NDArray[np.float64], ...]:
     return z, y, np.arange(0.0, HALF_WIDTH_MM + SPACING_MM / 2, SPACING_MM)
 
 
-def _to_half_grid(volume: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _to_half_grid(volume: Float64Array) -> Float64Array:
     """Smoothed against aliasing and sampled on the half grid."""
     z, y, x = _half_axes()
     # reflect at the midline: the other hemisphere continues as the mirror image
     smooth = ndimage.gaussian_filter(volume, 0.5, mode=("constant", "constant", "mirror"))
     points = np.meshgrid(z + 72.0, y + 98.0, x, indexing="ij")
-    sampled: npt.NDArray[np.float64] = ndimage.map_coordinates(smooth, points, order=1, mode="constant")
+    sampled: Float64Array = ndimage.map_coordinates(smooth, points, order=1, mode="constant")
     return sampled
 
 
-def _labels_to_half_grid(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _labels_to_half_grid(labels: UInt8Array) -> UInt8Array:
     """The label that fills the voxel most, 0 included."""
     shares = np.stack(
         [_to_half_grid((labels == value).astype(float)) for value in range(RIGHT_LABEL_OFFSET + 1)]
     )
     shares[0] = 1.0 - shares[1:].sum(axis=0)  # outside the source's box there is nothing either
-    best: npt.NDArray[np.uint8] = shares.argmax(axis=0).astype(np.uint8)
+    best: UInt8Array = shares.argmax(axis=0).astype(np.uint8)
     return best
 
 
-def _mirrored(half: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _mirrored(half: Float64Array) -> Float64Array:
     return np.concatenate([half[:, :, :0:-1], half], axis=2)
 
 
-def _mirrored_labels(half: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _mirrored_labels(half: UInt8Array) -> UInt8Array:
     """Left hemisphere as built (x >= 0), right hemisphere its mirror image with the right labels."""
     right = np.where(half > 0, half + RIGHT_LABEL_OFFSET, 0).astype(np.uint8)
     return np.concatenate([right[:, :, :0:-1], half], axis=2)
 
 
-def _percent(share: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _percent(share: Float64Array) -> UInt8Array:
     steps = np.rint(np.clip(share, 0.0, 1.0) * 100 / SHARE_STEP_PERCENT)
-    percent: npt.NDArray[np.uint8] = (steps * SHARE_STEP_PERCENT).astype(np.uint8)
+    percent: UInt8Array = (steps * SHARE_STEP_PERCENT).astype(np.uint8)
     return percent
 
 
-def _write_nifti(path: Path, volume: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> None:
+def _write_nifti(path: Path, volume: UInt8Array | npt.NDArray[np.int16]) -> None:
     """A NIfTI-1 file with fixed bytes: own header, gzip without time or name.
 
     NIfTI is RAS: the affine negates our LPS x and y.

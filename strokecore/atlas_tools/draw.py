@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.arrays import BoolArray, Float64Array
 from strokecore.head.canonical import align_series
 from strokecore.reading.series import read_series
 
@@ -71,7 +72,7 @@ def draw_plane(
     return image
 
 
-def _enlarged(plane: Plane, stretch: tuple[float, float], order: Literal[0, 1]) -> npt.NDArray[np.float64]:
+def _enlarged(plane: Plane, stretch: tuple[float, float], order: Literal[0, 1]) -> Float64Array:
     """SCALE times larger (times ``stretch``): labels by nearest neighbour (order 0), densities linear."""
     rows, columns = (round(n * SCALE * f) for n, f in zip(plane.shape, stretch, strict=True))
     method = Image.Resampling.NEAREST if order == 0 else Image.Resampling.BILINEAR
@@ -80,7 +81,7 @@ def _enlarged(plane: Plane, stretch: tuple[float, float], order: Literal[0, 1]) 
     )
 
 
-def _write_name(draw: ImageDraw.ImageDraw, region: RegionId, mask: npt.NDArray[np.bool_]) -> None:
+def _write_name(draw: ImageDraw.ImageDraw, region: RegionId, mask: BoolArray) -> None:
     """At the innermost point of the largest part, so that the name lies on the region."""
     parts, count = ndimage.label(mask)
     if not count:
@@ -146,7 +147,7 @@ def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:
     return sheet(pictures, columns=4)
 
 
-def _extent(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
+def _extent(mask: BoolArray, axis: int) -> tuple[int, int]:
     others = tuple(a for a in range(3) if a != axis)
     places = np.nonzero(mask.any(axis=others))[0]
     return int(places[0]), int(places[-1])

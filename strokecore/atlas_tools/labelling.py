@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.arrays import BoolArray, Float64Array, UInt8Array
 from strokecore.atlas_tools import definitions as d
-
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 TISSUE_SHARE = 0.5
 """A voxel belongs to a tissue that fills at least half of it."""
@@ -34,14 +31,14 @@ class Hemisphere:
         float64 [z, 1, 1], [1, y, 1], [1, 1, x].
     """
 
-    grey: Floats
-    white: Floats
-    height: Floats
-    anterior: Floats
-    lateral: Floats
+    grey: Float64Array
+    white: Float64Array
+    height: Float64Array
+    anterior: Float64Array
+    lateral: Float64Array
 
 
-def inside_outline(hemisphere: Hemisphere, outline: d.Outline) -> Mask:
+def inside_outline(hemisphere: Hemisphere, outline: d.Outline) -> BoolArray:
     """Voxels inside an outline; bool [z, y, x]."""
     heights = np.array(sorted(outline.planes))
     vertices = np.array([outline.planes[z] for z in heights], dtype=float)
@@ -55,7 +52,7 @@ def inside_outline(hemisphere: Hemisphere, outline: d.Outline) -> Mask:
     return inside
 
 
-def _inside_polygon(x: Floats, y: Floats, polygon: Floats) -> Mask:
+def _inside_polygon(x: Float64Array, y: Float64Array, polygon: Float64Array) -> BoolArray:
     """Even-odd rule."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
@@ -65,19 +62,19 @@ def _inside_polygon(x: Floats, y: Floats, polygon: Floats) -> Mask:
     return inside
 
 
-def anterior_of(hemisphere: Hemisphere, border: d.Border) -> Mask:
+def anterior_of(hemisphere: Hemisphere, border: d.Border) -> BoolArray:
     """Voxels in front of a border that runs from deep to lateral; bool [1, y, x]."""
     (x0, y0), (x1, y1) = border.deep, border.surface
     return hemisphere.anterior > y0 + (y1 - y0) / (x1 - x0) * (hemisphere.lateral - x0)
 
 
-def lateral_of(hemisphere: Hemisphere, border: d.Border) -> Mask:
+def lateral_of(hemisphere: Hemisphere, border: d.Border) -> BoolArray:
     """Voxels lateral to a border that runs from deep to the anterior or posterior surface; bool [1, y, x]."""
     (x0, y0), (x1, y1) = border.deep, border.surface
     return hemisphere.lateral > x0 + (x1 - x0) / (y1 - y0) * (hemisphere.anterior - y0)
 
 
-def label_hemisphere(hemisphere: Hemisphere) -> npt.NDArray[np.uint8]:
+def label_hemisphere(hemisphere: Hemisphere) -> UInt8Array:
     """Index in REGION_NAMES + 1 of every voxel, 0 outside all regions; uint8 [z, y, x]."""
     h = hemisphere
     grey, white = h.grey, h.white
@@ -101,22 +98,22 @@ def label_hemisphere(hemisphere: Hemisphere) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def _opened(mask: Mask) -> Mask:
+def _opened(mask: BoolArray) -> BoolArray:
     radius = int(np.ceil(OPENING_RADIUS_MM))
     offsets = np.mgrid[(slice(-radius, radius + 1),) * 3]
     ball = (offsets**2).sum(axis=0) <= OPENING_RADIUS_MM**2
-    opened: Mask = ndimage.binary_opening(mask, ball)
+    opened: BoolArray = ndimage.binary_opening(mask, ball)
     return opened
 
 
-def _medial_of_operculum(hemisphere: Hemisphere, insula_space: Mask) -> Mask:
+def _medial_of_operculum(hemisphere: Hemisphere, insula_space: BoolArray) -> BoolArray:
     """Voxels medial to the insula's outer side on rows that cross it, and all medial temporal tissue."""
     outer = np.where(insula_space, hemisphere.lateral, 0.0).max(axis=2, keepdims=True)
-    medial: Mask = hemisphere.lateral <= np.maximum(outer, d.M2_MEDIAL_MM)
+    medial: BoolArray = hemisphere.lateral <= np.maximum(outer, d.M2_MEDIAL_MM)
     return medial
 
 
-def _ganglionic_sectors(hemisphere: Hemisphere, brain: Mask, medial: Mask) -> dict[str, Mask]:
+def _ganglionic_sectors(hemisphere: Hemisphere, brain: BoolArray, medial: BoolArray) -> dict[str, BoolArray]:
     h = hemisphere
     level = brain & (h.height >= d.GANGLIONIC_BOTTOM_MM) & (h.height < d.LEVEL_BORDER_MM)
     front = anterior_of(h, d.GANGLIONIC_ANTERIOR)
@@ -128,7 +125,7 @@ def _ganglionic_sectors(hemisphere: Hemisphere, brain: Mask, medial: Mask) -> di
     }
 
 
-def _supraganglionic_sectors(hemisphere: Hemisphere, brain: Mask) -> dict[str, Mask]:
+def _supraganglionic_sectors(hemisphere: Hemisphere, brain: BoolArray) -> dict[str, BoolArray]:
     h = hemisphere
     level = brain & (h.height >= d.LEVEL_BORDER_MM) & (h.height < d.SUPRAGANGLIONIC_TOP_MM)
     level &= (h.lateral >= d.SUPRAGANGLIONIC_MEDIAL_MM) & lateral_of(h, d.SUPRAGANGLIONIC_ACA)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from strokecore.arrays import Float4D
 from strokecore.bench.machine import without_folders
 from strokecore.bench.memory import Memory, measure_memory
 from strokecore.bench.settings import BenchSettings
@@ -20,7 +21,7 @@ from strokecore.learned.devices import gpus
 from strokecore.learned.gate import REFERENCE, Gate
 from strokecore.learned.golden import read_golden
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.runtime import Float4D, Runtime
+from strokecore.learned.runtime import Runtime
 from strokecore.learned.runtimes import RUNTIME_NAMES, RUNTIMES, availability, start
 
 # Compiling an engine for a GPU takes minutes, once.

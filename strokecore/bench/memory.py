@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from strokecore.arrays import Float4D
 from strokecore.bench.machine import without_folders
 from strokecore.learned.devices import gpus
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.runtime import Float4D, Runtime
+from strokecore.learned.runtime import Runtime
 
 _RUNS: Final = 2
 

@@ -5,9 +5,9 @@ writes the study, ``compare`` sets two studies of the same cases against each ot
 """
 
 from strokecore.evaluate.cases import Case, find_cases, of_one_split
+from strokecore.evaluate.evaluation import Comparison, compare, evaluate
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome, run_study
-from strokecore.evaluate.study import Comparison, compare, evaluate
 from strokecore.evaluate.table import print_study
 from strokecore.evaluate.truth import Truth, read_truth
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SIDES
+from strokecore.arrays import BoolArray, Float64Array
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.truth import Truth
@@ -151,7 +152,9 @@ def seconds(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _regions(truth: st.Bools, called: st.Bools, probability: st.Floats, counts: st.Counts) -> dict[str, Any]:
+def _regions(
+    truth: BoolArray, called: BoolArray, probability: Float64Array, counts: st.Counts
+) -> dict[str, Any]:
     return {
         "affected": int(truth.sum()),
         "normal": int((~truth).sum()),
@@ -161,14 +164,14 @@ def _regions(truth: st.Bools, called: st.Bools, probability: st.Floats, counts: 
     }
 
 
-def _auc_of(chosen: st.Counts, truth: st.Bools, probability: st.Floats, draws: int) -> st.Estimate:
+def _auc_of(chosen: st.Counts, truth: BoolArray, probability: Float64Array, draws: int) -> st.Estimate:
     """AUC of the patients with these indices, drawn among themselves."""
     if not chosen.size:
         return st.Estimate(None)
     return st.auc_estimate(truth[chosen], probability[chosen], st.draw_patients(chosen.size, draws))
 
 
-def _agreement(true: st.Floats, found: st.Floats, counts: st.Counts) -> dict[str, Any]:
+def _agreement(true: Float64Array, found: Float64Array, counts: st.Counts) -> dict[str, Any]:
     """``true`` and ``found`` are scores [patients, sides], NaN where left out or not scored."""
     both = np.isfinite(true) & np.isfinite(found)
     pairs = np.stack([np.where(both, true, np.nan), np.where(both, found, np.nan)], axis=-1)
@@ -185,7 +188,7 @@ def _agreement(true: st.Floats, found: st.Floats, counts: st.Counts) -> dict[str
     }
 
 
-def _dichotomy(pairs: st.Floats, cut: int, counts: st.Counts) -> dict[str, Any]:
+def _dichotomy(pairs: Float64Array, cut: int, counts: st.Counts) -> dict[str, Any]:
     """Agreement on "score >= cut"; sensitivity is the share of truly >= cut that is called so."""
     yes = pairs >= cut
     no = pairs < cut  # NaN is neither
@@ -204,13 +207,13 @@ def _dichotomy(pairs: st.Floats, cut: int, counts: st.Counts) -> dict[str, Any]:
     }
 
 
-def _rows(pairs: st.Floats) -> st.Floats:
+def _rows(pairs: Float64Array) -> Float64Array:
     """The pairs that were scored, [n, 2], of pairs [patients, sides, 2]."""
     rows = pairs.reshape(-1, 2)
     return rows[np.isfinite(rows[:, 0])]
 
 
-def _bland_altman(difference: st.Floats, counts: st.Counts) -> dict[str, Any]:
+def _bland_altman(difference: Float64Array, counts: st.Counts) -> dict[str, Any]:
     """Bias with its interval and limits of agreement of differences [patients, sides]; NaN is left out."""
     known = np.isfinite(difference)
     limits = st.bland_altman(difference[known])

@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from strokecore.arrays import ratio
+from strokecore.arrays import BoolArray, Float64Array, Int64Array, ratio
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Counts = npt.NDArray[np.int64]
+Counts = Int64Array
 
 # The 2.5th and 97.5th percentiles of 2000 draws repeat from seed to seed to about a fiftieth of the interval.
 BOOTSTRAP_DRAWS: Final = 2000
@@ -93,13 +91,13 @@ def pooled_mean(sums: npt.ArrayLike, numbers: npt.ArrayLike, counts: Counts) -> 
     return estimate(value, ratio(counts @ part, counts @ whole) if several else [])
 
 
-def mean(values: Floats, counts: Counts) -> Estimate:
+def mean(values: Float64Array, counts: Counts) -> Estimate:
     """Mean of the defined values [patients], NaN where there is none, with its interval."""
     defined = np.isfinite(values)
     return pooled_mean(np.where(defined, values, 0.0), defined, counts)
 
 
-def median(values: Floats) -> Estimate:
+def median(values: Float64Array) -> Estimate:
     """Median of the defined values [patients], with the interval over the patients who have one."""
     defined = values[np.isfinite(values)]
     if not defined.size:
@@ -122,7 +120,7 @@ def rate(hits: npt.ArrayLike, of: npt.ArrayLike, counts: Counts) -> Estimate:
     return found
 
 
-def auc(truth: npt.NDArray[np.bool_], probability: Floats) -> float:
+def auc(truth: BoolArray, probability: Float64Array) -> float:
     """Area under the ROC curve, NaN when one class is empty; arrays of any equal shape.
 
     The probability that a positive ranks above a negative, ties counting half: the Mann-Whitney statistic
@@ -135,7 +133,7 @@ def auc(truth: npt.NDArray[np.bool_], probability: Floats) -> float:
     return float(ratio(above, positives * negatives))
 
 
-def auc_draws(truth: Bools, probability: Floats, counts: Counts) -> Floats:
+def auc_draws(truth: BoolArray, probability: Float64Array, counts: Counts) -> Float64Array:
     """AUC of every bootstrap draw, float64 [draws]; ``truth`` and ``probability`` are [patients, regions].
 
     Each pair of patients contributes its pairs of a positive and a negative once, however often both are
@@ -148,13 +146,13 @@ def auc_draws(truth: Bools, probability: Floats, counts: Counts) -> Floats:
     return np.asarray(ratio(((drawn @ wins) * drawn).sum(axis=1), pairs), np.float64)
 
 
-def auc_estimate(truth: Bools, probability: Floats, counts: Counts) -> Estimate:
+def auc_estimate(truth: BoolArray, probability: Float64Array, counts: Counts) -> Estimate:
     """AUC over all regions of all patients, with its interval; arrays [patients, regions]."""
     several = len(truth) > 1
     return estimate(auc(truth, probability), auc_draws(truth, probability, counts) if several else [])
 
 
-def icc_2_1(ratings: Floats) -> float:
+def icc_2_1(ratings: Float64Array) -> float:
     """Intraclass correlation of single ratings [targets, raters]; NaN when nothing varies.
 
     Two-way random effects, absolute agreement, single rater: ICC(2,1) of Shrout & Fleiss, Psychol Bull
@@ -172,7 +170,7 @@ def icc_2_1(ratings: Floats) -> float:
     return float(ratio(bms - ems, bms + (k - 1) * ems + k * (jms - ems) / n))
 
 
-def bland_altman(difference: Floats) -> BlandAltman | None:
+def bland_altman(difference: Float64Array) -> BlandAltman | None:
     """Bias and limits of agreement of ``difference`` (measured minus true); None for fewer than two.
 
     Bland & Altman, Lancet 1986;327:307.
@@ -183,7 +181,7 @@ def bland_altman(difference: Floats) -> BlandAltman | None:
     return BlandAltman(bias, bias - NORMAL_95 * spread, bias + NORMAL_95 * spread)
 
 
-def kappa(first: Bools, second: Bools) -> float:
+def kappa(first: BoolArray, second: BoolArray) -> float:
     """Cohen's kappa of two yes/no ratings (Educ Psychol Meas 1960;20:37); NaN when chance explains all."""
     if not first.size:
         return float("nan")
@@ -193,7 +191,7 @@ def kappa(first: Bools, second: Bools) -> float:
     return float(ratio(observed - chance, 1 - chance))
 
 
-def roc_curve(truth: Bools, probability: Floats) -> tuple[Floats, Floats]:
+def roc_curve(truth: BoolArray, probability: Float64Array) -> tuple[Float64Array, Float64Array]:
     """False and true positive rates from (0, 0) to (1, 1), one point per distinct probability."""
     order = np.argsort(-probability, axis=None, kind="stable")
     hit, score = truth.ravel()[order], probability.ravel()[order]
@@ -203,7 +201,7 @@ def roc_curve(truth: Bools, probability: Floats) -> tuple[Floats, Floats]:
     return np.asarray(ratio(false, false[-1]), float), np.asarray(ratio(true, true[-1]), float)
 
 
-def _wins(positive: Floats, truth: Bools, probability: Floats) -> Floats:
+def _wins(positive: Float64Array, truth: BoolArray, probability: Float64Array) -> Float64Array:
     """How often ``positive`` probabilities beat the negatives of each patient, ties half; [patients]."""
     wins = np.zeros(len(truth))
     for value in positive:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.arrays import BoolArray, Float64Array
 from strokecore.errors import UsageError
 from strokecore.reading.series import Series
 from strokecore.result import AspectsScore
@@ -42,8 +42,6 @@ _RAS_FROM_LPS: Final = np.array([-1.0, -1.0, 1.0])
 # How far the volume may be off after the outline was carried to the scan's voxels, for its edges' sake.
 _VOLUME_TOLERANCE: Final = 0.2
 _VOLUME_SLACK_ML: Final = 1.0
-
-Bools = npt.NDArray[np.bool_]
 
 
 class MaskError(Exception):
@@ -119,7 +117,7 @@ def read_truth(case: Path) -> Truth:
     return _truth(record)
 
 
-def read_mask(case: Path, series: Series) -> Bools | None:
+def read_mask(case: Path, series: Series) -> BoolArray | None:
     """``case``/truth/truth.nii.gz on the voxels of ``series``, bool [k, j, i]; None where there is none.
 
     Every value above 0 is acute infarct. Raises MaskError when it cannot be read or lies outside the scan.
@@ -201,7 +199,7 @@ def _not_a_number(name: str) -> float:
     raise ValueError(name)
 
 
-def _on_series(drawn: Bools, voxel_from_ras: npt.NDArray[np.float64], series: Series) -> Bools:
+def _on_series(drawn: BoolArray, voxel_from_ras: Float64Array, series: Series) -> BoolArray:
     """``drawn`` [i, j, k] of its own grid, nearest neighbour at each voxel of the series; slice by slice."""
     out = np.zeros(series.hu.shape, np.bool_)
     along_j, along_i = series.pixel_spacing_mm

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-Floats = npt.NDArray[np.float64]
+from strokecore.arrays import BoolArray, Float32Array, Float64Array
+
 Motion = Literal["similarity", "affine"]
 
 # Steps of damped Gauss-Newton: more than any start within the capture range needs (7-27 seen).
@@ -41,20 +42,20 @@ class Image:
     spacing_mm: (z, y, x). origin_mm: (x, y, z) of voxel [0, 0, 0]'s centre.
     """
 
-    values: npt.NDArray[np.float32]
+    values: Float32Array
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
 
-    def points(self, mask: npt.NDArray[np.bool_]) -> Floats:
+    def points(self, mask: BoolArray) -> Float64Array:
         """Coordinates (x, y, z) of the voxels of ``mask``; float64 [n, 3]."""
         indices = np.argwhere(mask)[:, ::-1].astype(np.float64)
         return np.asarray(indices * np.array(self.spacing_mm[::-1]) + np.array(self.origin_mm))
 
-    def indices(self, points: Floats) -> Floats:
+    def indices(self, points: Float64Array) -> Float64Array:
         """Fractional indices [3, n] in array order of points [n, 3]."""
         return np.asarray(((points - np.array(self.origin_mm)) / np.array(self.spacing_mm[::-1]))[:, ::-1].T)
 
-    def gradient(self) -> list[npt.NDArray[np.float32]]:
+    def gradient(self) -> list[Float32Array]:
         """Derivatives per mm along x, y and z; float32 [z, y, x] each."""
         return [
             np.asarray(np.gradient(self.values, self.spacing_mm[axis], axis=axis), dtype=np.float32)
@@ -73,24 +74,24 @@ class Alignment:
     steps: Gauss-Newton steps taken.
     """
 
-    moving_from_fixed: npt.NDArray[np.float64]
+    moving_from_fixed: Float64Array
     residual: float
     steps: int
 
 
-def sample(values: npt.NDArray[np.float32], indices: Floats) -> npt.NDArray[np.float32]:
+def sample(values: Float32Array, indices: Float64Array) -> Float32Array:
     """Linear interpolation at fractional indices [3, n]; the border value outside."""
     return np.asarray(ndimage.map_coordinates(values, indices, output=np.float32, order=1, mode="nearest"))
 
 
-def huber(residual: npt.NDArray[np.float32], scale: float) -> tuple[Floats, Floats]:
+def huber(residual: Float32Array, scale: float) -> tuple[Float64Array, Float64Array]:
     """Weight and cost of each residual: quadratic up to ``scale``, linear beyond: a lesion cannot pull."""
     size = np.abs(residual).astype(np.float64)
     weight = np.minimum(1.0, scale / np.maximum(size, 1e-9))
     return weight, np.where(size < scale, size**2, scale * (2 * size - scale))
 
 
-def summed(left: Floats, right: npt.NDArray[np.floating]) -> Floats:
+def summed(left: Float64Array, right: npt.NDArray[np.floating]) -> Float64Array:
     """``left.T @ right`` of [n, a] and [n, b], in one order on any number of threads."""
     whole = len(left) // _ROWS * _ROWS
     blocks = (part[:whole].reshape(-1, _ROWS, part.shape[1]) for part in (left, right))
@@ -100,10 +101,10 @@ def summed(left: Floats, right: npt.NDArray[np.floating]) -> Floats:
 
 def align(
     fixed: Image,
-    fixed_mask: npt.NDArray[np.bool_],
+    fixed_mask: BoolArray,
     moving: Image,
-    moving_weight: npt.NDArray[np.float32],
-    start: npt.NDArray[np.float64],
+    moving_weight: Float32Array,
+    start: Float64Array,
     motion: Motion,
     huber_scale: float,
 ) -> Alignment:
@@ -124,7 +125,9 @@ def align(
     gradient = moving.gradient()
     linear, shift = start[:3, :3].copy(), start[:3, :3] @ centre + start[:3, 3]
 
-    def evaluate(linear: Floats, shift: Floats) -> tuple[Floats, npt.NDArray[np.float32], Floats, float]:
+    def evaluate(
+        linear: Float64Array, shift: Float64Array
+    ) -> tuple[Float64Array, Float32Array, Float64Array, float]:
         indices = moving.indices(arms @ linear.T + shift)
         support = np.asarray(
             ndimage.map_coordinates(
@@ -165,7 +168,7 @@ def align(
     return Alignment(matrix, float(np.sqrt(cost)), steps)
 
 
-def _jacobian(slope: Floats, arms: Floats, linear: Floats, motion: Motion) -> Floats:
+def _jacobian(slope: Float64Array, arms: Float64Array, linear: Float64Array, motion: Motion) -> Float64Array:
     """Change of each point's moving value per unknown; [n, 7] (rotation, log scale, shift) or [n, 12]."""
     if motion == "affine":
         return np.concatenate([(slope[:, :, None] * arms[:, None, :]).reshape(-1, 9), slope], axis=1)
@@ -174,7 +177,9 @@ def _jacobian(slope: Floats, arms: Floats, linear: Floats, motion: Motion) -> Fl
     return np.concatenate([np.cross(turned, slope), scaling, slope], axis=1)
 
 
-def _moved(linear: Floats, shift: Floats, step: Floats, motion: Motion) -> tuple[Floats, Floats]:
+def _moved(
+    linear: Float64Array, shift: Float64Array, step: Float64Array, motion: Motion
+) -> tuple[Float64Array, Float64Array]:
     if motion == "affine":
         return linear + step[:9].reshape(3, 3), shift + step[9:]
     turn = Rotation.from_rotvec(step[:3]).as_matrix()

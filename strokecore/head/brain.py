@@ -11,14 +11,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float32Array
 from strokecore.head.cranium import BONE_HU, depth, dilate, erode, find_cranium, largest_component
 from strokecore.head.grid import Grid
 
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 Spacing = tuple[float, float, float]
 
 # The cranium is found on a grid of about this spacing and then refined to the inner table within this reach.
@@ -86,17 +84,17 @@ class Brain:
     noise_hu: robust standard deviation of parenchyma noise at the grid's resolution.
     """
 
-    intracranial: npt.NDArray[np.bool_]
-    csf: npt.NDArray[np.bool_]
-    ventricles: npt.NDArray[np.bool_]
-    parenchyma: npt.NDArray[np.bool_]
-    calcification: npt.NDArray[np.bool_]
-    blood_like: npt.NDArray[np.bool_]
+    intracranial: BoolArray
+    csf: BoolArray
+    ventricles: BoolArray
+    parenchyma: BoolArray
+    calcification: BoolArray
+    blood_like: BoolArray
     blood_ml: float
     noise_hu: float
 
 
-def segment_brain(hu: Floats, grid: Grid, covered: Bools) -> Brain:
+def segment_brain(hu: Float32Array, grid: Grid, covered: BoolArray) -> Brain:
     """Tissue masks of a canonical head.
 
     Parameters
@@ -114,7 +112,7 @@ def segment_brain(hu: Floats, grid: Grid, covered: Bools) -> Brain:
     return _uncropped(brain, box, grid.shape)
 
 
-def _segment(hu: Floats, grid: Grid, cranium: Bools, covered: Bools) -> Brain:
+def _segment(hu: Float32Array, grid: Grid, cranium: BoolArray, covered: BoolArray) -> Brain:
     intracranial = _intracranial(hu, cranium, covered, grid.spacing_mm)
     depth_mm = depth(intracranial, grid.spacing_mm)
     level = _brain_level(hu, depth_mm)
@@ -141,7 +139,7 @@ def _segment(hu: Floats, grid: Grid, cranium: Bools, covered: Bools) -> Brain:
     )
 
 
-def _coarse_cranium(hu: Floats, grid: Grid, covered: Bools) -> Bools:
+def _coarse_cranium(hu: Float32Array, grid: Grid, covered: BoolArray) -> BoolArray:
     """``find_cranium`` on block means, brought back onto the grid by repetition."""
     nz, ny, nx = (max(1, round(_COARSE_MM / step)) for step in grid.spacing_mm)
     pad = [(0, -size % n) for size, n in zip(grid.shape, (nz, ny, nx), strict=True)]
@@ -155,7 +153,7 @@ def _coarse_cranium(hu: Floats, grid: Grid, covered: Bools) -> Bools:
     return np.asarray(fine[: grid.shape[0], : grid.shape[1], : grid.shape[2]])
 
 
-def _intracranial(hu: Floats, cranium: Bools, covered: Bools, spacing_mm: Spacing) -> Bools:
+def _intracranial(hu: Float32Array, cranium: BoolArray, covered: BoolArray, spacing_mm: Spacing) -> BoolArray:
     """The cranium refined to the inner table, without strands that leave through the base.
 
     Distances are measured on every second pixel: it costs a quarter, and a millimetre does not matter.
@@ -172,25 +170,25 @@ def _intracranial(hu: Floats, cranium: Bools, covered: Bools, spacing_mm: Spacin
     return np.asarray(ndimage.binary_fill_holes(largest_component(body | deep)))
 
 
-def _halved(mask: Bools) -> Bools:
+def _halved(mask: BoolArray) -> BoolArray:
     """Blocks of 2 x 2 pixels of each slice that are at least half inside."""
     pad = [(0, 0), (0, mask.shape[1] % 2), (0, mask.shape[2] % 2)]
     full = np.pad(mask, pad, mode="edge").astype(np.int8)
     return np.asarray(full[:, ::2, ::2] + full[:, 1::2, ::2] + full[:, ::2, 1::2] + full[:, 1::2, 1::2] >= 2)
 
 
-def _doubled(mask: Bools, shape: tuple[int, ...]) -> Bools:
+def _doubled(mask: BoolArray, shape: tuple[int, ...]) -> BoolArray:
     return np.asarray(mask.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[1], : shape[2]])
 
 
-def _brain_level(hu: Floats, depth_mm: Floats) -> float:
+def _brain_level(hu: Float32Array, depth_mm: Float32Array) -> float:
     """The density of this person's brain: the peak of the histogram inside the skull, HU."""
     counts, edges = np.histogram(hu[depth_mm > _REFINE_MM], bins=160, range=(10.0, 50.0))
     peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), 8.0)))
     return float(edges[peak] + edges[peak + 1]) / 2
 
 
-def _smoothed(hu: Floats, mask: Bools, sigma_mm: float, spacing_mm: Spacing) -> Floats:
+def _smoothed(hu: Float32Array, mask: BoolArray, sigma_mm: float, spacing_mm: Spacing) -> Float32Array:
     """Gaussian mean over the mask only, so that bone does not leak into the brain's rim."""
     sigma = [sigma_mm / step for step in spacing_mm]
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
@@ -198,7 +196,7 @@ def _smoothed(hu: Floats, mask: Bools, sigma_mm: float, spacing_mm: Spacing) -> 
     return np.asarray(value / np.maximum(weight, 1e-3), dtype=np.float32)
 
 
-def _sulci(smooth: Floats, intracranial: Bools, level: float, spacing_mm: Spacing) -> Bools:
+def _sulci(smooth: Float32Array, intracranial: BoolArray, level: float, spacing_mm: Spacing) -> BoolArray:
     """Narrow dark valleys of the slice: what a morphological closing would fill."""
     tissue = np.where(intracranial, np.minimum(smooth, level), level).astype(np.float32)
     size = tuple(1 if axis == 0 else round(_SULCUS_WIDTH_MM / spacing_mm[axis]) | 1 for axis in range(3))
@@ -206,7 +204,7 @@ def _sulci(smooth: Floats, intracranial: Bools, level: float, spacing_mm: Spacin
     return np.asarray(closed - tissue > _SULCUS_DEPTH_HU)
 
 
-def _ventricles(csf: Bools, depth_mm: Floats, grid: Grid) -> Bools:
+def _ventricles(csf: BoolArray, depth_mm: Float32Array, grid: Grid) -> BoolArray:
     inside = np.ones((1, 1, 1), np.bool_)
     for axis, (values, (low, high)) in enumerate(zip(grid.axes_mm, _VENTRICLE_BOX_MM, strict=True)):
         within = (values >= low) & (values <= high)
@@ -217,13 +215,15 @@ def _ventricles(csf: Bools, depth_mm: Floats, grid: Grid) -> Bools:
     return np.asarray(np.isin(labels, deep[deep > 0]))
 
 
-def _calcification(hu: Floats, depth_mm: Floats) -> Bools:
+def _calcification(hu: Float32Array, depth_mm: Float32Array) -> BoolArray:
     deep = depth_mm > _CALCIUM_SKULL_MM
     core = deep & (hu > _CALCIUM_HU)
     return np.asarray(ndimage.binary_dilation(core, iterations=2, mask=deep & (hu > _CALCIUM_RIM_HU)) | core)
 
 
-def _blood_like(hu: Floats, tissue: Bools, depth_mm: Floats, level: float, grid: Grid) -> Bools:
+def _blood_like(
+    hu: Float32Array, tissue: BoolArray, depth_mm: Float32Array, level: float, grid: Grid
+) -> BoolArray:
     smooth = _smoothed(hu, tissue, _BLOOD_SMOOTHING_MM, grid.spacing_mm)
     threshold = max(level + _BLOOD_ABOVE_BRAIN_HU, _BLOOD_HU[0])
     bright = tissue & (depth_mm > _BLOOD_SKULL_MM) & (smooth > threshold) & (smooth < _BLOOD_HU[1])
@@ -243,7 +243,7 @@ def _blood_like(hu: Floats, tissue: Bools, depth_mm: Floats, level: float, grid:
     return np.asarray(keep[labels])
 
 
-def _in_plane_dilation(mask: Bools, radius_mm: float, spacing_mm: Spacing) -> Bools:
+def _in_plane_dilation(mask: BoolArray, radius_mm: float, spacing_mm: Spacing) -> BoolArray:
     """Thick slices blur most within their own plane's neighbours; 4-neighbour steps along y and x."""
     cross = np.zeros((1, 3, 3), np.bool_)
     cross[0, 1, :] = cross[0, :, 1] = True
@@ -251,7 +251,7 @@ def _in_plane_dilation(mask: Bools, radius_mm: float, spacing_mm: Spacing) -> Bo
     return np.asarray(ndimage.binary_dilation(mask, cross, iterations=steps))
 
 
-def _noise(hu: Floats, parenchyma: Bools) -> float:
+def _noise(hu: Float32Array, parenchyma: BoolArray) -> float:
     """Robust standard deviation from second differences along x, which cancel slow changes of density."""
     a, b, c = (slice(0, -2 * _NOISE_LAG), slice(_NOISE_LAG, -_NOISE_LAG), slice(2 * _NOISE_LAG, None))
     within = parenchyma[..., a] & parenchyma[..., b] & parenchyma[..., c]
@@ -261,7 +261,7 @@ def _noise(hu: Floats, parenchyma: Bools) -> float:
     return float(np.median(np.abs(second - np.median(second)))) * _MAD_TO_SIGMA / _SECOND_DIFFERENCE
 
 
-def _bounding_box(mask: Bools, margin_mm: float, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
+def _bounding_box(mask: BoolArray, margin_mm: float, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
     z, y, x = (
         slice(max(0, found.start - reach), found.stop + reach)
         for found, reach in zip(
@@ -281,7 +281,7 @@ def _cropped(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
 
 
 def _uncropped(brain: Brain, box: tuple[slice, slice, slice], shape: tuple[int, int, int]) -> Brain:
-    whole: dict[str, Bools] = {}
+    whole: dict[str, BoolArray] = {}
     for field in fields(brain):
         value = getattr(brain, field.name)
         if isinstance(value, np.ndarray):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas
+from strokecore.arrays import Bool3D, BoolArray, Float32Array, UInt8Array
 from strokecore.head.brain import Brain, segment_brain
 from strokecore.head.frame import fit_head_frame
 from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
@@ -20,7 +21,6 @@ from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import warp_atlas
 from strokecore.reading.series import Series
 
-Bool3D = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
 
@@ -42,13 +42,13 @@ class Head:
     slice_thickness_mm: of the source.
     """
 
-    hu: npt.NDArray[np.float32]
+    hu: Float32Array
     grid: Grid
     brain: Brain
-    regions: npt.NDArray[np.uint8]
-    grey: npt.NDArray[np.float32]
-    tissue: npt.NDArray[np.float32]
-    covered: npt.NDArray[np.bool_]
+    regions: UInt8Array
+    grey: Float32Array
+    tissue: Float32Array
+    covered: BoolArray
     slice_thickness_mm: float
 
 
@@ -79,8 +79,8 @@ def align_series(series: Series, atlas: Atlas, step: Step = _untimed) -> Aligned
 
 
 def canonical_head(
-    hu: npt.NDArray[np.float32],
-    covered: npt.NDArray[np.bool_],
+    hu: Float32Array,
+    covered: BoolArray,
     atlas: Atlas,
     slice_thickness_mm: float,
     step: Step = _untimed,

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float32Array, Int64Array
 from strokecore.errors import Refusal
 from strokecore.head.grid import voxel_volume_ml
-
-Bools = npt.NDArray[np.bool_]
 
 # Partial volume leaves the thin vault above this even in 5 mm slices; brain, blood and falx stay below.
 BONE_HU: Final = 180.0
@@ -31,9 +30,7 @@ _BRAIN_ML: Final = (150.0, 2500.0)
 _BRAIN_MEDIAN_HU: Final = (15.0, 60.0)
 
 
-def find_cranium(
-    hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float], covered: Bools
-) -> Bools:
+def find_cranium(hu: Float32Array, spacing_mm: tuple[float, float, float], covered: BoolArray) -> BoolArray:
     """The intracranial space, to about one voxel; bool [z, y, x].
 
     Parameters
@@ -56,7 +53,7 @@ def find_cranium(
     return cranium
 
 
-def _check_brain(hu: npt.NDArray[np.float32], cranium: Bools, voxel_ml: float) -> None:
+def _check_brain(hu: Float32Array, cranium: BoolArray, voxel_ml: float) -> None:
     volume_ml = float(cranium.sum()) * voxel_ml
     median = float(np.median(hu[cranium])) if cranium.any() else float("nan")
     if not (
@@ -72,7 +69,7 @@ def _check_brain(hu: npt.NDArray[np.float32], cranium: Bools, voxel_ml: float) -
         )
 
 
-def enclosure(bone: Bools, covered: Bools) -> npt.NDArray[np.int8]:
+def enclosure(bone: BoolArray, covered: BoolArray) -> npt.NDArray[np.int8]:
     """In how many of five directions (both x, both y, upwards) bone is met; int8 [z, y, x].
 
     Upwards, the end of the scan counts as bone: the vertex may be missing.
@@ -85,7 +82,7 @@ def enclosure(bone: Bools, covered: Bools) -> npt.NDArray[np.int8]:
     return np.asarray(count + np.flip(np.maximum.accumulate(np.flip(roof, 0), 0), 0), dtype=np.int8)
 
 
-def largest_component(mask: Bools) -> Bools:
+def largest_component(mask: BoolArray) -> BoolArray:
     """The largest face-connected component; empty when the mask is."""
     labels, count = ndimage.label(mask)
     if count == 0:
@@ -93,12 +90,12 @@ def largest_component(mask: Bools) -> Bools:
     return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])))
 
 
-def erode(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
+def erode(mask: BoolArray, radius_mm: float, spacing_mm: tuple[float, float, float]) -> BoolArray:
     """Erosion by a ball; the border of the volume does not erode."""
     return ~dilate(~mask, radius_mm, spacing_mm)
 
 
-def dilate(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]) -> Bools:
+def dilate(mask: BoolArray, radius_mm: float, spacing_mm: tuple[float, float, float]) -> BoolArray:
     """Dilation by a ball of a few voxels: the mask, shifted to each of them.
 
     A distance transform gives the same voxels and takes ten times as long.
@@ -115,15 +112,13 @@ def dilate(mask: Bools, radius_mm: float, spacing_mm: tuple[float, float, float]
     return grown.reshape(padded.shape)[z, y, x]
 
 
-def _ball(
-    radius_mm: float, spacing_mm: tuple[float, float, float], reach: list[int]
-) -> npt.NDArray[np.int64]:
+def _ball(radius_mm: float, spacing_mm: tuple[float, float, float], reach: list[int]) -> Int64Array:
     """The voxels (z, y, x) within ``radius_mm`` of the origin; int64 [n, 3]."""
     steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1)
     return np.asarray(steps[np.sqrt(((steps * spacing_mm) ** 2).sum(axis=-1)) <= radius_mm])
 
 
-def depth(mask: Bools, spacing_mm: tuple[float, float, float]) -> npt.NDArray[np.float32]:
+def depth(mask: BoolArray, spacing_mm: tuple[float, float, float]) -> Float32Array:
     """Distance of each voxel of ``mask`` to the nearest one outside it, mm; 0 outside."""
     outside = sitk.GetImageFromArray((~mask).view(np.uint8))
     outside.SetSpacing([float(step) for step in spacing_mm[::-1]])

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from strokecore.arrays import BoolArray
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Alignment, Image, align, sample
 from strokecore.head.cranium import dilate, erode, find_cranium
@@ -113,7 +113,7 @@ def _check_fit(fitted: Alignment) -> None:
         )
 
 
-def _centred(series: Series, frame: HeadFrame, cranium: npt.NDArray[np.bool_], scan: HeadFrame) -> HeadFrame:
+def _centred(series: Series, frame: HeadFrame, cranium: BoolArray, scan: HeadFrame) -> HeadFrame:
     """``frame`` turned and shifted so that x = 0 is the head's own mirror plane."""
     rough = replace(frame, grid=_SYMMETRY_GRID)
     hu, covered = to_canonical(series, rough), coverage(series, rough)

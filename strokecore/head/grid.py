@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import Side
-
-Floats = npt.NDArray[np.float64]
+from strokecore.arrays import BoolArray, Float64Array
 
 
 def voxel_volume_ml(spacing_mm: tuple[float, float, float]) -> float:
@@ -22,7 +21,7 @@ def voxel_volume_ml(spacing_mm: tuple[float, float, float]) -> float:
     return float(np.prod(spacing_mm)) / 1000.0
 
 
-def on_side(x_mm: npt.NDArray[np.floating], side: Side) -> npt.NDArray[np.bool_]:
+def on_side(x_mm: npt.NDArray[np.floating], side: Side) -> BoolArray:
     """Which head coordinates along x lie on a side; x = 0 is on neither."""
     return x_mm > 0 if side == "left" else x_mm < 0
 
@@ -44,7 +43,7 @@ class Grid:
     origin_mm: tuple[float, float, float]
 
     @property
-    def axes_mm(self) -> tuple[Floats, Floats, Floats]:
+    def axes_mm(self) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Head coordinates of the voxel centres along z, y and x (in array order); float64."""
         z, y, x = (
             start + step * np.arange(count, dtype=np.float64)
@@ -57,7 +56,7 @@ class Grid:
         """Volume of one voxel, millilitres."""
         return voxel_volume_ml(self.spacing_mm)
 
-    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+    def ml(self, mask: BoolArray) -> float:
         """Volume of a [z, y, x] mask of this grid's voxels or of a part of them, millilitres."""
         return float(mask.sum()) * self.voxel_ml
 
@@ -88,10 +87,10 @@ class HeadFrame:
     grid: the canonical grid.
     """
 
-    patient_from_head: npt.NDArray[np.float64]
+    patient_from_head: Float64Array
     grid: Grid
 
     @property
-    def head_from_patient(self) -> npt.NDArray[np.float64]:
+    def head_from_patient(self) -> Float64Array:
         """Inverse of ``patient_from_head``; float64 [4, 4]."""
         return np.asarray(np.linalg.inv(self.patient_from_head), dtype=np.float64)

@@ -6,15 +6,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float32Array
 from strokecore.head.alignment import Image
 
 if TYPE_CHECKING:
     from strokecore.anatomy.atlas import Atlas
 
-Bools = npt.NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 
 # Relative to brain. Outside the skull counts as a little darker than CSF (-25), so that both skull and
@@ -24,8 +23,8 @@ _BRIGHT_HU: Final = 12.0
 
 
 def brain_image(
-    hu: npt.NDArray[np.float32],
-    intracranial: Bools,
+    hu: Float32Array,
+    intracranial: BoolArray,
     spacing_mm: Spacing,
     origin_mm: tuple[float, float, float],
     smoothing_mm: float,
@@ -64,7 +63,7 @@ def _thinned_spacing(spacing_mm: Spacing, every: tuple[slice, slice, slice]) -> 
 
 
 @lru_cache(maxsize=4)
-def template_image(atlas: Atlas, spacing_mm: float, smoothing_mm: float) -> tuple[Image, Bools]:
+def template_image(atlas: Atlas, spacing_mm: float, smoothing_mm: float) -> tuple[Image, BoolArray]:
     """The atlas's head as ``brain_image`` shows it, and the voxels to compare: inside and rim."""
     hu = atlas.template_hu.astype(np.float32)
     image = brain_image(hu, atlas.intracranial, atlas.spacing_mm, atlas.origin_mm, smoothing_mm, spacing_mm)

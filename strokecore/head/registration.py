@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
-from strokecore.arrays import dice
+from strokecore.arrays import BoolArray, Float32Array, Float64Array, dice
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image, align
 from strokecore.head.brain import Brain
@@ -23,9 +22,6 @@ from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE
 from strokecore.head.grid import Grid
 from strokecore.head.image import brain_image, template_image, thinned
 from strokecore.head.warp import Warp, fit_warp
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +58,13 @@ class Registration:
     warp: the person-specific refinement, applied to head points before the inverse of the affine map.
     """
 
-    head_from_template: npt.NDArray[np.float64]
+    head_from_template: Float64Array
     residual_hu: float
     dice: float
     region_coverage: Mapping[RegionId, float]
     warp: Warp | None = None
 
-    def template_points(self, points: Floats) -> Floats:
+    def template_points(self, points: Float64Array) -> Float64Array:
         """Template coordinates of head points [n, 3], refinement included."""
         template_from_head = np.linalg.inv(self.head_from_template)
         moved = points if self.warp is None else self.warp.moved(points)
@@ -76,7 +72,7 @@ class Registration:
 
 
 def register_atlas(
-    hu: npt.NDArray[np.float32], brain: Brain, frame_grid: Grid, covered: Bools, atlas: Atlas
+    hu: Float32Array, brain: Brain, frame_grid: Grid, covered: BoolArray, atlas: Atlas
 ) -> Registration:
     """Fit an affine map from the template to this head, then a smooth refinement.
 
@@ -109,7 +105,9 @@ def register_atlas(
     return registration
 
 
-def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, atlas: Atlas) -> float:
+def _dice(
+    head_from_template: Float64Array, brain: Brain, grid: Grid, covered: BoolArray, atlas: Atlas
+) -> float:
     """Overlap of the intracranial spaces on a coarse grid, where scanned and above the floor."""
     every = tuple(slice(None, None, max(1, round(_GRID_MM / step))) for step in grid.spacing_mm)
     z, y, x = np.meshgrid(*(axis[s] for axis, s in zip(grid.axes_mm, every, strict=True)), indexing="ij")
@@ -123,7 +121,7 @@ def _dice(head_from_template: Floats, brain: Brain, grid: Grid, covered: Bools, 
 
 
 def _region_coverage(
-    head_from_template: Floats, grid: Grid, covered: Bools, atlas: Atlas
+    head_from_template: Float64Array, grid: Grid, covered: BoolArray, atlas: Atlas
 ) -> dict[RegionId, float]:
     points = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm).points(atlas.regions > 0)
     labels = atlas.regions[atlas.regions > 0]

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.head.grid import HeadFrame
 from strokecore.reading.series import Series
-
-Floats = npt.NDArray[np.float64]
 
 # A bin of source samples may exceed the grid's spacing by this factor: 2 x 0.488 mm and even
 # 2 x 0.54 mm still make one millimetre.
@@ -39,10 +38,10 @@ class SliceStack:
     end_mm: how far the first and last slice reach beyond their centres (half the slice thickness).
     """
 
-    positions_mm: Floats
-    row: Floats
-    column: Floats
-    normal: Floats
+    positions_mm: Float64Array
+    row: Float64Array
+    column: Float64Array
+    normal: Float64Array
     spacing_mm: tuple[float, float]
     size: tuple[int, int]
     end_mm: float
@@ -59,7 +58,9 @@ class SliceStack:
             series.slice_thickness_mm / 2,
         )
 
-    def indices(self, depth: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
+    def indices(
+        self, depth: Float64Array, down: Float64Array, along: Float64Array
+    ) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Fractional k, j, i of points given by their coordinates along the normal, column and row, mm.
 
         Between slices the in-plane origin moves along the line joining their ImagePositionPatient, which is
@@ -69,12 +70,14 @@ class SliceStack:
         k = np.interp(depth, offsets, np.arange(len(offsets), dtype=np.float64))
         return k, *self._in_slice(offsets, depth, down, along)
 
-    def _in_slice(self, offsets: Floats, depth: Floats, down: Floats, along: Floats) -> tuple[Floats, Floats]:
+    def _in_slice(
+        self, offsets: Float64Array, depth: Float64Array, down: Float64Array, along: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
         j = (down - np.interp(depth, offsets, self.positions_mm @ self.column)) / self.spacing_mm[0]
         i = (along - np.interp(depth, offsets, self.positions_mm @ self.row)) / self.spacing_mm[1]
         return j, i
 
-    def contains(self, depth: Floats, down: Floats, along: Floats) -> npt.NDArray[np.bool_]:
+    def contains(self, depth: Float64Array, down: Float64Array, along: Float64Array) -> BoolArray:
         """Whether the points lie in the slices, half a pixel or half a slice beyond the outer centres."""
         offsets = self.positions_mm @ self.normal
         j, i = self._in_slice(offsets, depth, down, along)
@@ -104,14 +107,14 @@ def part_in_box(
     return _span(rows), _span(columns)
 
 
-def _span(possible: npt.NDArray[np.bool_]) -> slice:
+def _span(possible: BoolArray) -> slice:
     found = np.flatnonzero(possible)
     return slice(found[0], found[-1] + 1) if found.size else slice(0, 0)
 
 
 def averaged(
-    values: npt.NDArray[np.float32], stack: SliceStack, spacing_mm: tuple[float, float, float]
-) -> tuple[npt.NDArray[np.float32], SliceStack]:
+    values: Float32Array, stack: SliceStack, spacing_mm: tuple[float, float, float]
+) -> tuple[Float32Array, SliceStack]:
     """Mean of neighbouring source samples where several fit into one step of a grid, and their geometry.
 
     spacing_mm: the grid's (z, y, x).
@@ -153,7 +156,7 @@ def averaged(
     return values, stack
 
 
-def _slice_groups(offsets: Floats, step_mm: float) -> list[int]:
+def _slice_groups(offsets: Float64Array, step_mm: float) -> list[int]:
     """First slice of each run of neighbours whose slab is no thicker than one grid step."""
     gaps = np.diff(offsets)
     starts, width = [0], gaps[0] if len(gaps) else 0.0
@@ -168,11 +171,11 @@ def _slice_groups(offsets: Floats, step_mm: float) -> list[int]:
 def to_canonical(
     series: Series,
     frame: HeadFrame,
-    volume: npt.NDArray[np.float32] | None = None,
+    volume: Float32Array | None = None,
     *,
     order: Literal[0, 1] = 1,
     fill: float = -1024.0,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Resample ``series.hu`` (or a [k, j, i] volume on its voxels) onto frame.grid, exact for tilt and gaps.
 
     Between two slices the value follows the line that joins equal (j, i) of both, so that a function
@@ -205,7 +208,7 @@ def to_canonical(
     return out
 
 
-def coverage(series: Series, frame: HeadFrame) -> npt.NDArray[np.bool_]:
+def coverage(series: Series, frame: HeadFrame) -> BoolArray:
     """Canonical voxels inside the scanned volume, to half a voxel around the outer centres; [z, y, x]."""
     stack = SliceStack.of(series)
     return np.stack([stack.contains(*place) for place in _places(stack, frame)])
@@ -251,7 +254,7 @@ def to_source(
     return out
 
 
-def _places(stack: SliceStack, frame: HeadFrame) -> Iterator[tuple[Floats, Floats, Floats]]:
+def _places(stack: SliceStack, frame: HeadFrame) -> Iterator[tuple[Float64Array, Float64Array, Float64Array]]:
     """Per canonical slice, where its voxels lie along the stack's normal, column and row; mm, [y, x] each."""
     zs, ys, xs = frame.grid.axes_mm
     rotation, shift = frame.patient_from_head[:3, :3], frame.patient_from_head[:3, 3]
@@ -264,7 +267,7 @@ def _places(stack: SliceStack, frame: HeadFrame) -> Iterator[tuple[Floats, Float
         yield depth, down, along
 
 
-def _canonical_steps(series: Series, frame: HeadFrame) -> list[tuple[Floats, float, float]]:
+def _canonical_steps(series: Series, frame: HeadFrame) -> list[tuple[Float64Array, float, float]]:
     """Per canonical axis z, y, x: fractional index at voxel [k, 0, 0] for each k, and steps per j and i."""
     head_from_patient = frame.head_from_patient
     rotation, shift = head_from_patient[:3, :3], head_from_patient[:3, 3]

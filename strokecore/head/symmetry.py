@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import Float32Array, Float64Array
 from strokecore.head.alignment import Image, huber, sample
-
-Floats = npt.NDArray[np.float64]
 
 _MOST_STEPS: Final = 25
 # Steps below a hundredth of a degree and of a millimetre end the search.
@@ -32,16 +30,16 @@ class Midplane:
     residual_hu: root of the mean robust squared mirror difference.
     """
 
-    normal: npt.NDArray[np.float64]
+    normal: Float64Array
     offset_mm: float
     residual_hu: float
 
-    def mirrored(self, points: Floats) -> Floats:
+    def mirrored(self, points: Float64Array) -> Float64Array:
         """Mirror images of points [n, 3]."""
         return np.asarray(points - 2 * (points @ self.normal - self.offset_mm)[:, None] * self.normal)
 
 
-def fit_midplane(image: Image, importance: npt.NDArray[np.float32]) -> Midplane:
+def fit_midplane(image: Image, importance: Float32Array) -> Midplane:
     """Fit the mirror plane of ``image`` from a start at x = 0, by Gauss-Newton on robust mirror differences.
 
     Parameters

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
+from strokecore.arrays import Float32Array, Float64Array
 from strokecore.head.alignment import Image, sample
-
-Floats = npt.NDArray[np.float64]
 
 _STEPS: Final = 15
 _FIELD_SMOOTHING_VOXELS: Final = 3.5
@@ -39,20 +37,18 @@ class Warp:
         registered template has at p + displacement(p). spacing_mm: (z, y, x). origin_mm: (x, y, z).
     """
 
-    displacement_mm: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    displacement_mm: tuple[Float32Array, Float32Array, Float32Array]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
 
-    def moved(self, points: Floats) -> Floats:
+    def moved(self, points: Float64Array) -> Float64Array:
         """Points [n, 3] in head coordinates plus their displacement."""
         place = Image(self.displacement_mm[0], self.spacing_mm, self.origin_mm)
         indices = place.indices(points)
         return np.asarray(points + np.stack([sample(part, indices) for part in self.displacement_mm], axis=1))
 
 
-def fit_warp(
-    head: Image, scanned: npt.NDArray[np.float32], template: Image, head_from_template: Floats
-) -> Warp:
+def fit_warp(head: Image, scanned: Float32Array, template: Image, head_from_template: Float64Array) -> Warp:
     """Fit the residual deformation between the affinely registered template and this head.
 
     Parameters
@@ -76,7 +72,7 @@ def fit_warp(
     return Warp((x, y, z), head.spacing_mm, head.origin_mm)
 
 
-def _image(values: npt.NDArray[np.float32], place: Image) -> sitk.Image:
+def _image(values: Float32Array, place: Image) -> sitk.Image:
     image = sitk.GetImageFromArray(np.clip(values, *_WINDOW_HU).astype(np.float32))
     image.SetSpacing([float(v) for v in place.spacing_mm[::-1]])
     image.SetOrigin([float(v) for v in place.origin_mm])

@@ -11,13 +11,13 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import BoolArray, Float3D, Float64Array, UInt8Array
 from strokecore.head.alignment import Image
 from strokecore.head.brain import Brain
 from strokecore.head.grid import Grid, on_side
 from strokecore.head.registration import Registration
 from strokecore.head.warp import LARGEST_MM
 
-Float3D = npt.NDArray[np.float32]
 Box = tuple[slice, ...]
 
 # For images of which only the place matters.
@@ -38,13 +38,13 @@ class WarpedAtlas:
         people, so it falls to intermediate values in sulci rather than to zero.
     """
 
-    regions: npt.NDArray[np.uint8]
+    regions: UInt8Array
     grey: Float3D
     tissue: Float3D
 
 
 def warp_atlas(
-    atlas: Atlas, registration: Registration, grid: Grid, brain: Brain, covered: npt.NDArray[np.bool_]
+    atlas: Atlas, registration: Registration, grid: Grid, brain: Brain, covered: BoolArray
 ) -> WarpedAtlas:
     """The atlas on ``grid``, inside the intracranial space and where nothing was scanned.
 
@@ -66,7 +66,7 @@ def warp_atlas(
     return WarpedAtlas(regions, _filled(grey, where), _filled(tissue, where))
 
 
-def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> npt.NDArray[np.bool_]:
+def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> BoolArray:
     """The box that holds the regions on ``grid``, refinement included; bool [z, y, x]."""
     points = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm).points(atlas.regions > 0)
     linear, offset = registration.head_from_template[:3, :3], registration.head_from_template[:3, 3]
@@ -78,7 +78,7 @@ def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> npt.N
     return near
 
 
-def _labels(atlas: Atlas, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _labels(atlas: Atlas, indices: Float64Array) -> UInt8Array:
     boxes = ndimage.find_objects(atlas.regions)
     every = tuple(
         slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*boxes, strict=True)
@@ -96,7 +96,7 @@ def _labels(atlas: Atlas, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.ui
     return found
 
 
-def _near(box: Box, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def _near(box: Box, indices: Float64Array) -> npt.NDArray[np.intp]:
     """Which of the points [3, n] lie in ``box`` or less than a voxel outside."""
     (z, y, x), (planes, rows, columns) = indices, box
     near = np.flatnonzero((z > planes.start - 1) & (z < planes.stop))
@@ -106,15 +106,13 @@ def _near(box: Box, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     return near
 
 
-def _label_share(atlas: Atlas, label: int, box: Box, indices: npt.NDArray[np.float64]) -> Float3D:
+def _label_share(atlas: Atlas, label: int, box: Box, indices: Float64Array) -> Float3D:
     """``_share`` of a label at points near ``box``, from the part of the atlas that they touch."""
     part = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
     return _share(atlas.regions[part] == label, indices - [[s.start] for s in part])
 
 
-def _template_indices(
-    atlas: Atlas, registration: Registration, grid: Grid, where: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def _template_indices(atlas: Atlas, registration: Registration, grid: Grid, where: BoolArray) -> Float64Array:
     """Fractional indices [3, n] into the atlas's volumes of the grid's voxels in ``where``."""
     in_head = Image(_NOTHING, grid.spacing_mm, grid.origin_mm).points(where)
     template = Image(_NOTHING, atlas.spacing_mm, atlas.origin_mm)
@@ -122,7 +120,7 @@ def _template_indices(
     return np.ascontiguousarray(template.indices(registration.template_points(in_head)))
 
 
-def _share(volume: npt.NDArray[np.generic], indices: npt.NDArray[np.float64]) -> Float3D:
+def _share(volume: npt.NDArray[np.generic], indices: Float64Array) -> Float3D:
     """``volume`` at fractional indices [3, n], linear; 0 outside the template."""
     return np.asarray(
         ndimage.map_coordinates(
@@ -131,7 +129,7 @@ def _share(volume: npt.NDArray[np.generic], indices: npt.NDArray[np.float64]) ->
     )
 
 
-def _filled(values: Float3D, where: npt.NDArray[np.bool_]) -> Float3D:
+def _filled(values: Float3D, where: BoolArray) -> Float3D:
     volume = np.zeros(where.shape, np.float32)
     volume[where] = values
     return volume

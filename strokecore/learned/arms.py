@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 from strokecore.head.grid import Grid
 
 Arm = Literal["bg", "sg"]
@@ -32,9 +32,7 @@ _LOWER: Final = tuple(r.label for r in ALL_REGIONS if r.name in ("M1", "M2", "M3
 _UPPER: Final = tuple(r.label for r in ALL_REGIONS if r.name in ("M4", "M5", "M6"))
 
 
-def arm_target(
-    lesion: npt.NDArray[np.bool_], territory: npt.NDArray[np.uint8], arm: Arm
-) -> npt.NDArray[np.int64]:
+def arm_target(lesion: BoolArray, territory: UInt8Array, arm: Arm) -> Int64Array:
     """Class index of each pixel for one arm.
 
     Parameters
@@ -50,7 +48,7 @@ def arm_target(
     return np.where(lesion, table[territory], 0)
 
 
-def level_plane_mm(regions: npt.NDArray[np.uint8], grid: Grid) -> float:
+def level_plane_mm(regions: UInt8Array, grid: Grid) -> float:
     """Head z midway between the ganglionic (M1-M3) and the supraganglionic (M4-M6) level of a person's atlas.
 
     Raises ValueError when either level is missing from ``regions`` (uint8 [z, y, x]).
@@ -69,14 +67,12 @@ def level_plane_mm(regions: npt.NDArray[np.uint8], grid: Grid) -> float:
     return grid.origin_mm[2] + grid.spacing_mm[0] * between
 
 
-def sg_share(z_mm: npt.NDArray[np.float64], plane_mm: float) -> npt.NDArray[np.float64]:
+def sg_share(z_mm: Float64Array, plane_mm: float) -> Float64Array:
     """How much the SG arm counts in slices at head ``z_mm``: 0 below the plane, 1 above, linear between."""
     return np.clip((z_mm - plane_mm) / (2 * BLEND_MM) + 0.5, 0.0, 1.0)
 
 
-def infarct_probability(
-    bg: npt.NDArray[np.float32], sg: npt.NDArray[np.float32], share: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+def infarct_probability(bg: Float32Array, sg: Float32Array, share: Float64Array) -> Float32Array:
     """1 - p(background) of both arms, joined.
 
     Parameters

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import RegionId
+from strokecore.arrays import Float3D, UInt8Array
 from strokecore.scoring.engine import Lesion
-
-Float3D = npt.NDArray[np.float32]
 
 # Beyond this a log-odds only says "sure" (the weight-free engine's own limit).
 LOG_ODDS_LIMIT: Final = 8.0
@@ -75,7 +73,7 @@ def voxel_opinions(learned: Float3D, weight_free: Float3D) -> tuple[Float3D, Flo
 def combined(
     learned: Float3D,
     weight_free: Float3D,
-    regions: npt.NDArray[np.uint8],
+    regions: UInt8Array,
     region_log_odds: Mapping[RegionId, float],
     weights: Combination,
 ) -> Float3D:
@@ -95,7 +93,7 @@ def combined(
     return np.where(of_region > 0, np.maximum(joined, weight_free), joined)
 
 
-def region_map(regions: npt.NDArray[np.uint8], values: Mapping[RegionId, float]) -> Float3D:
+def region_map(regions: UInt8Array, values: Mapping[RegionId, float]) -> Float3D:
     """Each region's value, cut off at LOG_ODDS_LIMIT, in its voxels; 0 elsewhere."""
     table = np.zeros(256, np.float32)
     for region, value in values.items():

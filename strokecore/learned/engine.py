@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
+from strokecore.arrays import Bool3D, Float3D, Float4D, UInt8Array
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.head.grid import Grid
 from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
@@ -26,14 +26,11 @@ from strokecore.learned.preprocessing import (
     to_channels,
     to_volume,
 )
-from strokecore.learned.runtime import Float4D, Runtime
+from strokecore.learned.runtime import Runtime
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
 from strokecore.scoring.tissue import MIN_VOXELS, Measured, Tissue, measure_regions
-
-Float3D = npt.NDArray[np.float32]
-Bool3D = npt.NDArray[np.bool_]
 
 Run = Callable[[Float4D], tuple[Float4D, Float4D]]
 """A network: slices [n, channels, rows, columns] to class probabilities of the BG arm [n, 9, rows, columns]
@@ -134,7 +131,7 @@ class LearnedEngine:
 def infarct_map(
     run: Run,
     hu: Float3D,
-    regions: npt.NDArray[np.uint8],
+    regions: UInt8Array,
     brain: Bool3D,
     grid: Grid,
     spec: InputSpec,
@@ -162,9 +159,7 @@ def infarct_map(
     return to_volume(found, grid, spec)
 
 
-def region_log_odds(
-    probability: Float3D, regions: npt.NDArray[np.uint8], usable: Bool3D
-) -> dict[RegionId, float]:
+def region_log_odds(probability: Float3D, regions: UInt8Array, usable: Bool3D) -> dict[RegionId, float]:
     """Logit of the mean infarct probability over each region's usable voxels; all arrays [z, y, x].
 
     A region without a usable voxel is left out.
@@ -180,7 +175,7 @@ def region_log_odds(
     return log_odds
 
 
-def _plane_mm(regions: npt.NDArray[np.uint8], grid: Grid) -> float:
+def _plane_mm(regions: UInt8Array, grid: Grid) -> float:
     """Where the arms meet; with one level outside the atlas's reach the other level's arm answers alone."""
     try:
         return level_plane_mm(regions, grid)

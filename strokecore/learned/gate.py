@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from strokecore._version import __version__
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.files import cache_folder, keep_newest, read_own, write_own
 from strokecore.learned import runtimes
@@ -33,7 +34,7 @@ from strokecore.learned.golden import Golden, read_golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.parity import GateReport, Indices, compare, run_all
 from strokecore.learned.random_slices import random_slices
-from strokecore.learned.runtime import Answers, Float4D, Runtime
+from strokecore.learned.runtime import Answers, Runtime
 
 log = logging.getLogger(__name__)
 

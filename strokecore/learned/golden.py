@@ -10,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, Float4D, Float32Array, UInt8Array
 from strokecore.errors import ModelPackageError
 from strokecore.learned.arms import CLASSES
 from strokecore.learned.package import OUTPUT_NAMES, ModelPackage
-from strokecore.learned.runtime import Answers, Float4D
+from strokecore.learned.runtime import Answers
 
 # The file is unpacked into memory: 24 slices of 512 x 416 with their answers take 0.4 GB.
 _UNPACKED_BYTES: Final = 2**31
@@ -36,9 +37,9 @@ class Golden:
     slices: Float4D
     answers: Answers
     case: npt.NDArray[np.int16]
-    share: npt.NDArray[np.float32]
-    regions: npt.NDArray[np.uint8]
-    brain: npt.NDArray[np.bool_]
+    share: Float32Array
+    regions: UInt8Array
+    brain: BoolArray
 
 
 def read_golden(package: ModelPackage) -> Golden:

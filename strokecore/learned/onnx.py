@@ -6,13 +6,13 @@ import contextlib
 import io
 from typing import Any, Final
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.devices import gpus, on_cpu
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 from strokecore.learned.runtime import (
     CPU_BATCH_PIXELS,
     BatchedRuntime,
-    Float4D,
     check_tensors,
     is_memory,
     said,

@@ -14,6 +14,7 @@ import sys
 from types import ModuleType
 from typing import Any, Final
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError
 from strokecore.learned.compiled_cache import CompiledCache
 from strokecore.learned.devices import cpu_name, on_cpu
@@ -21,7 +22,6 @@ from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 from strokecore.learned.runtime import (
     CPU_BATCH_PIXELS,
     BatchedRuntime,
-    Float4D,
     check_tensors,
     is_memory,
     said,

@@ -21,16 +21,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, Float3D, Float4D
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.combination import combined
 from strokecore.learned.engine import region_log_odds
 from strokecore.learned.golden import Golden
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.runtime import Answers, Float4D, Runtime
+from strokecore.learned.runtime import Answers, Runtime
 from strokecore.scoring.aspects import REGION_THRESHOLD
 
-Float3D = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 log = logging.getLogger(__name__)
@@ -294,7 +293,7 @@ def _systematic_error(pairs: Sequence[tuple[Float3D, Float3D]]) -> float:
     return math.sqrt(max(explained, 0.0) / pixels)
 
 
-def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple[Bools, Bools]:
+def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple[BoolArray, BoolArray]:
     """What the network alone calls of the golden cases: pixels of brain inside a lesion; affected regions."""
     infarct = infarct_probability(answers.bg, answers.sg, golden.share.astype(np.float64))
     probabilities = []

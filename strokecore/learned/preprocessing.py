@@ -17,10 +17,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, Float3D, Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.head.grid import Grid
-
-Float3D = npt.NDArray[np.float32]
 
 # Changes whenever the same head would give other pixels; a model package made with another version is
 # refused.
@@ -119,7 +118,7 @@ class InputSpec:
         )
 
 
-def slice_centres_mm(grid: Grid, spec: InputSpec) -> npt.NDArray[np.float64]:
+def slice_centres_mm(grid: Grid, spec: InputSpec) -> Float64Array:
     """Head z of the centres of the model's slices on ``grid``; float64 [n], from below to above."""
     low = grid.origin_mm[2] - grid.spacing_mm[0] / 2
     count = int(grid.shape[0] * grid.spacing_mm[0] // spec.slice_mm)
@@ -136,12 +135,12 @@ def hu_slices(hu: Float3D, grid: Grid, spec: InputSpec) -> Float3D:
     return np.asarray(rows @ slabs @ columns.T, np.float32)
 
 
-def mask_slices(mask: npt.NDArray[np.bool_], grid: Grid, spec: InputSpec) -> npt.NDArray[np.bool_]:
+def mask_slices(mask: BoolArray, grid: Grid, spec: InputSpec) -> BoolArray:
     """Where at least half of a model's pixel lies in ``mask`` [z, y, x]; bool [n, rows, columns]."""
     return np.asarray(hu_slices(mask.astype(np.float32), grid, spec) >= 0.5)
 
 
-def label_slices(labels: npt.NDArray[np.uint8], grid: Grid, spec: InputSpec) -> npt.NDArray[np.uint8]:
+def label_slices(labels: UInt8Array, grid: Grid, spec: InputSpec) -> UInt8Array:
     """The label [z, y, x] nearest to each model pixel's centre; uint8 [n, rows, columns], 0 off the grid."""
     z, y, x = (
         _nearest(values, axis, count)
@@ -153,7 +152,7 @@ def label_slices(labels: npt.NDArray[np.uint8], grid: Grid, spec: InputSpec) -> 
     return np.asarray(padded[np.ix_(z, y, x)])
 
 
-def to_channels(slices: Float3D, spec: InputSpec) -> npt.NDArray[np.float32]:
+def to_channels(slices: Float3D, spec: InputSpec) -> Float32Array:
     """HU slices [n, rows, columns] to the model's input, float32 [n, channels, rows, columns]."""
     out = np.empty((slices.shape[0], len(spec.channels), *slices.shape[1:]), np.float32)
     for index, channel in enumerate(spec.channels):
@@ -174,7 +173,7 @@ def to_volume(values: Float3D, grid: Grid, spec: InputSpec) -> Float3D:
     return np.asarray(np.tensordot(between, planes, axes=(1, 0)), np.float32)
 
 
-def _pixel_centres_mm(spec: InputSpec) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _pixel_centres_mm(spec: InputSpec) -> tuple[Float64Array, Float64Array]:
     """Head y of the rows and x of the columns: the canonical grid's axes are symmetric about 0."""
     rows, columns = spec.size
     return (
@@ -183,7 +182,7 @@ def _pixel_centres_mm(spec: InputSpec) -> tuple[npt.NDArray[np.float64], npt.NDA
     )
 
 
-def _slabs(grid: Grid, spec: InputSpec) -> npt.NDArray[np.float32]:
+def _slabs(grid: Grid, spec: InputSpec) -> Float32Array:
     """[n, z]: share of each plane in each slab, rows sum to 1."""
     step = grid.spacing_mm[0]
     planes = grid.axes_mm[0]
@@ -194,7 +193,7 @@ def _slabs(grid: Grid, spec: InputSpec) -> npt.NDArray[np.float32]:
     return np.asarray(overlap / overlap.sum(axis=1, keepdims=True), np.float32)
 
 
-def _in_plane(grid: Grid, spec: InputSpec) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _in_plane(grid: Grid, spec: InputSpec) -> tuple[Float32Array, Float32Array]:
     """Weights [rows, y] and [columns, x]: a triangle as wide as the coarser of both spacings, so that
     coarser pixels are means and finer ones are interpolated; beyond the grid the edge is repeated."""
     row_mm, column_mm = _pixel_centres_mm(spec)
@@ -204,17 +203,13 @@ def _in_plane(grid: Grid, spec: InputSpec) -> tuple[npt.NDArray[np.float32], npt
     )
 
 
-def _triangle(
-    wanted: npt.NDArray[np.float64], given: npt.NDArray[np.float64], width_mm: float
-) -> npt.NDArray[np.float32]:
+def _triangle(wanted: Float64Array, given: Float64Array, width_mm: float) -> Float32Array:
     inside = np.clip(wanted, given[0], given[-1])
     weight = np.clip(1 - np.abs(inside[:, None] - given[None, :]) / width_mm, 0.0, None)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
 
 
-def _interpolation(
-    centres: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+def _interpolation(centres: Float64Array, wanted: Float64Array) -> Float32Array:
     """[wanted, centres]: linear between neighbours, constant up to half a step outside, 0 beyond."""
     step = centres[1] - centres[0] if len(centres) > 1 else 1.0
     weight = np.clip(1 - np.abs(np.clip(wanted, centres[0], centres[-1])[:, None] - centres) / step, 0, None)
@@ -223,9 +218,7 @@ def _interpolation(
     return np.asarray(weight, np.float32)
 
 
-def _nearest(
-    wanted: npt.NDArray[np.float64], given: npt.NDArray[np.float64], count: int
-) -> npt.NDArray[np.intp]:
+def _nearest(wanted: Float64Array, given: Float64Array, count: int) -> npt.NDArray[np.intp]:
     position = (wanted - given[0]) / (given[1] - given[0])
     # midway between two: the one nearer the middle, so that neither side is preferred
     low, high = np.floor(position + 0.5), np.ceil(position - 0.5)

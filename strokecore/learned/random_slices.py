@@ -11,13 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import Bool2D, Float2D, Float32Array
 from strokecore.learned.preprocessing import InputSpec, to_channels
-
-Float2D = npt.NDArray[np.float32]
-Bool2D = npt.NDArray[np.bool_]
 
 HEADS: Final = 6
 _AIR_HU: Final = -1000.0
@@ -28,7 +25,7 @@ _BRAIN_HU: Final = 34.0
 _SKULL_MM: Final = 7.0
 
 
-def random_slices(spec: InputSpec, seed: int) -> npt.NDArray[np.float32]:
+def random_slices(spec: InputSpec, seed: int) -> Float32Array:
     """Slices in a model's own input, float32 [HEADS + 2, channels, H, W]; the same for the same seed.
 
     HEADS heads; white noise, with the largest activations, where fp16 overflows first; and air: every series

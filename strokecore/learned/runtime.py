@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.devices import default_threads
 from strokecore.learned.package import ModelPackage, output_shapes
-
-Float4D = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 

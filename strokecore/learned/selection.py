@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from strokecore.arrays import Float4D
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes, shipped
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from strokecore.learned.engine import LearnedEngine
     from strokecore.learned.gate import Gate
     from strokecore.learned.package import ModelPackage
-    from strokecore.learned.runtime import Answers, Float4D, Runtime
+    from strokecore.learned.runtime import Answers, Runtime
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError
 from strokecore.learned.devices import CudaError, checked, cuda_driver, use_gpu
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
-from strokecore.learned.runtime import BatchedRuntime, Float4D, check_tensors, is_memory
+from strokecore.learned.runtime import BatchedRuntime, check_tensors, is_memory
 from strokecore.learned.tensorrt_build import is_rtx, library_name, logger_of
 from strokecore.learned.tensorrt_engines import (
     ENGINES,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 
+from strokecore.arrays import Float64Array
 from strokecore.reading import tags
 
-Vector = npt.NDArray[np.float64]
+Vector = Float64Array
 
 UNIT_TOLERANCE: Final = 1e-2  # direction cosines written with few digits are still directions
 PARALLEL_TOLERANCE_DEG: Final = 0.1  # slices of one stack differ by rounding only

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
+
+from strokecore.arrays import BoolArray, Float32Array
 
 COARSE_MM: Final = 2.0  # the skull is 4-10 mm thick: 2 mm pixels keep it and quieten thin slices
 BONE_HU: Final = 200.0  # thin or oblique skull keeps this after averaging to 2 mm
@@ -25,9 +26,7 @@ MIN_SECTORS_WITH_BONE: Final = 0.65
 OPEN_SKULL_AREA_CM2: Final = (100.0, 330.0)  # jaw and spine enclose less, ribs and pelvis more
 
 
-def shows_brain(
-    hu: npt.NDArray[np.float32], pixel_spacing_mm: tuple[float, float], *, open_skull: bool = False
-) -> bool:
+def shows_brain(hu: Float32Array, pixel_spacing_mm: tuple[float, float], *, open_skull: bool = False) -> bool:
     """Whether one slice [j, i] shows soft tissue of brain's density and size inside a ring of bone.
 
     ``open_skull`` accepts a ring with a wide gap, as after decompressive craniectomy. Jaw and spine can
@@ -47,28 +46,28 @@ def shows_brain(
     return bool(low <= inside.sum() * area_cm2 <= high) and _is_soft(coarse[inside])
 
 
-def _is_soft(values: npt.NDArray[np.float32]) -> bool:
+def _is_soft(values: Float32Array) -> bool:
     return float(((values > SOFT_HU[0]) & (values < SOFT_HU[1])).mean()) >= MIN_SOFT_FRACTION
 
 
-def _enclosed(bone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _enclosed(bone: BoolArray) -> BoolArray:
     margin = CLOSING_STEPS + 1
     closed = ndimage.binary_closing(np.pad(bone, margin), iterations=CLOSING_STEPS)
-    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(closed)
+    filled: BoolArray = ndimage.binary_fill_holes(closed)
     return filled[margin:-margin, margin:-margin]
 
 
-def _largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _largest_part(mask: BoolArray) -> BoolArray:
     labels, count = ndimage.label(mask)
     if not count:
         return mask
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    largest: npt.NDArray[np.bool_] = labels == sizes.argmax()
+    largest: BoolArray = labels == sizes.argmax()
     return largest
 
 
-def _within_open_ring(bone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _within_open_ring(bone: BoolArray) -> BoolArray:
     """Pixels nearer to the bone's centre than the outermost bone in their direction; gaps are bridged."""
     rows, columns = np.nonzero(bone)
     dj = np.arange(bone.shape[0])[:, None] - rows.mean()
@@ -81,13 +80,11 @@ def _within_open_ring(bone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     if present.size < MIN_SECTORS_WITH_BONE * SECTORS:
         return np.zeros_like(bone)
     bridged = np.interp(np.arange(SECTORS), present, outermost[present], period=SECTORS)
-    within: npt.NDArray[np.bool_] = radius < bridged[sector]
+    within: BoolArray = radius < bridged[sector]
     return within
 
 
-def _coarsen(
-    hu: npt.NDArray[np.float32], pixel_spacing_mm: tuple[float, float]
-) -> tuple[npt.NDArray[np.float32], float]:
+def _coarsen(hu: Float32Array, pixel_spacing_mm: tuple[float, float]) -> tuple[Float32Array, float]:
     """Block means of about 2 mm, and the area of one block in cm2."""
     factors = [max(1, round(COARSE_MM / s)) for s in pixel_spacing_mm]
     rows, columns = (n // f for n, f in zip(hu.shape, factors, strict=True))

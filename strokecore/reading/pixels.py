@@ -17,6 +17,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from strokecore.arrays import BoolArray, Float32Array
 from strokecore.reading import tags
 
 AIR_HU: Final = -1024.0  # darkest value of Series.hu; what padding becomes
@@ -44,7 +45,7 @@ class SlicePixels:
     rescaled: False when the header had no usable rescale, so that stored values were taken as they are.
     """
 
-    hu: npt.NDArray[np.float32]
+    hu: Float32Array
     digest: bytes
     rescaled: bool
 
@@ -82,7 +83,7 @@ def _decode(dataset: Dataset) -> SlicePixels:
     return SlicePixels(hu, digest.digest(), rescaled)
 
 
-def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[np.int32], BoolArray]:
     """Stored values, int32 [j, i], freed of bits above BitsStored (overlays in old files), and padding.
 
     Padding is looked for before the bits are cut: writers use values that BitsStored cannot hold.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
 from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
@@ -51,10 +51,10 @@ class Series:
     study_datasets: header of one instance of every other series in the same folder and study.
     """
 
-    hu: npt.NDArray[np.float32]
-    positions_mm: npt.NDArray[np.float64]
-    row_direction: npt.NDArray[np.float64]
-    column_direction: npt.NDArray[np.float64]
+    hu: Float32Array
+    positions_mm: Float64Array
+    row_direction: Float64Array
+    column_direction: Float64Array
     pixel_spacing_mm: tuple[float, float]
     slice_thickness_mm: float
     tilt_deg: float
@@ -66,16 +66,16 @@ class Series:
     study_datasets: tuple[Dataset, ...] = ()
 
     @property
-    def normal(self) -> npt.NDArray[np.float64]:
+    def normal(self) -> Float64Array:
         """Unit slice normal (LPS), row_direction x column_direction; float64 [3]."""
         return np.cross(self.row_direction, self.column_direction)
 
     @property
-    def slice_offsets_mm(self) -> npt.NDArray[np.float64]:
+    def slice_offsets_mm(self) -> Float64Array:
         """Strictly increasing position of each slice along ``normal``; float64 [k]."""
         return self.positions_mm @ self.normal
 
-    def ml(self, mask: npt.NDArray[np.bool_]) -> float:
+    def ml(self, mask: BoolArray) -> float:
         """Volume of a mask [k, j, i], millilitres; slices reach half-way to their neighbours."""
         offsets = self.slice_offsets_mm
         heights = np.gradient(offsets) if len(offsets) > 1 else np.array([self.slice_thickness_mm])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 
+from strokecore.arrays import Float32Array, Float64Array
 from strokecore.flags import QualityFlag
 from strokecore.reading import tags
 from strokecore.reading.acquisition import kernel_kind
@@ -42,10 +42,10 @@ OFF_LINE_MM: Final = 1.0  # slices of one scan lie on one line; more means the t
 class Stack:
     """Slices of one series in order; fields as in ``Series``."""
 
-    hu: npt.NDArray[np.float32]
-    positions_mm: npt.NDArray[np.float64]
-    row_direction: npt.NDArray[np.float64]
-    column_direction: npt.NDArray[np.float64]
+    hu: Float32Array
+    positions_mm: Float64Array
+    row_direction: Float64Array
+    column_direction: Float64Array
     pixel_spacing_mm: tuple[float, float]
     slice_thickness_mm: float
     thickness_text: str

@@ -17,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
+from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
 from strokecore.result import Result, SourceMasks
 
 Rgb = tuple[int, int, int]
 Level = Literal["ganglionic", "supraganglionic"]
 LEVELS: Final[tuple[Level, Level]] = ("ganglionic", "supraganglionic")
-Rgb8 = npt.NDArray[np.uint8]
+Rgb8 = UInt8Array
 
 # The narrow window that shows early ischaemic change (the "stroke window", centre 35-40, width 40)
 WINDOW_CENTRE_HU: Final = 36.0
@@ -222,7 +223,7 @@ def printable(words: str) -> str:
 class _Mask:
     """Part of a picture, at OVERSAMPLING times its size: bool values and where their corner lies (x, y)."""
 
-    values: npt.NDArray[np.bool_]
+    values: BoolArray
     corner: tuple[int, int]
 
     @property
@@ -253,7 +254,7 @@ def _grey(plane: npt.NDArray[np.generic], view: View, size: int) -> Image.Image:
     return Image.merge("RGB", (grey, grey, grey))
 
 
-def _enlarged(mask: npt.NDArray[np.bool_], view: View, size: int) -> _Mask | None:
+def _enlarged(mask: BoolArray, view: View, size: int) -> _Mask | None:
     """A slice's mask as it appears in the picture, with smooth edges; None when nothing is in view."""
     if not mask.any():
         return None

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
+from strokecore.arrays import BoolArray
 from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
 from strokecore.scoring.engine import Lesion, RegionEvidence
@@ -87,7 +88,7 @@ def affected_side(aspects: dict[Side, AspectsScore]) -> Literal["left", "right",
     return "left" if left < right else "right"
 
 
-def longest_run(shown: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+def longest_run(shown: BoolArray) -> npt.NDArray[np.intp]:
     """Longest uninterrupted run of true values along the first axis of [planes, ...]; intp [...]."""
     longest = run = np.zeros(shown.shape[1:], np.intp)
     for plane in shown:
@@ -96,9 +97,7 @@ def longest_run(shown: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     return longest
 
 
-def spans_enough(
-    planes: npt.NDArray[np.intp], plane_mm: float, slice_spacing_mm: float
-) -> npt.NDArray[np.bool_]:
+def spans_enough(planes: npt.NDArray[np.intp], plane_mm: float, slice_spacing_mm: float) -> BoolArray:
     """Whether runs of so many planes of ``plane_mm`` are on two adjacent slices of the source spacing."""
     # planes are counted whole, so an extent is known to half a plane at either end
     return np.asarray((planes + 1) * plane_mm >= minimum_extent_mm(slice_spacing_mm))
@@ -135,7 +134,7 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
 
 
 def _not_assessable(
-    head: Head, lesion: Lesion, mask: npt.NDArray[np.bool_], box: Box, evidence: RegionEvidence
+    head: Head, lesion: Lesion, mask: BoolArray, box: Box, evidence: RegionEvidence
 ) -> str | None:
     size = int(mask.sum())
     if size == 0 or (mask & head.covered[box]).sum() < MIN_COVERED_FRACTION * size:
@@ -150,7 +149,7 @@ def _not_assessable(
     return None
 
 
-def _tall_enough(head: Head, acute: npt.NDArray[np.bool_]) -> bool:
+def _tall_enough(head: Head, acute: BoolArray) -> bool:
     z_mm, y_mm, x_mm = head.grid.spacing_mm
     shown = acute.sum(axis=(1, 2)) * y_mm * x_mm > MIN_PLANE_AREA_MM2
     return bool(spans_enough(longest_run(shown), z_mm, head.slice_thickness_mm))

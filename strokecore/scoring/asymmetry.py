@@ -19,17 +19,14 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import DEEP, RegionId
+from strokecore.arrays import Bool3D, Float3D
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
 from strokecore.scoring.tissue import MIN_VOXELS, OLD_RESIDUAL_HU, Tissue, measure_regions
-
-Float3D = npt.NDArray[np.float32]
-Bool3D = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

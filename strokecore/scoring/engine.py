@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import RegionId, Side
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
 from strokecore.result import ModelInfo
@@ -40,12 +40,12 @@ class Lesion:
     evidence: one RegionEvidence per region (20).
     """
 
-    probability: npt.NDArray[np.float32]
-    acute: npt.NDArray[np.bool_]
-    old: npt.NDArray[np.bool_]
+    probability: Float32Array
+    acute: BoolArray
+    old: BoolArray
     evidence: Mapping[RegionId, RegionEvidence] = field(default_factory=dict)
 
-    def labels(self, grid: Grid) -> npt.NDArray[np.uint8]:
+    def labels(self, grid: Grid) -> UInt8Array:
         """The label map of strokecore.result.SourceMasks, still on ``grid``; uint8 [z, y, x]."""
         labels = self.acute.astype(np.uint8)
         labels[grid.side_columns("right")] *= 2

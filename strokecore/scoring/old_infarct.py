@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import Bool3D
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-
-Bool3D = npt.NDArray[np.bool_]
 
 # Old cavities: expected to be tissue by the atlas, CSF-like on the scan, not so on the other side.
 OLD_MIN_TISSUE: Final = 0.8

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
+from strokecore.arrays import BoolArray
 from strokecore.flags import QualityFlag
 from strokecore.head.canonical import Head
 from strokecore.result import ModelInfo, RegionFinding
@@ -112,7 +112,7 @@ def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
     )
 
 
-def _place(head: Head, mask: npt.NDArray[np.bool_]) -> str:
+def _place(head: Head, mask: BoolArray) -> str:
     """Where a mask lies: side, then the ASPECTS region that holds most of it."""
     left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
     where = (

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.arrays import Bool3D, Float3D, Float32Array
 from strokecore.head.canonical import Head
 from strokecore.scoring.old_infarct import OLD_RIM_MM, find_old_infarct, widened
 from strokecore.scoring.tissue_curve import tissue_curve
-
-Float3D = npt.NDArray[np.float32]
-Bool3D = npt.NDArray[np.bool_]
 
 # Fewer measurable voxels than this leave a region unjudged.
 MIN_VOXELS: Final = 150
@@ -117,7 +114,7 @@ def _share(part: Bool3D, whole: Bool3D, region: Bool3D) -> float:
     return float((part & region).sum() / max(1, (whole & region).sum()))
 
 
-def _trimmed_mean(values: npt.NDArray[np.float32]) -> float:
+def _trimmed_mean(values: Float32Array) -> float:
     ordered = np.sort(values)
     kept = ordered[int(TRIM_DARK * values.size) : values.size - int(TRIM_BRIGHT * values.size)]
     return float(kept.mean(dtype=np.float64))

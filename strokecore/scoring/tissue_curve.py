@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import SIDES, RegionId
+from strokecore.arrays import Bool3D, Float3D
 from strokecore.head.canonical import Head
-
-Float3D = npt.NDArray[np.float32]
-Bool3D = npt.NDArray[np.bool_]
 
 GREY_NUCLEI: Final = ("C", "L")
 GREY_BINS: Final = 8

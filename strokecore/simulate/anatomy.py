@@ -17,8 +17,9 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import SIDES, RegionId
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.simulate.face import calvarium_thickness, inner_tissue, petrous_mm, skin_distance
-from strokecore.simulate.solids import HEAD_SPACING_MM, Axes, Floats, Point, ellipsoid_mm, head_axes
+from strokecore.simulate.solids import HEAD_SPACING_MM, Axes, Point, ellipsoid_mm, head_axes
 
 # Distance from the brain to the inner table: subarachnoid space, dura and venous sinuses.
 _SUBARACHNOID_MM: Final = 1.5
@@ -44,15 +45,15 @@ class AverageHead:
     """
 
     origin_mm: Point
-    gm: Floats
-    wm: Floats
-    intracranial_mm: Floats
-    ventricle_mm: Floats
-    deep_grey: Floats
-    skin_mm: Floats
-    calvarium_mm: Floats
-    inner_hu: Floats
-    labels: npt.NDArray[np.uint8]
+    gm: Float32Array
+    wm: Float32Array
+    intracranial_mm: Float32Array
+    ventricle_mm: Float32Array
+    deep_grey: Float32Array
+    skin_mm: Float32Array
+    calvarium_mm: Float32Array
+    inner_hu: Float32Array
+    labels: UInt8Array
 
 
 @cache
@@ -82,7 +83,9 @@ def average_head() -> AverageHead:
     )
 
 
-def _atlas_maps(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, npt.NDArray[np.uint8]]:
+def _atlas_maps(
+    x: Float32Array, y: Float32Array, z: Float32Array
+) -> tuple[Float32Array, Float32Array, UInt8Array]:
     """Grey, white and regions of the shipped atlas on the head box's grid."""
     atlas = load_atlas()
 
@@ -101,13 +104,13 @@ def _atlas_maps(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, npt.ND
     return grey, white, resampled(atlas.regions, sitk.sitkNearestNeighbor).astype(np.uint8)
 
 
-def _ball(radius_mm: float) -> npt.NDArray[np.bool_]:
+def _ball(radius_mm: float) -> BoolArray:
     n = int(np.ceil(radius_mm / HEAD_SPACING_MM))
     d = np.mgrid[-n : n + 1, -n : n + 1, -n : n + 1] * HEAD_SPACING_MM
     return np.asarray((d**2).sum(axis=0) <= radius_mm**2)
 
 
-def _distance(mask: npt.NDArray[np.bool_]) -> Floats:
+def _distance(mask: BoolArray) -> Float32Array:
     """Millimetres to the nearest voxel of ``mask``."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing([HEAD_SPACING_MM] * 3)
@@ -117,7 +120,7 @@ def _distance(mask: npt.NDArray[np.bool_]) -> Floats:
     return np.asarray(np.maximum(sitk.GetArrayFromImage(squared), 0), np.float32)
 
 
-def _signed_distance(mask: npt.NDArray[np.bool_]) -> Floats:
+def _signed_distance(mask: BoolArray) -> Float32Array:
     """Millimetres to the mask's border, negative inside; smoothed, or the skull would show a staircase."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing([HEAD_SPACING_MM] * 3)
@@ -127,12 +130,12 @@ def _signed_distance(mask: npt.NDArray[np.bool_]) -> Floats:
     return np.asarray(ndimage.gaussian_filter(sitk.GetArrayFromImage(signed), 0.8), np.float32)
 
 
-def _intracranial(tissue: Floats, axes: Axes) -> npt.NDArray[np.bool_]:
+def _intracranial(tissue: Float32Array, axes: Axes) -> BoolArray:
     """Everything inside the inner table: brain, its sulci and cisterns, the upper cord."""
     brain = tissue > 0.4
     away = _distance(brain)
 
-    def closed(radius_mm: float) -> npt.NDArray[np.bool_]:
+    def closed(radius_mm: float) -> BoolArray:
         return np.asarray(_distance(away > radius_mm) > radius_mm)
 
     # Fissures of the vault are wide; at the base a wide closing would swallow the petrous and sphenoid bones.
@@ -154,7 +157,7 @@ def _intracranial(tissue: Floats, axes: Axes) -> npt.NDArray[np.bool_]:
     return np.asarray(smooth)
 
 
-def _ventricles(tissue: Floats, intracranial_mm: Floats, axes: Axes) -> npt.NDArray[np.bool_]:
+def _ventricles(tissue: Float32Array, intracranial_mm: Float32Array, axes: Axes) -> BoolArray:
     """Lateral, third and fourth ventricle: fluid deep inside the brain, near the midline."""
     fluid = (tissue < 0.45) & (intracranial_mm < -18)
     lateral = (np.abs(axes.x) < 38) & (axes.z > -16) & (axes.z < 34) & (axes.y > -45) & (axes.y < 62)
@@ -173,7 +176,9 @@ def _ventricles(tissue: Floats, intracranial_mm: Floats, axes: Axes) -> npt.NDAr
     return np.asarray(found)
 
 
-def _without_false_grey_rim(gm: Floats, wm: Floats, ventricle_mm: Floats) -> tuple[Floats, Floats]:
+def _without_false_grey_rim(
+    gm: Float32Array, wm: Float32Array, ventricle_mm: Float32Array
+) -> tuple[Float32Array, Float32Array]:
     """Averaged maps call the fluid-white border of the ventricles grey; CT shows no such rim."""
     thick = ndimage.grey_opening(gm, footprint=_ball(3.1))
     near = np.clip((4.5 - ventricle_mm) / 1.5, 0, 1) * (ventricle_mm > -3)
@@ -181,14 +186,16 @@ def _without_false_grey_rim(gm: Floats, wm: Floats, ventricle_mm: Floats) -> tup
     return (gm - excess).astype(np.float32), (wm + excess * (ventricle_mm > 0)).astype(np.float32)
 
 
-def _with_grey_nuclei(gm: Floats, wm: Floats, labels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+def _with_grey_nuclei(
+    gm: Float32Array, wm: Float32Array, labels: UInt8Array
+) -> tuple[Float32Array, Float32Array]:
     """MRI maps call the iron-rich pallidum white; on CT the lentiform nucleus is as grey as the caudate."""
     nuclei = np.isin(labels, [RegionId(name, side).label for name in ("C", "L") for side in SIDES])
     share = _NUCLEI_GREY * ndimage.gaussian_filter(nuclei.astype(np.float32), 0.7)
     return (gm + share * wm).astype(np.float32), (wm * (1 - share)).astype(np.float32)
 
 
-def _deep_grey(gm: Floats, wm: Floats, axes: Axes) -> Floats:
+def _deep_grey(gm: Float32Array, wm: Float32Array, axes: Axes) -> Float32Array:
     """Caudate, lentiform and thalamus: the grey islands of the central box."""
     central = (
         (np.abs(axes.x) < 34)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from strokecore.anatomy.regions import RegionId
+from strokecore.arrays import UInt8Array
 from strokecore.simulate.head import SimulatedHead, simulate
 from strokecore.simulate.spec import SampleSpec, parse_affected, random_spec
 
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     Image.fromarray(np.vstack(strips)).save(folder / "variants.png", optimize=True)
 
 
-def _tile(head: SimulatedHead, k: int, window: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def _tile(head: SimulatedHead, k: int, window: tuple[float, float]) -> UInt8Array:
     centre, width = window
     grey = np.clip((head.hu[k].astype(np.float32) - centre + width / 2) / width, 0, 1) * 255
     picture = Image.fromarray(grey.astype(np.uint8)).resize((_TILE, _TILE), Image.Resampling.BILINEAR)

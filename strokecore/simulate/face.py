@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import Float32Array
 from strokecore.simulate.solids import (
     HEAD_SPACING_MM,
     Axes,
-    Floats,
     capsule_mm,
     ellipsoid_mm,
     mirrored,
@@ -31,11 +31,11 @@ VITREOUS: Final = 12.0
 LENS: Final = 75.0
 
 
-def petrous_mm(axes: Axes) -> Floats:
+def petrous_mm(axes: Axes) -> Float32Array:
     return capsule_mm(axes, (54, 30, -45), (15, 8, -40), 11, 6)
 
 
-def calvarium_thickness(axes: Axes) -> Floats:
+def calvarium_thickness(axes: Axes) -> Float32Array:
     """Skull thickness, mm: 6-7 in the vault, thin temporal squama and orbital roof, thick occiput."""
     squama = np.exp(
         -(((np.abs(axes.x) - 72) / 14) ** 2) - ((axes.y + 2) / 30) ** 2 - ((axes.z + 12) / 24) ** 2
@@ -48,7 +48,7 @@ def calvarium_thickness(axes: Axes) -> Floats:
     return np.asarray(5.2 - 2.2 * squama + 6.0 * occiput + 5.0 * forehead - 3.6 * roof, np.float32)
 
 
-def skin_distance(intracranial_mm: Floats, calvarium_mm: Floats, axes: Axes) -> Floats:
+def skin_distance(intracranial_mm: Float32Array, calvarium_mm: Float32Array, axes: Axes) -> Float32Array:
     """Signed distance to the skin: scalp over the vault, face, neck, nose and ears."""
     one_side = mirrored(axes)
     temple = np.exp(
@@ -68,7 +68,7 @@ def skin_distance(intracranial_mm: Floats, calvarium_mm: Floats, axes: Axes) -> 
     return smooth_min(head, ear, 6)
 
 
-def inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: Axes) -> Floats:
+def inner_tissue(intracranial_mm: Float32Array, skin_mm: Float32Array, axes: Axes) -> Float32Array:
     """Hounsfield units of everything between skull and skin, later parts overruling earlier ones."""
     side = mirrored(axes)
     ax, y, z = side.x, axes.y, axes.z
@@ -84,7 +84,7 @@ def inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: Axes) -> Floats
         np.float32
     )
 
-    def paint(distance: npt.NDArray[np.floating], value: float | Floats) -> None:
+    def paint(distance: npt.NDArray[np.floating], value: float | Float32Array) -> None:
         nonlocal hu
         cover = np.clip(0.5 - distance / HEAD_SPACING_MM, 0, 1)
         hu = (hu * (1 - cover) + value * cover).astype(np.float32)
@@ -157,12 +157,12 @@ def inner_tissue(intracranial_mm: Floats, skin_mm: Floats, axes: Axes) -> Floats
     return hu
 
 
-def _orbit_mm(side: Axes) -> Floats:
+def _orbit_mm(side: Axes) -> Float32Array:
     """Signed distance to the orbital cone: apex behind the globe, opening to the front."""
     return capsule_mm(side, (17, -20, -35), (32, -72, -38), 4, 18)
 
 
-def _texture(axes: Axes, seed: int, scale_mm: float) -> Floats:
+def _texture(axes: Axes, seed: int, scale_mm: float) -> Float32Array:
     """Smooth unit-variance pattern of the average head (fat septa, air cells); the same for every patient."""
     shape = (axes.z.size, axes.y.size, axes.x.size)
     white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

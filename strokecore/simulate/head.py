@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import SIDES
+from strokecore.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
 from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.face import AIR, FAT
 from strokecore.simulate.infarct import LesionTruth, add_lesions
@@ -23,7 +24,6 @@ from strokecore.simulate.scanner import (
     slice_geometry,
 )
 from strokecore.simulate.shape import Warp, bend, brain_part, face_part, fine_grid, individual_warp
-from strokecore.simulate.solids import Floats
 from strokecore.simulate.spec import SIMULATOR_VERSION, STREAM_SHAPE, SampleSpec, simulator_sha256
 from strokecore.simulate.tissue import BentBrain, BentSkull, Person, build_person
 from strokecore.simulate.write import write_dicom, write_truth
@@ -50,10 +50,10 @@ class SimulatedHead:
     spec: SampleSpec
     hu: npt.NDArray[np.int16]
     geometry: SliceGeometry
-    infarct: npt.NDArray[np.bool_]
-    regions: npt.NDArray[np.uint8]
-    infarct_regions: npt.NDArray[np.uint8]
-    patient_from_head: npt.NDArray[np.float64]
+    infarct: BoolArray
+    regions: UInt8Array
+    infarct_regions: UInt8Array
+    patient_from_head: Float64Array
     truth: dict[str, Any]
 
 
@@ -104,12 +104,12 @@ def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
     face_grid, face_place = face_part(grid)
     warp = individual_warp(spec.rng(STREAM_SHAPE), spec.shape_spread)
 
-    def brain(field: Floats, outside: float, *, smooth: bool = False) -> Floats:
+    def brain(field: Float32Array, outside: float, *, smooth: bool = False) -> Float32Array:
         return np.asarray(
             bend(field, head.origin_mm, warp.brain, brain_grid, outside, smooth=smooth), np.float32
         )
 
-    def skull(field: Floats, outside: float) -> Floats:
+    def skull(field: Float32Array, outside: float) -> Float32Array:
         return np.asarray(bend(field, head.origin_mm, warp.skull, grid, outside, smooth=True), np.float32)
 
     inner_hu = np.full(grid.shape, FAT, np.float32)

@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, RegionId
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
-from strokecore.simulate.solids import HEAD_SPACING_MM, Floats, head_axes
+from strokecore.simulate.solids import HEAD_SPACING_MM, head_axes
 from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
 from strokecore.simulate.tissue import BLOOD_HU, OLD_CAVITY_HU, Person
 
@@ -55,9 +55,9 @@ class LesionTruth:
     numbers: JSON-ready volumes and mean darkening per region.
     """
 
-    infarct: Floats
-    own_regions: npt.NDArray[np.uint8]
-    drawn_regions: npt.NDArray[np.uint8]
+    infarct: Float32Array
+    own_regions: UInt8Array
+    drawn_regions: UInt8Array
     numbers: dict[str, Any]
 
 
@@ -91,7 +91,7 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     return LesionTruth(infarct, own, np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8), numbers)
 
 
-def _mean_depth(shape: Floats, grey_inside: npt.NDArray[np.bool_]) -> float:
+def _mean_depth(shape: Float32Array, grey_inside: BoolArray) -> float:
     """Mean of ``shape`` in affected grey matter; less than 1 by soft edges and fluid.
 
     Dividing by it makes ``delta_hu`` the mean that is drawn. Where there is almost no grey matter, as in the
@@ -102,7 +102,7 @@ def _mean_depth(shape: Floats, grey_inside: npt.NDArray[np.bool_]) -> float:
     return float(np.clip(shape[grey_inside].mean(), _LEAST_MEAN_DEPTH, 1.0))
 
 
-def _soft_union(labels: npt.NDArray[np.uint8], wanted: list[int]) -> Floats:
+def _soft_union(labels: UInt8Array, wanted: list[int]) -> Float32Array:
     if not wanted:
         return np.zeros(labels.shape, np.float32)
     member = np.isin(labels, wanted).astype(np.float32)
@@ -110,7 +110,7 @@ def _soft_union(labels: npt.NDArray[np.uint8], wanted: list[int]) -> Floats:
 
 
 @cache
-def _drawable_labels() -> npt.NDArray[np.uint8]:
+def _drawable_labels() -> UInt8Array:
     """The average head's regions and other territories, continued outwards to the skull.
 
     An infarct reaches the pia: a border moved inwards must not leave a rim of healthy cortex, so labels go on
@@ -125,7 +125,7 @@ def _drawable_labels() -> npt.NDArray[np.uint8]:
     return out
 
 
-def _with_other_territories(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _with_other_territories(labels: UInt8Array) -> UInt8Array:
     """Add cortical ACA and PCA territory, by coordinates, where no ASPECTS region is."""
     x, y, z = head_axes()
     ax, yy, zz = np.abs(x)[None, None, :], y[None, :, None], z[:, None, None]
@@ -139,7 +139,7 @@ def _with_other_territories(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uin
     return out
 
 
-def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> BoolArray:
     """Paint one haemorrhage of ``spec.blood_ml`` and its oedema; returns its mask."""
     if spec.blood_ml <= 0:
         return np.zeros(person.inside.shape, np.bool_)
@@ -170,11 +170,11 @@ def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> npt.ND
 def _numbers(
     spec: SampleSpec,
     person: Person,
-    infarct: Floats,
-    drop: Floats,
-    drawn: npt.NDArray[np.uint8],
-    old: Floats,
-    blood: npt.NDArray[np.bool_],
+    infarct: Float32Array,
+    drop: Float32Array,
+    drawn: UInt8Array,
+    old: Float32Array,
+    blood: BoolArray,
 ) -> dict[str, Any]:
     x, _, _ = person.brain_grid.axes_mm
     voxel_ml = voxel_volume_ml((FINE_MM, FINE_MM, FINE_MM))
@@ -185,7 +185,7 @@ def _numbers(
         here = tissue & (drawn == region.label)
         return round(float(drop[here].mean()), 3) if here.any() else None
 
-    def half_ml(mask: npt.NDArray[np.bool_]) -> dict[str, float]:
+    def half_ml(mask: BoolArray) -> dict[str, float]:
         return {side: round(float(mask[:, :, on_side(x, side)].sum() * voxel_ml), 2) for side in SIDES}
 
     return {

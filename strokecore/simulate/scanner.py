@@ -10,12 +10,10 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import fft, ndimage
 
+from strokecore.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid
 from strokecore.simulate.spec import STREAM_NOISE, SampleSpec
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 # Scan range along the table at the head's centre: below the skull base to above the vertex (atlas z, mm).
 _BOTTOM_MM: Final = -62.0
@@ -69,25 +67,25 @@ class SliceGeometry:
     matrix: rows = columns.
     """
 
-    positions_mm: Doubles
-    row_direction: Doubles
-    column_direction: Doubles
+    positions_mm: Float64Array
+    row_direction: Float64Array
+    column_direction: Float64Array
     pixel_mm: float
     thickness_mm: float
     matrix: int
 
     @property
-    def normal(self) -> Doubles:
+    def normal(self) -> Float64Array:
         """Unit slice normal (LPS), row_direction x column_direction."""
         return np.cross(self.row_direction, self.column_direction)
 
     @property
-    def step_mm(self) -> Doubles:
+    def step_mm(self) -> Float64Array:
         """Vector from one slice to the next; not along ``normal`` when the gantry is tilted."""
         return np.asarray(self.positions_mm[1] - self.positions_mm[0])
 
 
-def patient_from_head(spec: SampleSpec) -> Doubles:
+def patient_from_head(spec: SampleSpec) -> Float64Array:
     """Rigid float64 [4, 4] from the head's atlas-like axes to patient coordinates with the isocentre at 0."""
     pitch, yaw, roll = np.radians([spec.pitch_deg, spec.yaw_deg, spec.roll_deg])
     # Chin up: the front (-y) rises. Face to the left: -y turns to +x. Vertex to the left: +z turns to +x.
@@ -129,14 +127,14 @@ def slice_geometry(spec: SampleSpec) -> SliceGeometry:
 
 
 def sample_slices(
-    volume: Floats,
+    volume: Float32Array,
     grid: FineGrid,
-    head_from_patient: Doubles,
+    head_from_patient: Float64Array,
     geometry: SliceGeometry,
     *,
     outside: float,
     subslices: int | None = None,
-) -> Floats:
+) -> Float32Array:
     """Integrate ``volume`` ([z, y, x] on ``grid``) over each slice's thickness; float32 [k, j, i]."""
     count = subslices or max(1, int(np.ceil(geometry.thickness_mm / _SUBSLICE_MM)))
     total = np.zeros((len(geometry.positions_mm), geometry.matrix, geometry.matrix), np.float32)
@@ -149,8 +147,8 @@ def sample_slices(
 
 
 def sample_labels(
-    labels: npt.NDArray[np.uint8], grid: FineGrid, head_from_patient: Doubles, geometry: SliceGeometry
-) -> npt.NDArray[np.uint8]:
+    labels: UInt8Array, grid: FineGrid, head_from_patient: Float64Array, geometry: SliceGeometry
+) -> UInt8Array:
     """Labels ([z, y, x] on ``grid``) at every voxel centre; uint8 [k, j, i]."""
     return np.asarray(
         _resample(labels, grid, head_from_patient, geometry, 0.0, sitk.sitkNearestNeighbor, 0.0)
@@ -160,7 +158,7 @@ def sample_labels(
 def _resample(
     volume: npt.NDArray[np.generic],
     grid: FineGrid,
-    head_from_patient: Doubles,
+    head_from_patient: Float64Array,
     geometry: SliceGeometry,
     along_normal_mm: float,
     interpolator: int,
@@ -198,7 +196,7 @@ def _resample(
     return np.asarray(sitk.GetArrayViewFromImage(moved)).copy()
 
 
-def _head_holder(spec: SampleSpec, geometry: SliceGeometry) -> npt.NDArray[np.bool_]:
+def _head_holder(spec: SampleSpec, geometry: SliceGeometry) -> BoolArray:
     """The U-shaped shell under the head, the same in every slice; bool [j, i]."""
     index = np.arange(geometry.matrix) * geometry.pixel_mm
     x = geometry.positions_mm[0, 0] + index * geometry.row_direction[0]
@@ -211,7 +209,7 @@ def _head_holder(spec: SampleSpec, geometry: SliceGeometry) -> npt.NDArray[np.bo
 
 
 def acquire(
-    spec: SampleSpec, volume: Floats, grid: FineGrid, geometry: SliceGeometry
+    spec: SampleSpec, volume: Float32Array, grid: FineGrid, geometry: SliceGeometry
 ) -> npt.NDArray[np.int16]:
     """Scan a head: HU as stored, int16 [k, j, i]."""
     head_from_patient = np.linalg.inv(patient_from_head(spec)).astype(np.float64)
@@ -230,7 +228,7 @@ def acquire(
     return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
 
 
-def _beam_hardening(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
+def _beam_hardening(hu: Float32Array, spec: SampleSpec, rng: np.random.Generator) -> Float32Array:
     """Cupping under the vault and the dark band between the petrous bones, HU to add to one slice."""
     step = max(1, round(2.0 / spec.pixel_mm))
     small = hu[::step, ::step]
@@ -250,7 +248,7 @@ def _beam_hardening(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> F
     return np.asarray(large, np.float32)
 
 
-def _noise(hu: Floats, spec: SampleSpec, rng: np.random.Generator) -> Floats:
+def _noise(hu: Float32Array, spec: SampleSpec, rng: np.random.Generator) -> Float32Array:
     """Correlated noise of one slice; its variance falls with thickness and rises with what the rays cross."""
     n = spec.matrix
     frequency = np.hypot(fft.fftfreq(n, spec.pixel_mm)[:, None], fft.rfftfreq(n, spec.pixel_mm)[None, :])

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from strokecore.simulate.solids import HEAD_SPACING_MM, Floats, Point
+from strokecore.arrays import Float32Array, UInt8Array
+from strokecore.simulate.solids import HEAD_SPACING_MM, Point
 
 # Grid of the individual head: finer than the atlas, and about the width of a soft kernel's point spread.
 FINE_MM: Final = 1.2
@@ -48,7 +49,7 @@ class FineGrid:
     spacing_mm: float = FINE_MM
 
     @property
-    def axes_mm(self) -> tuple[Floats, Floats, Floats]:
+    def axes_mm(self) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Coordinates along x, y, z."""
         nz, ny, nx = self.shape
         x, y, z = (
@@ -85,7 +86,7 @@ def face_part(grid: FineGrid) -> tuple[FineGrid, tuple[slice, slice, slice]]:
 
 def smooth_noise(
     rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: float, length_mm: float
-) -> Floats:
+) -> Float32Array:
     """Gaussian random field of unit variance and given correlation length; float32 of ``shape`` [z, y, x].
 
     Wide fields are made on a coarser grid and interpolated, which costs a fraction and looks the same.
@@ -102,7 +103,7 @@ def smooth_noise(
     return _enlarged(field, factor, shape)
 
 
-def _enlarged(field: Floats, factor: int, shape: tuple[int, ...]) -> Floats:
+def _enlarged(field: Float32Array, factor: int, shape: tuple[int, ...]) -> Float32Array:
     """Linear interpolation of ``field`` onto ``shape``, ``factor`` times finer, voxel [0, 0, 0] shared."""
     image = sitk.GetImageFromArray(field)
     image.SetSpacing([float(factor)] * field.ndim)
@@ -116,7 +117,7 @@ def _enlarged(field: Floats, factor: int, shape: tuple[int, ...]) -> Floats:
 
 def _random_field(
     rng: np.random.Generator, shape: tuple[int, int, int], scales: tuple[tuple[float, float], ...]
-) -> Floats:
+) -> Float32Array:
     """Displacements [z, y, x, 3] in mm, components (x, y, z)."""
     field = np.zeros((*shape, 3), np.float32)
     for length, amplitude in scales:
@@ -155,14 +156,14 @@ def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
     return Warp(_transform(field, origin), _transform(field + fine, origin))
 
 
-def _transform(field: Floats, origin: list[float]) -> sitk.Transform:
+def _transform(field: Float32Array, origin: list[float]) -> sitk.Transform:
     image = sitk.GetImageFromArray(field.astype(np.float64), isVector=True)
     image.SetOrigin(origin)
     image.SetSpacing([_WARP_MM] * 3)
     return sitk.DisplacementFieldTransform(image)
 
 
-def perturbed(rng: np.random.Generator, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def perturbed(rng: np.random.Generator, labels: UInt8Array) -> UInt8Array:
     """``labels`` on the average head's grid with their borders moved by 2-4 mm."""
     shape = tuple(int(np.ceil(n * HEAD_SPACING_MM / _WARP_MM)) + 1 for n in labels.shape)
     field = _random_field(rng, (shape[0], shape[1], shape[2]), _BOUNDARY_SCALES_MM)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.uid import CTImageStorage
 
+from strokecore.arrays import Float64Array
 from strokecore.simulate.face import AIR
 from strokecore.simulate.head import BuiltHead, build_head, scan
 from strokecore.simulate.scanner import patient_from_head
@@ -66,7 +66,7 @@ def write_scout(folder: Path, spec: SampleSpec, built: BuiltHead) -> Path:
     return path
 
 
-def _top_corner(spec: SampleSpec, built: BuiltHead, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _top_corner(spec: SampleSpec, built: BuiltHead, shape: tuple[int, ...]) -> Float64Array:
     """Patient coordinates of the scout's first pixel: vertex, front. (Rotation of the head is left out.)"""
     grid = built.person.grid
     top = np.array([0.0, grid.origin_mm[1], grid.origin_mm[2] + (shape[0] - 1) * grid.spacing_mm])

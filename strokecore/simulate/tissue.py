@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, Float32Array
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
-from strokecore.simulate.solids import Floats
 from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
@@ -51,11 +50,11 @@ class BentBrain:
     """The average brain's fields (see AverageHead) after the individual warp, on the brain's grid."""
 
     grid: FineGrid
-    gm: Floats
-    wm: Floats
-    ventricle_mm: Floats
-    deep_grey: Floats
-    intracranial_mm: Floats
+    gm: Float32Array
+    wm: Float32Array
+    ventricle_mm: Float32Array
+    deep_grey: Float32Array
+    intracranial_mm: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +62,10 @@ class BentSkull:
     """Fields of the average skull and face after the individual warp, on the whole fine grid."""
 
     grid: FineGrid
-    intracranial_mm: Floats
-    skin_mm: Floats
-    calvarium_mm: Floats
-    inner_hu: Floats
+    intracranial_mm: Float32Array
+    skin_mm: Float32Array
+    calvarium_mm: Float32Array
+    inner_hu: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +81,15 @@ class Person:
     """
 
     grid: FineGrid
-    hu: Floats
+    hu: Float32Array
     brain_grid: FineGrid
     brain: Cut
-    grey: Floats
-    white: Floats
-    inside: npt.NDArray[np.bool_]
+    grey: Float32Array
+    white: Float32Array
+    inside: BoolArray
 
 
-def _soft(distance_mm: Floats, width_mm: float = FINE_MM) -> Floats:
+def _soft(distance_mm: Float32Array, width_mm: float = FINE_MM) -> Float32Array:
     """1 where distance is negative, 0 where positive, linear over one voxel: partial volume at a surface."""
     return np.asarray(np.clip(0.5 - distance_mm / np.float32(width_mm), 0, 1), np.float32)
 
@@ -107,7 +106,7 @@ def build_person(spec: SampleSpec, brain: BentBrain, place: Cut, skull: BentSkul
 
 def _brain_fractions(
     spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Grey, white and fluid fractions: averaged maps sharpened, fluid spaces set to this person's width."""
     total = bent.gm + bent.wm
     fluid = 1 - total
@@ -133,8 +132,13 @@ def _brain_fractions(
 
 
 def _brain_hu(
-    spec: SampleSpec, bent: BentBrain, grey: Floats, white: Floats, csf: Floats, rng: np.random.Generator
-) -> Floats:
+    spec: SampleSpec,
+    bent: BentBrain,
+    grey: Float32Array,
+    white: Float32Array,
+    csf: Float32Array,
+    rng: np.random.Generator,
+) -> Float32Array:
     shape = grey.shape
     grey_hu, white_hu, csf_hu = (rng.normal(*pair) for pair in (GREY_HU, WHITE_HU, CSF_HU))
     more = (spec.contrast - 1) * (grey_hu - white_hu) / 2
@@ -159,7 +163,7 @@ def _brain_hu(
     return np.asarray(hu, np.float32)
 
 
-def _add_pallidal_calcium(hu: Floats, bent: BentBrain, spec: SampleSpec) -> None:
+def _add_pallidal_calcium(hu: Float32Array, bent: BentBrain, spec: SampleSpec) -> None:
     """Mineral in both pallida, patchy and more in one (in place)."""
     rng = spec.rng(STREAM_CALCIUM)
     more, share = (-1.0, 1.0)[int(rng.integers(2))], float(rng.uniform(*_OTHER_SIDE_SHARE))
@@ -173,7 +177,7 @@ def _add_pallidal_calcium(hu: Floats, bent: BentBrain, spec: SampleSpec) -> None
         hu += np.float32(amount * _PALLIDAL_CALCIUM_HU) * spot * patchy
 
 
-def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:
+def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) -> None:
     """Falx, tentorium and the superior sagittal and transverse sinuses (in place)."""
     x, y, z = (
         a[s]
@@ -204,7 +208,7 @@ def _add_dura_and_sinuses(hu: Floats, bent: BentBrain, csf: Floats) -> None:
     hu += sinus * (SINUS_HU - hu)
 
 
-def _add_calcium(hu: Floats, bent: BentBrain, rng: np.random.Generator) -> None:
+def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) -> None:
     """Pineal gland and the choroid plexus of both atria (in place)."""
     x, y, z = bent.grid.axes_mm
     spots = [((0.0, 27.0, 1.0), rng.uniform(1.4, 2.6))]
@@ -224,7 +228,7 @@ def _add_calcium(hu: Floats, bent: BentBrain, rng: np.random.Generator) -> None:
         hu[bound] += cover * (CALCIUM_HU - hu[bound])
 
 
-def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Floats:
+def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Float32Array:
     """Air, skin, scalp, face and the vault with its two tables and diploe."""
     shape = bent.grid.shape
     thickness = bent.calvarium_mm * np.float32(np.clip(rng.normal(1, 0.12), 0.75, 1.35))
@@ -249,8 +253,12 @@ def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Floats:
 
 
 def _with_frontal_sinus(
-    bone: Floats, bent: BentSkull, across: Floats, table_mm: Floats, rng: np.random.Generator
-) -> Floats:
+    bone: Float32Array,
+    bent: BentSkull,
+    across: Float32Array,
+    table_mm: Float32Array,
+    rng: np.random.Generator,
+) -> Float32Array:
     x, y, z = bent.grid.axes_mm
     height, width = rng.uniform(8, 20), rng.uniform(10, 24)
     place = (

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from strokecore.arrays import BoolArray
 from strokecore.simulate.scanner import SliceGeometry
 from strokecore.simulate.spec import SIMULATOR_VERSION, SampleSpec, canonical_json
 
@@ -159,9 +160,7 @@ def decimal(value: float) -> str:
     return text if len(text) <= 16 else f"{float(value):.8f}"[:16]
 
 
-def write_truth(
-    out: Path, truth: dict[str, Any], mask: npt.NDArray[np.bool_], geometry: SliceGeometry
-) -> None:
+def write_truth(out: Path, truth: dict[str, Any], mask: BoolArray, geometry: SliceGeometry) -> None:
     """truth.json and truth.nii.gz in ``out``/truth; scoring never reads them."""
     folder = out / TRUTH_FOLDER
     folder.mkdir(parents=True, exist_ok=True)

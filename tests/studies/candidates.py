@@ -33,9 +33,9 @@ from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.config import ScoringConfig
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.cases import NORMAL_SHARE, Case
+from strokecore.evaluate.evaluation import compare, study_record, write_study
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome, outcome
-from strokecore.evaluate.study import compare, study_record, write_study
 from strokecore.evaluate.truth import Truth, split_of
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.learned.engine import LearnedEngine

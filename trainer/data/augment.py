@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import BoolArray, UInt8Array
 from trainer.config import AugmentConfig
 
 # Changes whenever the same draw would give other pixels; feature caches of another version are not read.
@@ -139,9 +140,7 @@ def augment_hu(
     return torch.where(covered, values, OUTSIDE_HU)
 
 
-def augment_labels(
-    labels: npt.NDArray[np.uint8] | npt.NDArray[np.bool_], augmentation: Augmentation, pixel_mm: float
-) -> Tensor:
+def augment_labels(labels: UInt8Array | BoolArray, augmentation: Augmentation, pixel_mm: float) -> Tensor:
     """Label maps [k, rows, columns] of one slice, moved as its densities are; uint8, nearest neighbour.
 
     0 where the source does not reach. Class indices have no side; labels that do: ``mirror_territories``.

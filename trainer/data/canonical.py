@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.errors import Refusal
 from strokecore.head.canonical import align_series
 from strokecore.head.resampling import to_canonical
@@ -23,8 +23,8 @@ AFFECTED_SHARE: Final = 0.10
 
 def canonical_case(
     series: Series,
-    lesion: npt.NDArray[np.bool_],
-    territory: npt.NDArray[np.uint8] | None,
+    lesion: BoolArray,
+    territory: UInt8Array | None,
     *,
     case_id: str,
     split: Split,
@@ -79,7 +79,7 @@ def canonical_case(
     return Case(record, hu.astype(np.float16), brain.parenchyma, brain.intracranial, regions, mask, own)
 
 
-def affected_regions(lesion: npt.NDArray[np.bool_], regions: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+def affected_regions(lesion: BoolArray, regions: UInt8Array) -> tuple[str, ...]:
     """Regions of which at least AFFECTED_SHARE is lesion, such as "left:M1"."""
     size = np.bincount(regions.ravel(), minlength=256)
     hit = np.bincount(regions[lesion], minlength=256)

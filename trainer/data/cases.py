@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from strokecore import __version__
 from strokecore.anatomy.atlas import load_atlas
+from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.files import write_atomically
 from strokecore.head.grid import CANONICAL_GRID
@@ -98,11 +99,11 @@ class Case:
 
     record: CaseRecord
     hu: npt.NDArray[np.float16]
-    brain: npt.NDArray[np.bool_]
-    inside: npt.NDArray[np.bool_]
-    regions: npt.NDArray[np.uint8]
-    lesion: npt.NDArray[np.bool_]
-    territory: npt.NDArray[np.uint8]
+    brain: BoolArray
+    inside: BoolArray
+    regions: UInt8Array
+    lesion: BoolArray
+    territory: UInt8Array
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays by name, in the order of ARRAYS."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import BoolArray, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import COUPLED, Arm, arm_target, sg_share
@@ -59,23 +60,23 @@ class CaseSlices:
     record: CaseRecord
     pixel_mm: float
     hu: npt.NDArray[np.float16]
-    bg_target: npt.NDArray[np.uint8]
-    sg_target: npt.NDArray[np.uint8]
-    brain: npt.NDArray[np.bool_]
-    territories: npt.NDArray[np.uint8]
-    z_mm: npt.NDArray[np.float64]
+    bg_target: UInt8Array
+    sg_target: UInt8Array
+    brain: BoolArray
+    territories: UInt8Array
+    z_mm: Float64Array
 
     @property
     def binary(self) -> bool:
         """Only infarct yes or no is known, not the class."""
         return self.record.labels == "binary"
 
-    def target(self, arm: Arm) -> npt.NDArray[np.uint8]:
+    def target(self, arm: Arm) -> UInt8Array:
         """The class indices of one arm."""
         return self.bg_target if arm == "bg" else self.sg_target
 
     @cached_property
-    def lesion_rows(self) -> npt.NDArray[np.bool_]:
+    def lesion_rows(self) -> BoolArray:
         """bool [n]: the slice shows infarct."""
         return np.asarray(self.bg_target.any(axis=(1, 2)))
 
@@ -108,11 +109,11 @@ class CaseSlices:
         return found
 
     @cached_property
-    def _holds_brain(self) -> npt.NDArray[np.bool_]:
+    def _holds_brain(self) -> BoolArray:
         return np.asarray(self.brain.sum(axis=(1, 2)) * self.pixel_mm**2 >= MIN_BRAIN_MM2)
 
     @cached_property
-    def _above(self) -> npt.NDArray[np.bool_]:
+    def _above(self) -> BoolArray:
         return np.asarray(sg_share(self.z_mm, self.record.level_plane_mm) >= 0.5)
 
 

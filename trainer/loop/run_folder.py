@@ -166,7 +166,7 @@ def load_network(run: Path, weights: Literal["best", "last"] = "best") -> tuple[
     UsageError: weights are missing or damaged, or recipe or backbone are not those of the training.
     """
     from trainer.loop.backbone import build_network
-    from trainer.loop.state import of
+    from trainer.loop.training_state import of
 
     record = read_record(run)
     recipe = load_recipe(run / "config.yaml")

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from trainer.loop.checkpoint import CheckpointNotWrittenError
 from trainer.loop.environment import device_name, git_state, peak_memory_mb, software
 from trainer.loop.run_folder import write_record
-from trainer.loop.state import Progress
+from trainer.loop.training_state import Progress
 
 
 class Session:

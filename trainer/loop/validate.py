@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from strokecore.arrays import dice_of_counts
+from strokecore.arrays import BoolArray, dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.learned.arms import Arm, infarct_probability, sg_share
 from trainer.config import Recipe
@@ -131,7 +131,7 @@ class Validator:
         case: CaseSlices,
         arm: Arm,
         rows: npt.NDArray[np.intp],
-        mine: npt.NDArray[np.bool_],
+        mine: BoolArray,
     ) -> Tensor:
         """Plain losses of those of ``rows`` that are the arm's, [mine.sum()]."""
         device = logits.device

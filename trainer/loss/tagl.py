@@ -7,8 +7,8 @@ equations were not available; what follows is our definition, explained on one p
     L = mean(L_b) + mean(w L_s) + lambda mean(g C)
 
 L_b, L_s  plain loss of a BG and of an SG slice of the same patient      ``slice_losses``
-g         gate of the pair, from the BG arm's confidence c               ``trainer.loss.gate``
-w         weight of the SG slice, from g, mean 1 in each stratum         ``trainer.loss.gate.sg_weights``
+g         gate of the pair, from the BG arm's confidence c               ``trainer.loss.confidence_gate``
+w         weight of the SG slice, from g, mean 1 in each stratum         ``sg_weights`` there
 C         disagreement of coupled territories                            ``trainer.loss.coupling``
 
 In the first ``plain_share`` of the training, and with ``TaglConfig.control()`` always, L is exactly
@@ -25,9 +25,9 @@ from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.loss.confidence_gate import ConfidenceGate, confidence, sg_weights
 from trainer.loss.config import TaglConfig
 from trainer.loss.coupling import disagreement, find_territories
-from trainer.loss.gate import ConfidenceGate, confidence, sg_weights
 
 __all__ = [
     "ArmSlices",

@@ -12,18 +12,17 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.arrays import Float64Array
 from strokecore.evaluate import statistics as st
 from strokecore.head.grid import CANONICAL_GRID
 from trainer.measure.metrics import Overlap, PatientFigures
 
-Floats = npt.NDArray[np.float64]
 Patients = Sequence[PatientFigures]
 
 # The patterns that figures are given for; "uncoupled" is infarct of one level without the other's.
@@ -86,7 +85,7 @@ def summarise(patients: Patients) -> dict[str, Any]:
     }
 
 
-def values(patients: Patients, measure: Callable[[PatientFigures], float]) -> Floats:
+def values(patients: Patients, measure: Callable[[PatientFigures], float]) -> Float64Array:
     """One number per patient, float64 [patients]."""
     return np.array([measure(patient) for patient in patients], np.float64)
 
@@ -173,13 +172,13 @@ def _pooled(overlaps: Sequence[Overlap]) -> Overlap:
     )
 
 
-def _mean(numbers: Floats) -> dict[str, Any]:
+def _mean(numbers: Float64Array) -> dict[str, Any]:
     """Mean of the defined numbers, its interval, and how many there are."""
     found = st.mean(numbers, st.draw_patients(len(numbers)))
     return {**asdict(found), "patients": int(np.isfinite(numbers).sum())}
 
 
-def _median(numbers: Floats) -> dict[str, Any]:
+def _median(numbers: Float64Array) -> dict[str, Any]:
     return asdict(st.median(numbers))
 
 

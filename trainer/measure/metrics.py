@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
-from strokecore.arrays import dice_of_counts
+from strokecore.arrays import BoolArray, Int64Array, UInt8Array, dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.arms import CLASSES, Arm, arm_target, sg_share
 from trainer.data.cases import Case, Group, Labels
 
-Bools = npt.NDArray[np.bool_]
-Names = npt.NDArray[np.uint8]
+Names = UInt8Array
 
 # Classes of both arms under one numbering: what a voxel is called, whichever arm answered.
 CLASS_NAMES: Final = ("background", *REGION_NAMES, "other")
@@ -56,7 +54,7 @@ class Overlap:
         return self.both / self.true if self.true else float("nan")
 
     @classmethod
-    def of(cls, predicted: Bools, truth: Bools) -> Overlap:
+    def of(cls, predicted: BoolArray, truth: BoolArray) -> Overlap:
         """Count two masks of the same shape."""
         return cls(*(int(np.count_nonzero(mask)) for mask in (predicted & truth, predicted, truth)))
 
@@ -83,7 +81,7 @@ class LesionMatch:
         return 2 * self.found / (2 * self.found + self.missed + self.false)
 
     @classmethod
-    def of(cls, predicted: Bools, truth: Bools) -> LesionMatch:
+    def of(cls, predicted: BoolArray, truth: BoolArray) -> LesionMatch:
         """Match the connected lesions of two masks [z, y, x]."""
         true_labels, true_count = ndimage.label(truth, _NEIGHBOURS)
         predicted_labels, predicted_count = ndimage.label(predicted, _NEIGHBOURS)
@@ -164,7 +162,7 @@ class PatientFigures:
         return level if level.true >= LEVEL_SHARE * self.infarct.true else None
 
 
-def measure(case: Case, predicted: Bools, names: Names) -> PatientFigures:
+def measure(case: Case, predicted: BoolArray, names: Names) -> PatientFigures:
     """Compare one patient's prediction with the truth.
 
     Parameters
@@ -193,7 +191,7 @@ def measure(case: Case, predicted: Bools, names: Names) -> PatientFigures:
     )
 
 
-def hd95_mm(predicted: Bools, truth: Bools, grid: Grid) -> float:
+def hd95_mm(predicted: BoolArray, truth: BoolArray, grid: Grid) -> float:
     """95th percentile Hausdorff distance between the surfaces of two masks [z, y, x]; NaN if one is empty.
 
     Surface voxels and distances are MONAI's (monai.metrics); the percentile is taken in each direction and
@@ -211,13 +209,15 @@ def hd95_mm(predicted: Bools, truth: Bools, grid: Grid) -> float:
     return float(max(np.percentile(there, HAUSDORFF_PERCENTILE), np.percentile(back, HAUSDORFF_PERCENTILE)))
 
 
-def class_names(classes: npt.NDArray[np.int64], arm: Arm) -> Names:
+def class_names(classes: Int64Array, arm: Arm) -> Names:
     """Class indices of one arm to indices in CLASS_NAMES; any shape."""
     table = np.array([CLASS_NAMES.index(name) for name in CLASSES[arm]], np.uint8)
     return table[classes]
 
 
-def _by_territory(case: Case, predicted: Names, upper: Bools) -> tuple[dict[str, Overlap], frozenset[str]]:
+def _by_territory(
+    case: Case, predicted: Names, upper: BoolArray
+) -> tuple[dict[str, Overlap], frozenset[str]]:
     """Class channels against true territories; ``upper``: bool [z], the planes of the SG arm."""
     if case.record.labels == "binary":
         return {}, frozenset()
@@ -226,7 +226,7 @@ def _by_territory(case: Case, predicted: Names, upper: Bools) -> tuple[dict[str,
     infarcted = case.territory[planes, rows, columns]
     voxels = np.zeros(256, np.int64)
     lesions = np.zeros(256, np.int64)
-    arms: tuple[tuple[Arm, Bools], ...] = (("bg", ~upper), ("sg", upper))
+    arms: tuple[tuple[Arm, BoolArray], ...] = (("bg", ~upper), ("sg", upper))
     for arm, own in arms:
         mine = own[planes]
         target = arm_target(np.ones(int(mine.sum()), bool), infarcted[mine], arm)
@@ -248,7 +248,7 @@ def _by_territory(case: Case, predicted: Names, upper: Bools) -> tuple[dict[str,
     return found, frozenset(name for name, share in shares.items() if share >= POSITIVE_SHARE)
 
 
-def _inside_regions(case: Case, predicted: Bools) -> tuple[dict[str, Overlap], frozenset[str]]:
+def _inside_regions(case: Case, predicted: BoolArray) -> tuple[dict[str, Overlap], frozenset[str]]:
     voxels, true, called, both = (
         np.bincount(case.regions[mask], minlength=256)
         for mask in (case.regions > 0, case.lesion, predicted, predicted & case.lesion)
@@ -263,14 +263,14 @@ def _inside_regions(case: Case, predicted: Bools) -> tuple[dict[str, Overlap], f
     return found, frozenset(counted)
 
 
-def _joint(first: Names, second: Names, count: int) -> npt.NDArray[np.int64]:
+def _joint(first: Names, second: Names, count: int) -> Int64Array:
     """[count, count]: how many voxels carry each pair of labels."""
     some = (first > 0) | (second > 0)
     pairs = first[some].astype(np.int64) * count + second[some]
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
-def _cropped(predicted: Bools, truth: Bools) -> tuple[Bools, Bools]:
+def _cropped(predicted: BoolArray, truth: BoolArray) -> tuple[BoolArray, BoolArray]:
     """Both masks cut to what holds either, with one empty voxel around; small masks are measured fast."""
     either = predicted | truth
     if not either.any():

@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import Float64Array
 from strokecore.evaluate.statistics import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
@@ -29,15 +29,13 @@ from strokecore.evaluate.statistics import (
     in_words,
 )
 
-Floats = npt.NDArray[np.float64]
-
 # What TAGL may lose at most where infarct of one level stands alone (the project's own criterion).
 LARGEST_LOSS: Final = 0.01
 # Differences are sums of some hundred float64: a loss of 0.01 exactly must not fail by rounding.
 _ROUNDING: Final = 1e-9
 
 
-def average(values: Floats) -> Estimate:
+def average(values: Float64Array) -> Estimate:
     """Mean with its 95 % interval; a lone figure has none."""
     values = _with_territories(values)
     seeds, patients = values.shape[:2]
@@ -49,19 +47,19 @@ def average(values: Floats) -> Estimate:
     return estimate(value, _mean(values, _draws(seeds, 1), _draws(patients, 0)))
 
 
-def per_seed(values: Floats) -> list[float | None]:
+def per_seed(values: Float64Array) -> list[float | None]:
     """The average within each seed."""
     means = [_plain_mean(_with_territories(one[None])) for one in values]
     return [mean if np.isfinite(mean) else None for mean in means]
 
 
-def figure(values: Floats) -> dict[str, Any]:
+def figure(values: Float64Array) -> dict[str, Any]:
     """``average`` JSON-ready, with the number of patients who have the figure."""
     patients = np.isfinite(_with_territories(values)).any(axis=(0, 2))
     return {**asdict(average(values)), "patients": int(patients.sum())}
 
 
-def difference(treated: Floats, control: Floats) -> dict[str, Any]:
+def difference(treated: Float64Array, control: Float64Array) -> dict[str, Any]:
     """``treated`` minus ``control``: mean, interval, the mean in each seed and how many of them rose."""
     found = figure(treated - control)
     seeds = per_seed(treated - control)
@@ -118,20 +116,20 @@ def _signed(found: Estimate) -> str:
 
 
 @lru_cache(maxsize=16)  # every figure of a set is drawn alike
-def _draws(number: int, stream: int) -> Floats:
+def _draws(number: int, stream: int) -> Float64Array:
     return draw_patients(number, BOOTSTRAP_DRAWS, BOOTSTRAP_SEED + stream).astype(np.float64)
 
 
-def _plain_mean(values: Floats) -> float:
+def _plain_mean(values: Float64Array) -> float:
     seeds, patients = values.shape[:2]
     return float(_mean(values, np.ones((1, seeds)), np.ones((1, patients)))[0])
 
 
-def _with_territories(values: Floats) -> Floats:
+def _with_territories(values: Float64Array) -> Float64Array:
     return values[..., None] if values.ndim == 2 else values
 
 
-def _mean(values: Floats, by_seed: Floats, by_patient: Floats) -> Floats:
+def _mean(values: Float64Array, by_seed: Float64Array, by_patient: Float64Array) -> Float64Array:
     """[draws]: mean of the defined ``values`` [s, p, t] with weights [draws, s] and [draws, p].
 
     Territories that a draw leaves without a patient are left out of its mean.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import BoolArray
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import STROKE_WINDOW
@@ -17,7 +18,6 @@ from trainer.data.cases import Case
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Bools = npt.NDArray[np.bool_]
 
 SLICES: Final = 6
 TRUTH_COLOUR: Final = "#39d353"
@@ -33,7 +33,7 @@ def require_matplotlib() -> None:
         raise UsageError("The pictures need matplotlib; install it with: pip install 'strokecore[train]'")
 
 
-def save_overlay(path: Path, case: Case, predicted: Bools, title: str) -> None:
+def save_overlay(path: Path, case: Case, predicted: BoolArray, title: str) -> None:
     """Write a PNG of SLICES slices, shown as radiologists look: the patient's right on the left.
 
     The slices divide the height that holds true or predicted infarct evenly; without any, the head's.
@@ -76,7 +76,7 @@ def save_overlay(path: Path, case: Case, predicted: Bools, title: str) -> None:
     figure.savefig(path, dpi=_DPI, facecolor="black")
 
 
-def choose_slices(case: Case, predicted: Bools) -> npt.NDArray[np.intp]:
+def choose_slices(case: Case, predicted: BoolArray) -> npt.NDArray[np.intp]:
     """Indices of SLICES planes from below to above."""
     held = np.asarray((case.lesion | predicted).any(axis=(1, 2)))
     planes = np.flatnonzero(held if held.any() else case.inside.any(axis=(1, 2)))
@@ -87,7 +87,7 @@ def choose_slices(case: Case, predicted: Bools) -> npt.NDArray[np.intp]:
     return np.asarray(planes[0] + np.round(middles), np.intp)
 
 
-def _window(inside: Bools) -> tuple[slice, slice]:
+def _window(inside: BoolArray) -> tuple[slice, slice]:
     margin = round(_CROP_MM / CANONICAL_GRID.spacing_mm[1])
     spans = []
     for axis in (1, 2):
@@ -97,6 +97,6 @@ def _window(inside: Bools) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def _outline(axes: Axes, mask: Bools, colour: str) -> None:
+def _outline(axes: Axes, mask: BoolArray, colour: str) -> None:
     if mask.any() and not mask.all():
         axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)

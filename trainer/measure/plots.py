@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import REGION_NAMES
+from strokecore.arrays import Float64Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curve = Sequence[Mapping[str, str]]
-Floats = npt.NDArray[np.float64]
 
 _DPI: Final = 110
 _COLOURS: Final = (
@@ -147,14 +146,14 @@ def _colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
 
 
-def _column(rows: Curve, name: str) -> tuple[Floats, Floats]:
+def _column(rows: Curve, name: str) -> tuple[Float64Array, Float64Array]:
     """Steps and values of a column where it is filled."""
     filled = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
     steps, values = np.array(filled, np.float64).reshape(-1, 2).T
     return steps, values
 
 
-def _smooth(values: Floats) -> Floats:
+def _smooth(values: Float64Array) -> Float64Array:
     """Running mean over up to _SMOOTHED values, centred; shorter at both ends."""
     half = _SMOOTHED // 2
     sums = np.cumsum(np.concatenate([[0.0], values]))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from strokecore.arrays import Float4D, Float32Array, Float64Array
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import CLASSES, Arm, infarct_probability, sg_share
 from strokecore.learned.preprocessing import (
@@ -29,9 +30,6 @@ from trainer.loop.checkpoint import tensors_sha256
 from trainer.measure.metrics import Names, class_names
 from trainer.network.vit_dpt import StrokeNet
 
-Float4D = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float32]
-
 _BATCH: Final = 16  # slices at once
 
 
@@ -46,7 +44,7 @@ class Prediction:
         by the arm that the plane belongs to and the nearest pixel of the model: a class has no "between".
     """
 
-    infarct: Floats
+    infarct: Float32Array
     names: Names
 
 
@@ -72,19 +70,21 @@ class Panel:
             found.append(Prediction(self._infarct(case, bg, sg, rows), names))
         return found
 
-    def infarcts(self, case: Case) -> list[Floats]:
+    def infarcts(self, case: Case) -> list[Float32Array]:
         """The infarct probabilities alone; quicker."""
         return [self._infarct(case, bg, sg, rows) for (bg, sg), rows in self._shown(case)]
 
     @torch.inference_mode()
-    def _shown(self, case: Case) -> Iterator[tuple[tuple[Floats, Floats], npt.NDArray[np.intp]]]:
+    def _shown(self, case: Case) -> Iterator[tuple[tuple[Float32Array, Float32Array], npt.NDArray[np.intp]]]:
         """Each network's class probabilities of the slices that hold brain, and which slices those are."""
         rows = np.flatnonzero(mask_slices(case.brain, CANONICAL_GRID, self.spec).any(axis=(1, 2)))
         hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, self.spec)[rows]
         for probabilities in _class_probabilities(self.nets, to_channels(hu, self.spec), _BATCH):
             yield probabilities, rows
 
-    def _infarct(self, case: Case, bg: Floats, sg: Floats, rows: npt.NDArray[np.intp]) -> Floats:
+    def _infarct(
+        self, case: Case, bg: Float32Array, sg: Float32Array, rows: npt.NDArray[np.intp]
+    ) -> Float32Array:
         centres_mm = slice_centres_mm(CANONICAL_GRID, self.spec)
         infarct = np.zeros((len(centres_mm), *self.spec.size), np.float32)
         share = sg_share(centres_mm[rows], case.record.level_plane_mm)
@@ -133,13 +133,11 @@ def _class_probabilities(
     return [(np.concatenate(bg_parts), np.concatenate(sg_parts)) for bg_parts, sg_parts in done]
 
 
-def _named(probability: Floats, arm: Arm) -> Names:
+def _named(probability: Float32Array, arm: Arm) -> Names:
     return class_names(1 + probability[:, 1:].argmax(axis=1), arm)
 
 
-def _to_grid(
-    bg: Names, sg: Names, centres_mm: npt.NDArray[np.float64], plane_mm: float, spec: InputSpec
-) -> Names:
+def _to_grid(bg: Names, sg: Names, centres_mm: Float64Array, plane_mm: float, spec: InputSpec) -> Names:
     """Names of the model's pixels on the grid: nearest pixel, 0 beyond the model's field of view."""
     z_axis, y_axis, x_axis = CANONICAL_GRID.axes_mm
     slices = np.abs(z_axis[:, None] - centres_mm).argmin(axis=1)

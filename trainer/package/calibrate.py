@@ -14,12 +14,13 @@ import numpy as np
 from scipy import optimize, special
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
+from strokecore.arrays import BoolArray, Float64Array
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
 from strokecore.learned.package import Calibration
 from strokecore.scoring.aspects import REGION_THRESHOLD
 from trainer.measure.thresholds import THRESHOLDS, best
-from trainer.package.evidence import Bools, Evidence, Floats
+from trainer.package.evidence import Evidence
 
 # False infarct that halves the worth of a healthy head's answer: the engine keeps what is larger than 0.7 ml,
 # and a lesion of a few ml can already turn a region.
@@ -35,7 +36,7 @@ _REGION_OFFSET_SD: Final = 1.0
 _FAIR_SHARE: Final = 0.5
 
 
-def best_threshold(dice: Floats, called_ml: Floats) -> float:
+def best_threshold(dice: Float64Array, called_ml: Float64Array) -> float:
     """The threshold with the largest mean worth of its outlines; the nearest to one half among equals.
 
     A case with infarct is worth its Dice, one without FREE_ML / (FREE_ML + outlined ml): Dice alone, which
@@ -60,7 +61,7 @@ def best_threshold(dice: Floats, called_ml: Floats) -> float:
 
 
 def fit_calibration(
-    log_odds: Floats, affected: Bools, asymmetry: Floats | None = None
+    log_odds: Float64Array, affected: BoolArray, asymmetry: Float64Array | None = None
 ) -> dict[str, Calibration]:
     """Slope (above 0), offset and, with two opinions, weight of the other one of every region name.
 
@@ -78,12 +79,12 @@ def fit_calibration(
     scale[:-1], scale[-1] = _REGION_SLOPE_SD, _REGION_OFFSET_SD
     scale[:-1, 0], scale[-1, 0] = _SLOPE_SD, _OFFSET_SD
 
-    def curves(parameters: Floats) -> tuple[Floats, Floats]:
+    def curves(parameters: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Slopes [opinions, names] and offsets [names]."""
         added = parameters[:, :1] + parameters[:, 1:]
         return np.exp(added[:-1]), added[-1]
 
-    def loss(flat: Floats) -> tuple[float, Floats]:
+    def loss(flat: Float64Array) -> tuple[float, Float64Array]:
         """Minus the log of the posterior, and its gradient."""
         parameters = flat.reshape(centre.shape)
         slopes, offsets = curves(parameters)

@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.anatomy.regions import RegionId
+from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.head.canonical import canonical_head
 from strokecore.learned.combination import Combination, VoxelWeights, region_map, voxel_opinions
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
 from trainer.data.augment import OUTSIDE_HU
 from trainer.data.cases import Case
-
-Floats = npt.NDArray[np.float64]
 
 # Voxels of one case that the weights are fitted on: neighbours say the same, so more add only time.
 _VOXELS: Final = 20_000
@@ -41,11 +39,11 @@ class VoxelSample:
     infarct: the truth. inside: in an ASPECTS region.
     """
 
-    learned: npt.NDArray[np.float32]
-    asymmetry: npt.NDArray[np.float32]
-    region: npt.NDArray[np.float32]
-    infarct: npt.NDArray[np.bool_]
-    inside: npt.NDArray[np.bool_]
+    learned: Float32Array
+    asymmetry: Float32Array
+    region: Float32Array
+    infarct: BoolArray
+    inside: BoolArray
 
 
 def weight_free(case: Case, atlas: Atlas) -> Lesion:
@@ -62,8 +60,8 @@ def weight_free(case: Case, atlas: Atlas) -> Lesion:
 
 def voxel_sample(
     case: Case,
-    learned: npt.NDArray[np.float32],
-    asymmetry: npt.NDArray[np.float32],
+    learned: Float32Array,
+    asymmetry: Float32Array,
     region_log_odds: Mapping[RegionId, float],
 ) -> VoxelSample:
     """Random voxels of both maps, float32 [z, y, x] infarct probability; ``region_log_odds`` by both."""
@@ -91,14 +89,14 @@ def fit_combination(samples: list[VoxelSample]) -> Combination:
     )
 
 
-def _fit(opinions: list[npt.NDArray[np.float32]], infarct: npt.NDArray[np.bool_]) -> list[float]:
+def _fit(opinions: list[Float32Array], infarct: BoolArray) -> list[float]:
     """Logistic regression: one weight of 0 or more for each opinion, then the offset."""
     x = np.stack([*opinions, np.ones_like(opinions[0])], axis=1).astype(np.float64)
     y, count = infarct.astype(np.float64), len(opinions)
     prior = np.array([_FAIR] * count + [0.0])
     sd = np.array([_WEIGHT_SD] * count + [_OFFSET_SD])
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
+    def loss(weights: Float64Array) -> tuple[float, Float64Array]:
         z = x @ weights
         away = (weights - prior) / sd
         value = float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * np.sum(away**2))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.arrays import dice_of_counts
+from strokecore.arrays import BoolArray, Float32Array, Float64Array, dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
 from strokecore.learned.engine import Run, infarct_map, region_log_odds
@@ -23,9 +23,6 @@ from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, longest_run, spans_en
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.measure.thresholds import THRESHOLDS, at_or_above, levels, reaching
 from trainer.package.combine import fit_combination, voxel_sample, weight_free
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +39,12 @@ class Evidence:
     asymmetry: float64 [cases, 20], log-odds by the weight-free engine; None where it is not joined.
     """
 
-    log_odds: Floats
-    affected: Bools
-    outlined: Bools
-    dice: Floats
-    called_ml: Floats
-    asymmetry: Floats | None = None
+    log_odds: Float64Array
+    affected: BoolArray
+    outlined: BoolArray
+    dice: Float64Array
+    called_ml: Float64Array
+    asymmetry: Float64Array | None = None
 
 
 def collect(
@@ -75,7 +72,7 @@ def collect_joined(
     dataset: Dataset,
     records: Sequence[CaseRecord],
     spec: InputSpec,
-    calibrate: Callable[[Floats, Bools, Floats], dict[str, Calibration]],
+    calibrate: Callable[[Float64Array, BoolArray, Float64Array], dict[str, Calibration]],
     done: Callable[[], object] = lambda: None,
 ) -> tuple[Evidence, Combination]:
     """As ``collect``, for the network and the weight-free engine together; and the weights that join them.
@@ -101,7 +98,7 @@ def collect_joined(
             for mine, theirs in zip(own, other, strict=True)
         ]
 
-        def kept(number: int) -> tuple[Case, npt.NDArray[np.float32]]:
+        def kept(number: int) -> tuple[Case, Float32Array]:
             maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
             return dataset.load(records[number]), maps
 
@@ -120,7 +117,7 @@ def collect_joined(
     return replace(evidence, asymmetry=_table(other)), weights
 
 
-def _table(opinions: Sequence[dict[RegionId, float]]) -> Floats:
+def _table(opinions: Sequence[dict[RegionId, float]]) -> Float64Array:
     """[cases, 20] in ALL_REGIONS order, NaN where a region has no opinion."""
     return np.array([[found.get(region, np.nan) for region in ALL_REGIONS] for found in opinions])
 
@@ -129,7 +126,7 @@ def _affected(record: CaseRecord) -> list[bool]:
     return [f"{region.side}:{region.name}" in record.affected for region in ALL_REGIONS]
 
 
-def _learned_map(run: Run, case: Case, spec: InputSpec) -> npt.NDArray[np.float32]:
+def _learned_map(run: Run, case: Case, spec: InputSpec) -> Float32Array:
     """The network's infarct probability, float32 [z, y, x]; 0 outside the skull."""
     hu = case.hu.astype(np.float32)
     probability = infarct_map(run, hu, case.regions, case.brain, CANONICAL_GRID, spec)
@@ -138,7 +135,7 @@ def _learned_map(run: Run, case: Case, spec: InputSpec) -> npt.NDArray[np.float3
 
 
 def _of_case(
-    case: Case, probability: npt.NDArray[np.float32], found: dict[RegionId, float]
+    case: Case, probability: Float32Array, found: dict[RegionId, float]
 ) -> tuple[npt.NDArray[Any], ...]:
     """The first five fields of Evidence for one case: ``probability`` is outlined, ``found`` its log-odds."""
     level = levels(probability)
@@ -154,7 +151,7 @@ def _of_case(
     )
 
 
-def _outlined(level: npt.NDArray[np.intp], case: Case) -> Bools:
+def _outlined(level: npt.NDArray[np.intp], case: Case) -> BoolArray:
     """[20, thresholds]: the outlined part of the region spans enough neighbouring planes (aspects.py)."""
     planes, thresholds = CANONICAL_GRID.shape[0], len(THRESHOLDS)
     dz, dy, dx = CANONICAL_GRID.spacing_mm

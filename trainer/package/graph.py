@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from strokecore.arrays import Float4D
 from strokecore.errors import StrokeCoreError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.arms import sg_share
@@ -26,7 +27,6 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
 )
-from strokecore.learned.runtime import Float4D
 from trainer.data.cases import Case
 from trainer.network.vit_dpt import StrokeNet
 from trainer.package.plain_graph import make_plain

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, checker, defs, helper, numpy_helper, shape_inference
 
+from strokecore.arrays import Float32Array
 from strokecore.errors import ModelPackageError, StrokeCoreError
 from strokecore.learned.package import TYPED_PRECISIONS
 from trainer.package.graph_types import infer_types, skeleton
@@ -71,7 +72,7 @@ def typed_graph(network: bytes, precision: str) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+def to_bf16(values: Float32Array) -> npt.NDArray[np.uint16]:
     """Bits of the nearest bf16 numbers, ties to even, of finite fp32 ones."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     last = (bits >> np.uint32(16)) & np.uint32(1)  # of those that are kept

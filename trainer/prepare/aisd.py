@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import UInt8Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_series
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Split
@@ -24,7 +25,6 @@ from trainer.prepare.aisd_layout import TEST_IDS, TRAINING_SCANS, AisdCase, find
 from trainer.prepare.case_file import make_case
 from trainer.prepare.png_slices import (
     ASSUMED_WINDOW_HU,
-    Bytes,
     instance_order,
     match_slices,
     png_series,
@@ -157,7 +157,7 @@ def _needs_png(case: AisdCase) -> bool:
         return True
 
 
-def _read_masks(case: AisdCase) -> Bytes:
+def _read_masks(case: AisdCase) -> UInt8Array:
     if not case.masks:
         raise UnusableError("no masks: mask/<id> is missing or empty; unpack mask.zip again")
     raw = read_slices(case.masks, labels=True)
@@ -169,7 +169,7 @@ def _read_masks(case: AisdCase) -> Bytes:
     return raw
 
 
-def _from_dicom(case: AisdCase, raw: Bytes) -> tuple[Series, Bytes, dict[str, str]]:
+def _from_dicom(case: AisdCase, raw: UInt8Array) -> tuple[Series, UInt8Array, dict[str, str]]:
     """The CT, the raw mask values on its voxels, and how both were matched."""
     assert case.ct is not None
     series = read_series(case.ct)
@@ -208,7 +208,9 @@ def _from_dicom(case: AisdCase, raw: Bytes) -> tuple[Series, Bytes, dict[str, st
     return series, match.on_series(raw), provenance
 
 
-def _from_png(case: AisdCase, raw: Bytes, window: PngWindow) -> tuple[Series, Bytes, dict[str, str]]:
+def _from_png(
+    case: AisdCase, raw: UInt8Array, window: PngWindow
+) -> tuple[Series, UInt8Array, dict[str, str]]:
     """The same from 8-bit slices alone, with everything that is assumed."""
     why = "no DICOM" if case.ct is None else "DICOM of another number of slices"
     if not case.images:

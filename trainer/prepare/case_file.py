@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import Case, CaseRecord, Split, made_case, write_case
@@ -25,8 +25,8 @@ _LEAST_ML: Final = 0.5
 def make_case(
     out: Path,
     series: Series,
-    lesion: npt.NDArray[np.bool_],
-    territory: npt.NDArray[np.uint8] | None,
+    lesion: BoolArray,
+    territory: UInt8Array | None,
     *,
     case_id: str,
     split: Split,
@@ -46,7 +46,7 @@ def make_case(
     return misfit(case, series, lesion) or write_case(out, case, made_from)
 
 
-def misfit(case: Case, series: Series, lesion: npt.NDArray[np.bool_]) -> str | None:
+def misfit(case: Case, series: Series, lesion: BoolArray) -> str | None:
     """Why ``lesion`` (bool [k, j, i] on the series' voxels) cannot belong to this head; None when it can."""
     source_ml = series.ml(lesion)
     if source_ml < _LEAST_ML:
@@ -62,7 +62,7 @@ def misfit(case: Case, series: Series, lesion: npt.NDArray[np.bool_]) -> str | N
     return None
 
 
-def _truth_sha256(lesion: npt.NDArray[np.bool_], territory: npt.NDArray[np.uint8] | None) -> str:
+def _truth_sha256(lesion: BoolArray, territory: UInt8Array | None) -> str:
     digest = hashlib.sha256(np.packbits(lesion).tobytes())
     if territory is not None:
         digest.update(np.ascontiguousarray(territory).tobytes())

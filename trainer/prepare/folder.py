@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
+from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading import tags
 from strokecore.reading.files import DicomFile, find_dicom
@@ -145,7 +145,7 @@ def _read_ct(folder: Path) -> tuple[Series, str]:
     return read_series(own if own.is_dir() else folder), "dicom"
 
 
-def _read_truth(folder: Path, series: Series) -> tuple[npt.NDArray[np.bool_], str]:
+def _read_truth(folder: Path, series: Series) -> tuple[BoolArray, str]:
     """The infarct, bool [k, j, i], and its origin. Nothing is taken for lesion-free unless it says so."""
     nifti = _nifti(folder, "infarct")
     segs = [f for f in _dicom(folder) if _is_segmentation(f) and is_infarct_segmentation(f.header)]
@@ -171,9 +171,7 @@ def _read_truth(folder: Path, series: Series) -> tuple[npt.NDArray[np.bool_], st
     return lesion, origin
 
 
-def _read_territories(
-    folder: Path, series: Series, lesion: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint8] | None:
+def _read_territories(folder: Path, series: Series, lesion: BoolArray) -> UInt8Array | None:
     """Region of each voxel, uint8 [k, j, i]; None where unknown. Without infarct there is nothing to know."""
     path = _nifti(folder, "territories")
     if path is None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.arrays import Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.reading.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, tilt_deg
 from strokecore.reading.refusals import (
@@ -26,8 +27,6 @@ from strokecore.reading.refusals import (
 )
 from strokecore.reading.series import Series
 from trainer.prepare.unusable import UnusableError
-
-Floats = npt.NDArray[np.float64]
 
 _LPS_FROM_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 # sform and qform of one file may differ by the shear of a tilted gantry (to 30 degrees), never by a turned
@@ -44,7 +43,7 @@ class Nifti:
     """values [a, b, c] in the file's own axis order, and float64 [4, 4] from its indices to LPS mm."""
 
     values: npt.NDArray[Any]
-    lps_from_index: Floats
+    lps_from_index: Float64Array
 
 
 def read_nifti(path: Path) -> Nifti:
@@ -121,7 +120,7 @@ def ct_series(nifti: Nifti) -> Series:
     )
 
 
-def labels_on(nifti: Nifti, series: Series, allowed: Container[int], name: str) -> npt.NDArray[np.uint8]:
+def labels_on(nifti: Nifti, series: Series, allowed: Container[int], name: str) -> UInt8Array:
     """A label volume on the series' voxels, uint8 [k, j, i]; its grid may be flipped or transposed.
 
     Raises UnusableError when the two grids are not the same voxels, or a value is not in ``allowed``.
@@ -158,7 +157,7 @@ def labels_on(nifti: Nifti, series: Series, allowed: Container[int], name: str) 
     return out
 
 
-def _refuse_ct(hu: npt.NDArray[np.float32], thickness_mm: float, normal_z: float) -> None:
+def _refuse_ct(hu: Float32Array, thickness_mm: float, normal_z: float) -> None:
     if abs(normal_z) < np.cos(np.radians(MAX_AXIAL_ANGLE_DEG)):
         raise UnusableError("the CT's slices are not axial")
     if len(hu) < MIN_SLICES or len(hu) * thickness_mm < MIN_EXTENT_MM:
@@ -178,7 +177,7 @@ def _refuse_ct(hu: npt.NDArray[np.float32], thickness_mm: float, normal_z: float
         )
 
 
-def _disagree(a: Floats, b: Floats) -> bool:
+def _disagree(a: Float64Array, b: Float64Array) -> bool:
     a, b = a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0), b[:3, :3] / np.linalg.norm(b[:3, :3], axis=0)
     return bool((np.einsum("ra,ra->a", a, b) < np.cos(np.radians(_MOST_DISAGREEMENT_DEG))).any())
 

@@ -13,11 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float64Array, UInt8Array
 from strokecore.reading import tags
 from strokecore.reading.series import Series
 from trainer.prepare.unusable import UnusableError
-
-Bytes = npt.NDArray[np.uint8]
 
 # A copy of a slice in another grey scale correlates with it better than 0.99, noise included; the slice's
 # mirror image, or that of another slice, stays below 0.3 (simulated heads, 0-80 HU).
@@ -66,14 +65,14 @@ class SliceMatch:
     correlation: float
     window_hu: tuple[float, float] | None
 
-    def on_series(self, png: Bytes) -> Bytes:
+    def on_series(self, png: UInt8Array) -> UInt8Array:
         """PNG slices [n, j, i] in the order and orientation of the series, [k, j, i]."""
         out = np.empty_like(png)
         out[self.order] = np.flip(png, FLIPS[self.flip])
         return out
 
 
-def read_slices(paths: Sequence[Path], *, labels: bool) -> Bytes:
+def read_slices(paths: Sequence[Path], *, labels: bool) -> UInt8Array:
     """PNG slices as uint8 [n, j, i]; raw values when they are ``labels``. Raises UnusableError."""
     numbers = [int(path.stem) for path in paths]
     if numbers != list(range(len(numbers))):
@@ -89,7 +88,7 @@ def read_slices(paths: Sequence[Path], *, labels: bool) -> Bytes:
     return np.stack(slices)
 
 
-def _read(path: Path, labels: bool) -> Bytes:
+def _read(path: Path, labels: bool) -> UInt8Array:
     try:
         with Image.open(path) as image:
             values = np.asarray(image.convert("L") if image.mode == "P" and not labels else image)
@@ -102,7 +101,7 @@ def _read(path: Path, labels: bool) -> Bytes:
     return values.astype(np.uint8)
 
 
-def match_slices(png: Bytes, series: Series) -> SliceMatch | None:
+def match_slices(png: UInt8Array, series: Series) -> SliceMatch | None:
     """Find the PNG slices among those of the series, by their pixels; None when no order fits clearly.
 
     Only pixels that the window left grey are compared: there the PNG is a straight line of the HU, whatever
@@ -150,13 +149,13 @@ def slice_orders(series: Series) -> dict[str, npt.NDArray[np.intp]]:
     return orders
 
 
-def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+def _correlation(a: Float64Array, b: Float64Array) -> float:
     if a.std() == 0 or b.std() == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def vertex_first(png: Bytes) -> bool | None:
+def vertex_first(png: UInt8Array) -> bool | None:
     """Whether the first slice is the head's upper end; None when the slices do not show it."""
     area = _head(png).sum(axis=(1, 2)).astype(np.float64)
     ends = max(1, len(png) // _END_SHARE)
@@ -166,7 +165,7 @@ def vertex_first(png: Bytes) -> bool | None:
     return bool(first < last)
 
 
-def png_series(png: Bytes, window_hu: tuple[float, float], *, top_first: bool) -> Series:
+def png_series(png: UInt8Array, window_hu: tuple[float, float], *, top_first: bool) -> Series:
     """A series of nothing but 8-bit slices: assumed spacing, and the image's left is the patient's right.
 
     Black around the head becomes air and white becomes bone; grey values follow ``window_hu``. What the
@@ -195,7 +194,7 @@ def png_series(png: Bytes, window_hu: tuple[float, float], *, top_first: bool) -
     )
 
 
-def _head(png: Bytes) -> npt.NDArray[np.bool_]:
+def _head(png: UInt8Array) -> BoolArray:
     """The head in the slices: their largest bright piece with what it encloses; without the head holder."""
     labels, count = ndimage.label(png > 0)
     if count == 0:

@@ -16,6 +16,7 @@ import pydicom
 from pydicom import Dataset
 
 from strokecore.anatomy.regions import SIDES, Side
+from strokecore.arrays import BoolArray, Float64Array
 from strokecore.reading.geometry import SAME_POSITION_MM
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes
@@ -34,7 +35,7 @@ def is_infarct_segmentation(dataset: Dataset) -> bool:
     return any(_is_infarct(segment) for segment in dataset.get("SegmentSequence") or ())
 
 
-def read_infarct(path: Path, series: Series, *, reviewed: bool) -> npt.NDArray[np.bool_]:
+def read_infarct(path: Path, series: Series, *, reviewed: bool) -> BoolArray:
     """The acute infarct on the series' voxels, bool [k, j, i].
 
     Parameters
@@ -80,7 +81,7 @@ def read_infarct(path: Path, series: Series, *, reviewed: bool) -> npt.NDArray[n
     return lesion
 
 
-def share_on(side: Side, mask: npt.NDArray[np.bool_], series: Series) -> float:
+def share_on(side: Side, mask: BoolArray, series: Series) -> float:
     """Share of a mask's voxels on the patient's ``side`` of the skull's middle; bool [k, j, i], not empty.
 
     Raises UnusableError when there is no bone.
@@ -92,7 +93,7 @@ def share_on(side: Side, mask: npt.NDArray[np.bool_], series: Series) -> float:
     return right if side == "right" else 1 - right
 
 
-def _x_mm(mask: npt.NDArray[np.bool_], series: Series) -> npt.NDArray[np.float64]:
+def _x_mm(mask: BoolArray, series: Series) -> Float64Array:
     """LPS x of the voxels of a mask; x rises to the patient's left."""
     k, j, i = np.nonzero(mask)
     return np.asarray(
@@ -117,9 +118,7 @@ def _check_grid(dataset: Dataset, series: Series) -> None:
         )
 
 
-def _segment_voxels(
-    dataset: Dataset, frames: npt.NDArray[Any], number: int, series: Series
-) -> npt.NDArray[np.bool_]:
+def _segment_voxels(dataset: Dataset, frames: npt.NDArray[Any], number: int, series: Series) -> BoolArray:
     """Frames of one segment laid on the slices at their positions."""
     mask = np.zeros(series.hu.shape, np.bool_)
     shared = dataset.SharedFunctionalGroupsSequence[0]
@@ -148,7 +147,7 @@ def _macro(own: Dataset, shared: Dataset, name: str) -> Dataset:
     return groups[name].value[0]
 
 
-def _check_side(mask: npt.NDArray[np.bool_], side: Side | None, number: int, series: Series) -> None:
+def _check_side(mask: BoolArray, side: Side | None, number: int, series: Series) -> None:
     if side is None or not mask.any():
         return
     share = share_on(side, mask, series)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from strokecore.arrays import BoolArray, Float64Array
 
-def region_contour(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+
+def region_contour(mask: BoolArray) -> Float64Array:
     """Outer boundary of the largest part of ``mask`` [j, i], float64 [n, 2] as (column, row), closed.
 
     The polygon runs along the pixels' edges in DICOM's image coordinates (PS3.3 C.18.6: the top left
@@ -24,12 +25,12 @@ def region_contour(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return _trace(np.pad(part, 1)) - 1.0
 
 
-def _trace(part: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _trace(part: BoolArray) -> Float64Array:
     """Walk the pixel edges around one filled part, keeping it on the right; corners only."""
     # edges from corner to corner, in walking direction, for the four sides of every pixel
     follow: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
-    def add(mask: npt.NDArray[np.bool_], start: tuple[int, int], end: tuple[int, int]) -> None:
+    def add(mask: BoolArray, start: tuple[int, int], end: tuple[int, int]) -> None:
         for row, column in np.argwhere(mask).tolist():
             follow.setdefault((row + start[0], column + start[1]), []).append((row + end[0], column + end[1]))
 

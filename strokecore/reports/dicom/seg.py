@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import (
@@ -26,6 +25,7 @@ from pydicom.sr.coding import Code
 
 from strokecore._version import __version__
 from strokecore.anatomy.regions import ALL_REGIONS, Side
+from strokecore.arrays import UInt8Array
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
@@ -99,7 +99,7 @@ def _lesion_description(number: int, value: int, model: ModelInfo) -> SegmentDes
 
 def _build(
     series: Series,
-    segments: npt.NDArray[np.uint8],
+    segments: UInt8Array,
     descriptions: Sequence[SegmentDescription],
     stamp: Stamp,
     kind: str,
@@ -127,7 +127,7 @@ def _build(
     return finish(dataset, series.datasets[0], stamp, kind)
 
 
-def _renumbered(volume: npt.NDArray[np.uint8], numbers: dict[int, int]) -> npt.NDArray[np.uint8]:
+def _renumbered(volume: UInt8Array, numbers: dict[int, int]) -> UInt8Array:
     table = np.zeros(256, np.uint8)
     for value, number in numbers.items():
         table[value] = number

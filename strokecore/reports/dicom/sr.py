@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from highdicom.sr import (
     AlgorithmIdentification,
     Comprehensive3DSR,
@@ -52,6 +51,7 @@ from pydicom.sr.coding import Code
 from strokecore import identifiers as uids
 from strokecore._version import __version__
 from strokecore.anatomy.regions import SIDES, RegionId, Side
+from strokecore.arrays import BoolArray
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.contour import region_contour
@@ -189,7 +189,7 @@ def _region(
 
 def _contour(
     finding: RegionFinding,
-    plane: npt.NDArray[np.bool_],
+    plane: BoolArray,
     series: Series,
     source: Dataset,
     algorithm: AlgorithmIdentification,
@@ -212,7 +212,7 @@ def _contour(
     )
 
 
-def _largest_slice(finding: RegionFinding, masks: SourceMasks) -> tuple[int, npt.NDArray[np.bool_]]:
+def _largest_slice(finding: RegionFinding, masks: SourceMasks) -> tuple[int, BoolArray]:
     """Slice and mask [j, i] of the lesion inside a region; the whole region where no voxel is marked."""
     region = masks.regions == _label(finding)
     marked = region & (masks.lesion == _LESION_VALUE[finding.side])

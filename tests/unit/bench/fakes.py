@@ -6,10 +6,11 @@ import os
 
 import numpy as np
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError
 from strokecore.learned import runtimes
 from strokecore.learned.package import ModelPackage
-from strokecore.learned.runtime import Answers, Float4D, Runtime
+from strokecore.learned.runtime import Answers, Runtime
 from tests.unit.learned.package_cases import mirror_answers
 
 HELD_MIB = 128

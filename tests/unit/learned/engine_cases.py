@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError
 from strokecore.learned import runtimes, selection
 from strokecore.learned.package import ModelPackage
@@ -17,7 +17,6 @@ from strokecore.learned.runtime import Answers
 from strokecore.learned.runtimes import RUNTIME_NAMES, Availability
 from tests.unit.learned.package_cases import mirror_answers
 
-Float4D = npt.NDArray[np.float32]
 Arms = tuple[Float4D, Float4D]
 
 

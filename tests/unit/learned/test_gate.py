@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import gate as module
 from strokecore.learned import runtimes
 from strokecore.learned.gate import FAILED_FOR, PASSED_FOR, WRONG_FOR, Gate
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity import LIMITS, GateReport
-from tests.unit.learned.engine_cases import Arms, Float4D, MirrorRuntime, fault_of, of_log_odds, raises
+from tests.unit.learned.engine_cases import Arms, MirrorRuntime, fault_of, of_log_odds, raises
 from tests.unit.learned.package_cases import golden_arrays, mirror_answers, write_package
 from tests.unit.learned.test_golden import packed
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strokecore.arrays import Float4D
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.runtime import BatchedRuntime, Float4D, check_tensors, is_memory, said
+from strokecore.learned.runtime import BatchedRuntime, check_tensors, is_memory, said
 from tests.unit.learned.package_cases import SPEC, mirror_answers, write_package
 
 

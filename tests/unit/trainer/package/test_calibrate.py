@@ -8,12 +8,12 @@ import pytest
 from scipy import special
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
+from strokecore.arrays import Float4D
 from strokecore.errors import UsageError
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import STROKE_WINDOW
-from strokecore.learned.runtime import Float4D
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.engine import Lesion
 from tests.unit.trainer.evaluation_cases import (

@@ -3,16 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from strokecore.arrays import Float32Array
 from tests.unit.trainer.package.typed_cases import exported
 from trainer.package.pixel_shuffle import shuffle_pixels
-
-Floats = npt.NDArray[np.float32]
 
 
 def transposed(kernel: tuple[int, int], bias: bool = True, **attributes: Any) -> onnx.ModelProto:
@@ -29,7 +27,7 @@ def transposed(kernel: tuple[int, int], bias: bool = True, **attributes: Any) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def run(model: onnx.ModelProto) -> Floats:
+def run(model: onnx.ModelProto) -> Float32Array:
     x = np.random.default_rng(3).normal(size=(2, 5, 4, 6)).astype(np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": x})[0])

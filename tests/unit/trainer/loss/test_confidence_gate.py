@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.loss.gate import ConfidenceGate, confidence, sg_weights
+from trainer.loss.confidence_gate import ConfidenceGate, confidence, sg_weights
 
 LESION = torch.zeros(1, 8, 8, dtype=torch.bool)
 LESION[:, 2:4, 2:6] = True

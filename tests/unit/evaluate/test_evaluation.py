@@ -16,10 +16,10 @@ from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate import compare, evaluate, find_cases
+from strokecore.evaluate.evaluation import REGION_KEYS, study_record, write_study
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.plots import draw_all
-from strokecore.evaluate.study import REGION_KEYS, study_record, write_study
 from tests.unit.evaluate.cases import affected, fake_score, random_outcomes, said, write_case
 from tests.unit.reports.output_cases import MODEL, SOFTWARE
 
