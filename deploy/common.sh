@@ -1,4 +1,4 @@
-# Shared by deploy/run, deploy/test and deploy/stop: sourced, never run.
+# Shared by the scripts in deploy/: sourced, never run.
 # shellcheck shell=bash
 
 set -euo pipefail
@@ -9,7 +9,9 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 STATE="$ROOT/.strokecore"
-PYTHON="$ROOT/.venv/bin/python"
+# A script may set another: the packages for a GPU exclude those for a CPU.
+ENVIRONMENT="${ENVIRONMENT:-.venv}"
+PYTHON="$ROOT/$ENVIRONMENT/bin/python"
 
 NODE_PACKAGES=(orthanc orthanc-python orthanc-gdcm python3 python3-venv)
 TEST_PACKAGES=("${NODE_PACKAGES[@]}" dicom3tools dcmtk)
@@ -72,16 +74,16 @@ make_environment() {
         printf '%s\n' "$ROOT" "$(/usr/bin/python3 -V)"
         cat -- "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$ROOT/deploy/constraints.txt"
     } | sha256sum | cut -d' ' -f1)
-    for stamp in "$ROOT/.venv/stamp-$extra" "$ROOT/.venv/stamp-dev"; do
+    for stamp in "$ROOT/$ENVIRONMENT/stamp-$extra" "$ROOT/$ENVIRONMENT/stamp-dev"; do
         if [ "$(cat -- "$stamp" 2>/dev/null)" = "$wanted" ] && "$PYTHON" -c '' 2>/dev/null; then
             exec 8>&-
             return 0
         fi
     done
-    say "Installing Python packages into .venv"
+    say "Installing Python packages into $ENVIRONMENT"
     local log="$STATE/log/environment.log"
     {
-        "$PYTHON" -m pip --version || /usr/bin/python3 -m venv --clear -- "$ROOT/.venv"
+        "$PYTHON" -m pip --version || /usr/bin/python3 -m venv --clear -- "$ROOT/$ENVIRONMENT"
         cd -- "$ROOT"
         "$PYTHON" -m pip install --disable-pip-version-check --no-input --no-cache-dir --constraint deploy/constraints.txt \
             --editable ".${extra:+[$extra]}"
@@ -89,6 +91,6 @@ make_environment() {
         tail -n 15 "$log" >&2
         fail "The Python packages could not be installed; the whole log is $log"
     }
-    printf '%s\n' "$wanted" >"$ROOT/.venv/stamp-$extra"
+    printf '%s\n' "$wanted" >"$ROOT/$ENVIRONMENT/stamp-$extra"
     exec 8>&-
 }

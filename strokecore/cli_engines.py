@@ -29,7 +29,9 @@ def _add_engines(commands: Commands) -> None:
     engines.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     engines.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="where to begin; auto")
     engines.add_argument(
-        "--check", action="store_true", help="run the whole parity gate on every engine that is here"
+        "--check",
+        action="store_true",
+        help="run the whole parity gate on every engine that is here; TensorRT's are built first",
     )
     engines.add_argument("--json", action="store_true", help="as JSON, with every figure")
     engines.set_defaults(run=_engines)

@@ -109,7 +109,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The newest CUDA version that the driver serves, such as (13, 0); None without one. Never raises."""
+    """The newest CUDA version that the driver supports, such as (13, 0); None without one. Never raises."""
     try:
         number = checked(cuda_driver().cuDriverGetVersion())
     except (ImportError, RuntimeError, CudaError):

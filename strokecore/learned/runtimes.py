@@ -62,7 +62,13 @@ RUNTIMES: Final = (
         module="strokecore.learned.tensorrt",
         class_name="TensorRtRuntime",
         import_names=("tensorrt", "tensorrt_rtx"),
-        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13"),
+        distributions=(
+            "tensorrt",
+            "tensorrt-cu13",
+            "tensorrt-cu12",
+            "tensorrt-rtx",
+            "tensorrt-rtx-cu13",
+        ),
         # bf16 has the range of fp32, in which attention cannot overflow
         precisions=("bf16", "fp16", "tf32", "fp32"),
         device="gpu",

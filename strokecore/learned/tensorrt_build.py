@@ -1,8 +1,8 @@
 """Compiling a package's network with TensorRT, through NVIDIA's own Python interface.
 
 The network is strongly typed: every tensor keeps the type that the ONNX graph gives it, so that attention
-scores and norms stay in fp32 whatever the precision of the rest. TensorRT for RTX has the same interface and
-serves the cards that it is made for; it makes its kernels when the engine runs, for each number of slices.
+scores and norms stay in fp32 whatever the precision of the rest. TensorRT for RTX has the same interface, for
+NVIDIA's RTX and L series; it makes its kernels when the engine runs, for each number of slices.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def build(file: EngineFile, *, force: bool = False, wait: bool = True) -> Built:
     Parameters
     ----------
     force: build again also when it is there.
-    wait: for another build on the same GPU to end; one that made this engine serves both.
+    wait: for another build on the same GPU to end; one that made this engine made it for both.
 
     Raises
     ------

@@ -1,11 +1,10 @@
-"""TensorRT on a real GPU: built, compared with ONNX Runtime, killed and rebuilt; for deploy/gpu-acceptance.
+"""TensorRT on a real GPU: built, compared with ONNX Runtime, killed and built again.
 
 Needs an NVIDIA GPU and TensorRT; skipped with the reason where either is missing. Nothing is timed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
@@ -18,69 +17,64 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from strokecore.learned.cuda import Cuda, CudaError
 
 from strokecore.errors import EngineError
-from strokecore.learned import plans, tensorrt_plan
-from strokecore.learned.devices import driver_version, gpus
+from strokecore.files import is_locked
+from strokecore.learned import tensorrt_engines
+from strokecore.learned.devices import checked, cuda_driver, driver_version, gpus, use_gpu
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.tensorrt import TensorRtRuntime, build, ready, unavailable
-from strokecore.learned.tensorrt_build import PRECISIONS, check_precision
-from tests.unit.learned.tensorrt_cases import INPUT, slices, write_small_package
-from tests.unit.learned.tensorrt_uses import SOURCE
+from strokecore.learned.runtimes import availability, runtime_kind
+from strokecore.learned.shipped import SHIPPED
+from strokecore.learned.tensorrt import TensorRtRuntime, build, engine_file, ready
+from tests.unit.learned.tensorrt_cases import INPUT, add_typed_graphs, slices, write_small_package
 
 pytestmark = pytest.mark.gpu
 
+PRECISIONS = runtime_kind("tensorrt").precisions
 # Of a class probability, against ONNX Runtime in fp32.
 LARGEST = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "bf16": 0.1}
 # The parity gate's own measure, of the whole answer.
 AT_999 = 0.02
-SHIPPED = [path.parent for path in sorted((SOURCE / "models").glob("*/model.json"))]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _gpu() -> None:
-    if reason := unavailable():
-        pytest.skip(reason)
+    here = availability("tensorrt")
+    if not here.available:
+        pytest.skip(f"{here.reason}; {here.install}")
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of its own; the folder of the plans."""
+    """An empty cache of its own; the folder of the engines."""
     monkeypatch.setenv("STROKECORE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tensorrt"
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    return load_package(write_small_package(tmp_path_factory.mktemp("gpu") / "model"))
+    return add_typed_graphs(write_small_package(tmp_path_factory.mktemp("gpu") / "model"))
 
 
 @pytest.fixture(scope="module")
-def plan_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache for the tests that only need an engine."""
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache for the tests that only need a runtime."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STROKECORE_CACHE", str(tmp_path_factory.mktemp("plans")))
+        patch.setenv("STROKECORE_CACHE", str(tmp_path_factory.mktemp("engines")))
         yield
 
 
 @pytest.fixture
-def engine(package: ModelPackage, plan_cache: None) -> Iterator[TensorRtRuntime]:
-    with TensorRtRuntime(package, "fp32") as made:
-        yield made
+def runtime(package: ModelPackage, shared_cache: None) -> Iterator[TensorRtRuntime]:
+    made = TensorRtRuntime(package, "fp32")
+    yield made
+    made.close()
 
 
 def possible(precision: str) -> None:
-    try:
-        check_precision(precision, gpus()[0])
-    except EngineError as error:
-        pytest.skip(str(error))
-
-
-def inputs(package: ModelPackage, count: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    shape = (count, len(package.spec.channels), *package.spec.size)
-    return np.random.default_rng(seed).normal(0.0, 1.0, shape).astype(np.float32)
+    if precision not in availability("tensorrt").precisions:
+        pytest.skip(f"this GPU has no {precision}")
 
 
 def differences(
@@ -106,132 +100,88 @@ def test_the_driver_is_there() -> None:
 
 
 def test_memory_goes_there_and_back() -> None:
-    cuda = Cuda(0)
-    sent, received = cuda.allocate_pinned((1000,)), cuda.allocate_pinned((1000,))
-    address = cuda.allocate(sent.nbytes)
-    try:
-        sent[:] = np.random.default_rng(0).normal(size=1000)
-        received[:] = 0
-        cuda.upload(address, sent)
-        cuda.download(received, address)
-        cuda.synchronize()
-        assert np.array_equal(sent, received)
-        graph = cuda.capture(lambda: cuda.download(received, address))
-        received[:] = 0
-        cuda.launch(graph)
-        cuda.synchronize()
-        assert np.array_equal(sent, received)
-        cuda.free_graph(graph)
-        with pytest.raises(CudaError) as found:
-            cuda.allocate(2**50)
-        assert found.value.out_of_memory
-        assert cuda.free_bytes() > 0
-    finally:
-        cuda.free(address)
-        cuda.free_pinned(sent)
-        cuda.free_pinned(received)
-        cuda.close()
+    driver = cuda_driver()
+    use_gpu(gpus()[0])
+    sent, received = np.random.default_rng(0).normal(size=1000), np.zeros(1000)
+    stream = checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    address = checked(driver.cuMemAlloc(sent.nbytes))
+    checked(driver.cuMemcpyHtoDAsync(address, sent.ctypes.data, sent.nbytes, stream))
+    checked(driver.cuMemcpyDtoHAsync(received.ctypes.data, address, sent.nbytes, stream))
+    checked(driver.cuStreamSynchronize(stream))
+    assert np.array_equal(sent, received)
+    with pytest.raises(MemoryError):
+        checked(driver.cuMemAlloc(2**50))
+    checked(driver.cuMemFree(address))
+    checked(driver.cuStreamDestroy(stream))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_small_network(precision: str, package: ModelPackage, plan_cache: None) -> None:
+def test_a_small_network(precision: str, package: ModelPackage, shared_cache: None) -> None:
     possible(precision)
     reference = OnnxRuntime(package)
-    with TensorRtRuntime(package, precision) as engine:
-        assert engine.device == gpus()[0].name
-        for seed, count in enumerate((30, 1, 70, 5, 33, 30)):
-            given = slices(count, seed)
-            found = differences(engine.run(given), reference.run(given))
-            assert found.max() <= LARGEST[precision]
-            assert np.quantile(found, 0.999) <= AT_999
+    runtime = TensorRtRuntime(package, precision)
+    assert runtime.device == gpus()[0].name
+    for seed, count in enumerate((30, 1, 70, 5, 33, 30)):
+        given = slices(count, seed)
+        found = differences(runtime.run(given), reference.run(given))
+        assert found.max() <= LARGEST[precision]
+        assert np.quantile(found, 0.999) <= AT_999
+    runtime.close()
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_shipped_model(precision: str, folder: Path, plan_cache: None) -> None:
+@pytest.mark.parametrize("precision", ["tf32", "fp32"])
+def test_the_shipped_model(precision: str, shared_cache: None) -> None:
     possible(precision)
-    package = load_package(folder)
+    package = load_package(SHIPPED)
     with np.load(package.golden, allow_pickle=False) as golden:
         given = golden["slices"]
-    with TensorRtRuntime(package, precision) as engine:
-        found = differences(engine.run(given), OnnxRuntime(package).run(given))
+    runtime = TensorRtRuntime(package, precision)
+    found = differences(runtime.run(given), OnnxRuntime(package).run(given))
     assert np.quantile(found, 0.999) <= AT_999
+    runtime.close()
 
 
-def test_the_same_input_gives_the_same_bytes(engine: TensorRtRuntime) -> None:
+def test_the_same_input_gives_the_same_bytes(runtime: TensorRtRuntime) -> None:
     given = slices(30)
-    first, second = engine.run(given), engine.run(given)
+    first, second = runtime.run(given), runtime.run(given)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_graph_is_captured_once_for_each_size(
-    engine: TensorRtRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    captured = []
-    capture = Cuda.capture
-
-    def counted(self: Cuda, queue: Any) -> int:
-        graph = capture(self, queue)
-        captured.append(graph)
-        return graph
-
-    monkeypatch.setattr(Cuda, "capture", counted)
-    for count in (32, 30, 32, 16, 32, 16):
-        engine.run(slices(count))
-    assert len(captured) == 2
-    assert all(captured)
-
-
-def test_graphs_answer_as_the_plain_calls_do(
-    package: ModelPackage, plan_cache: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = [slices(count, count) for count in (32, 4, 32, 64, 16, 8, 2, 32)]
-    with TensorRtRuntime(package, "fp32") as engine:
-        by_graph = [engine.run(part) for part in given]
-
-    def never(self: Cuda, queue: Any) -> int:
-        raise EngineError("no graphs in this test")
-
-    monkeypatch.setattr(Cuda, "capture", never)
-    with TensorRtRuntime(package, "fp32") as engine:
-        plainly = [engine.run(part) for part in given]
-    for one, other in zip(by_graph, plainly, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def test_a_plan_is_built_once(package: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ready(package, "fp32")
-    built = build(package, "fp32")
+    built = build(engine_file(package, "fp32"))
     assert built.seconds is not None
     assert ready(package, "fp32")
-    assert list(cache.glob("*.timing"))
 
     def never(*arguments: Any) -> None:
         raise AssertionError("built again")
 
     with monkeypatch.context() as only_cache:
-        only_cache.setattr(tensorrt_plan, "build_plan", never)
+        only_cache.setattr(tensorrt_engines, "compile_network", never)
         TensorRtRuntime(package, "fp32").close()
-    plan = plans.path_of(built.key)
-    plan.write_bytes(plan.read_bytes()[:-1])
+    path = built.file.path
+    path.write_bytes(path.read_bytes()[:-1])
     assert not ready(package, "fp32")
-    with TensorRtRuntime(package, "fp32") as engine:
-        engine.run(slices(2))
+    runtime = TensorRtRuntime(package, "fp32")
+    runtime.run(slices(2))
+    runtime.close()
     assert ready(package, "fp32")
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: Path) -> None:
-    command = tensorrt_plan.background_command(package.folder, "fp32", 0)
+    command = tensorrt_engines.background_command(package.folder, "fp32")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lock = tensorrt_engines._lock_path(gpus()[0])
     deadline = time.monotonic() + 120
-    while not plans.being_built(gpus()[0]) and process.poll() is None and time.monotonic() < deadline:
+    while not is_locked(lock) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait(60)
-    assert not plans.being_built(gpus()[0])
-    with TensorRtRuntime(package, "fp32") as engine:
-        engine.run(slices(2))
+    assert not is_locked(lock)
+    runtime = TensorRtRuntime(package, "fp32")
+    runtime.run(slices(2))
+    runtime.close()
 
 
 def test_two_processes_build_once(package: ModelPackage, cache: Path) -> None:
@@ -242,17 +192,18 @@ def test_two_processes_build_once(package: ModelPackage, cache: Path) -> None:
     assert sorted("was there" in text for text in said) == [False, True]
 
 
-def test_engines_work_side_by_side(package: ModelPackage, plan_cache: None) -> None:
+def test_runtimes_work_side_by_side(package: ModelPackage, shared_cache: None) -> None:
     reference = OnnxRuntime(package)
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
-            with TensorRtRuntime(package, "fp32") as engine:
-                for count in (8, 3, 30):
-                    given = slices(count, seed)
-                    found = differences(engine.run(given), reference.run(given))
-                    assert found.max() <= LARGEST["fp32"]
+            runtime = TensorRtRuntime(package, "fp32")
+            for count in (8, 3, 30):
+                given = slices(count, seed)
+                found = differences(runtime.run(given), reference.run(given))
+                assert found.max() <= LARGEST["fp32"]
+            runtime.close()
         except BaseException as error:
             failures.append(error)
 
@@ -264,37 +215,37 @@ def test_engines_work_side_by_side(package: ModelPackage, plan_cache: None) -> N
     assert failures == []
 
 
-def test_little_memory_makes_small_batches(engine: TensorRtRuntime) -> None:
+def test_little_memory_makes_small_batches(runtime: TensorRtRuntime) -> None:
     """Fills the GPU for a moment; another program on it may fail meanwhile."""
-    hog = Cuda(0)
-    held: list[int] = []
+    driver = cuda_driver()
+    use_gpu(gpus()[0])
+    held: list[Any] = []
+    size = 2**36
     # what 16 slices take in and out: more than one fits, and fewer than 64
-    room = 16 * 4 * (INPUT[0] + 15) * INPUT[1] * INPUT[2]
+    room = checked(driver.cuMemAlloc(16 * 4 * (INPUT[0] + 15) * INPUT[1] * INPUT[2]))
     try:
-        size = 2**32
         while size >= 2**14:
             try:
-                if hog.free_bytes() - size < room:
-                    raise CudaError("", 2, "")
-                held.append(hog.allocate(size))
-            except CudaError:
+                held.append(checked(driver.cuMemAlloc(size)))
+            except MemoryError:
                 size //= 2
-        with contextlib.suppress(EngineError):  # other programs may take what is left
-            for arm in engine.run(slices(64)):
-                assert np.isfinite(arm).all()
+        checked(driver.cuMemFree(room))
+        try:
+            answers = runtime.run(slices(64))
+        except EngineError:  # other programs may take what is left
+            return
+        assert all(np.isfinite(arm).all() for arm in answers)
     finally:
         for address in held:
-            hog.free(address)
-        hog.close()
-    given = slices(64)
-    assert all(np.isfinite(arm).all() for arm in engine.run(given))
+            checked(driver.cuMemFree(address))
+    assert all(np.isfinite(arm).all() for arm in runtime.run(slices(64)))
 
 
-def test_an_engine_after_another(package: ModelPackage, plan_cache: None) -> None:
+def test_one_runtime_after_another(package: ModelPackage, shared_cache: None) -> None:
     """The gate tries one precision, closes it and tries the next, all in one process."""
     reference = OnnxRuntime(package).run(slices(5))
     for precision in ("fp32", "tf32", "fp32"):
-        if precision == "tf32" and gpus()[0].compute_capability < (8, 0):
-            continue
-        with TensorRtRuntime(package, precision) as engine:
-            assert differences(engine.run(slices(5)), reference).max() <= LARGEST[precision]
+        if precision in availability("tensorrt").precisions:
+            runtime = TensorRtRuntime(package, precision)
+            assert differences(runtime.run(slices(5)), reference).max() <= LARGEST[precision]
+            runtime.close()

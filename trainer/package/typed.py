@@ -28,8 +28,8 @@ _LOW: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
 def typed_networks(network: bytes, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, bytes]:
     """Typed graphs by precision, as trainer.package.typed_graph makes them.
 
-    One that cannot be had, or is too far from the golden outputs, is left out with a warning: the parity gate
-    of a node would refuse it, and take the next precision.
+    A precision that the network has no form in, or in which it is too far from the golden outputs, is left
+    out with a warning: the parity gate of a node would refuse it, and take the next one.
 
     Parameters
     ----------

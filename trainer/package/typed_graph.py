@@ -66,7 +66,7 @@ def typed_graph(network: bytes, precision: str) -> bytes:
         checker.check_model(skeleton(model), full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
         raise ModelPackageError(
-            f"the network cannot be had in {precision}: its graph contradicts itself "
+            f"the network has no form in {precision}: its graph contradicts itself "
             f"({' '.join(str(error).split())[:200]}); export the model again."
         ) from error
     return bytes(model.SerializeToString(deterministic=True))
