@@ -28,6 +28,7 @@ from strokecore.result import (
 MODEL = ModelInfo("asymmetry", "1.0", "a" * 64, "asymmetry", "float32", ("no model package given",))
 SOFTWARE = SoftwareInfo("0.1.0", "b" * 64, "c" * 64)
 MOMENT = "2026-11-23T05:06:07+00:00"
+GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
 SOFT = QualityFlag("noisy", "warning", "Brain noise is 9.1 HU; up to 8 HU is expected.", "Send 5 mm slices.")
 BLOOD = QualityFlag(
     "suspected_haemorrhage",

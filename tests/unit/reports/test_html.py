@@ -11,23 +11,6 @@ from strokecore.reports import html
 from strokecore.reports.pages import Drawing
 from tests.unit.reports import output_cases as cases
 
-GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
-
-
-@pytest.fixture(scope="module")
-def series():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
-def result(series, masks):
-    return cases.made_up_result(series, masks)
-
 
 @pytest.fixture(scope="module")
 def page(result, series, masks, tmp_path_factory):
@@ -77,7 +60,7 @@ def test_html_of_withheld_hides_the_score(result, series, masks, tmp_path):
 
 
 def test_html_of_a_refusal_has_reason_and_remedy_and_no_table(tmp_path):
-    html.write_html(cases.refused(GAP), tmp_path / "r.html")
+    html.write_html(cases.refused(cases.GAP), tmp_path / "r.html")
     seen = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "ASPECTS NOT SCORED" in seen
     assert "What to do: Send the series again." in seen

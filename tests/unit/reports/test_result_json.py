@@ -9,35 +9,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from strokecore.flags import QualityFlag
 from strokecore.reports import result_json
-from strokecore.result import AspectsScore
 from tests.unit.reports import output_cases as cases
-
-GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
-
-
-@pytest.fixture(scope="module")
-def series():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
-def result(series, masks):
-    return cases.made_up_result(series, masks)
-
-
-def score(result, right, left, side):
-    return replace(
-        result,
-        aspects={"right": AspectsScore(*right), "left": AspectsScore(*left)},
-        affected_side=side,
-    )
 
 
 def test_json_is_the_contract(result, tmp_path):
@@ -84,7 +57,7 @@ def test_json_has_exactly_the_keys_of_the_design_and_three_more(result):
 
 @pytest.mark.parametrize("status", ["refused", "ineligible", "failed"])
 def test_json_of_a_run_without_a_score(status, tmp_path):
-    bare = replace(cases.refused(GAP), status=status, aspects={}, infarct_volume_ml={})
+    bare = replace(cases.refused(cases.GAP), status=status, aspects={}, infarct_volume_ml={})
     result_json.write_json(bare, tmp_path / "result.json")
     written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert written["regions"] == []

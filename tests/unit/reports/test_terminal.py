@@ -5,27 +5,11 @@ from __future__ import annotations
 import io
 import re
 
-import pytest
 from rich.console import Console
 
 from strokecore.flags import QualityFlag
 from strokecore.reports import terminal
 from tests.unit.reports import output_cases as cases
-
-
-@pytest.fixture(scope="module")
-def series():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
-def result(series, masks):
-    return cases.made_up_result(series, masks)
 
 
 def printed(result) -> str:

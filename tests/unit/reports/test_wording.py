@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from strokecore.flags import QualityFlag
 from strokecore.reports import wording
 from strokecore.result import AspectsScore
 from tests.unit.reports import output_cases as cases
-
-GAP = QualityFlag("missing_slice", "refusal", "A slice is missing.", "Send the series again.")
-
-
-@pytest.fixture(scope="module")
-def series():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
-def result(series, masks):
-    return cases.made_up_result(series, masks)
 
 
 def score(result, right, left, side):
@@ -76,13 +56,13 @@ def test_summary_of_a_score_despite_blood_says_so(result):
 
 
 def test_summary_of_a_refusal_says_what_to_do():
-    line = wording.summary_line(cases.refused(GAP))
+    line = wording.summary_line(cases.refused(cases.GAP))
     assert line == "ASPECTS NOT SCORED: A slice is missing. Send the series again."
 
 
 def test_reasons_are_never_empty():
     assert wording.reasons(cases.refused())[0].code == "failed"
-    assert wording.reasons(cases.refused(cases.SOFT, GAP)) == [GAP]
+    assert wording.reasons(cases.refused(cases.SOFT, cases.GAP)) == [cases.GAP]
 
 
 def test_numbers():

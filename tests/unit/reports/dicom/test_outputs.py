@@ -56,29 +56,14 @@ SOURCES = {
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(plain):
-    return cases.made_up_masks(plain)
-
-
-@pytest.fixture(scope="module")
-def result(plain, masks):
-    return cases.made_up_result(plain, masks)
-
-
-@pytest.fixture(scope="module")
-def written(plain, masks, result, tmp_path_factory):
+def written(series, masks, result, tmp_path_factory):
     """The files of one result."""
-    return dicom.write_outputs(plain, result, masks, tmp_path_factory.mktemp("outputs"))
+    return dicom.write_outputs(series, result, masks, tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_any_source_gives_valid_outputs_of_its_patient(name, plain, masks, tmp_path):
-    series = cases.through_file(cases.recoded(plain, **SOURCES[name]), tmp_path / "source")
+def test_any_source_gives_valid_outputs_of_its_patient(name, series, masks, tmp_path):
+    series = cases.through_file(cases.recoded(series, **SOURCES[name]), tmp_path / "source")
     result = cases.made_up_result(series, masks)
     written = dicom.write_outputs(series, result, masks, tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in written] == [
@@ -118,16 +103,16 @@ def test_real_scan_gives_valid_outputs(shared_data, tmp_path):
     assert {path.name: errors(path) for path in written if errors(path)} == {}
 
 
-def test_same_result_is_the_same_bytes(plain, masks, result, written, tmp_path):
-    again = dicom.write_outputs(plain, result, masks, tmp_path)
+def test_same_result_is_the_same_bytes(series, masks, result, written, tmp_path):
+    again = dicom.write_outputs(series, result, masks, tmp_path)
     for one, other in zip(written, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_same_refusal_is_the_same_bytes(plain, tmp_path):
+def test_same_refusal_is_the_same_bytes(series, tmp_path):
     refused = cases.refused(GAP)
-    (one,) = dicom.write_refusal(plain.datasets[0], refused, tmp_path / "1")
-    (other,) = dicom.write_refusal(plain.datasets[0], refused, tmp_path / "2")
+    (one,) = dicom.write_refusal(series.datasets[0], refused, tmp_path / "1")
+    (other,) = dicom.write_refusal(series.datasets[0], refused, tmp_path / "2")
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -145,9 +130,9 @@ def test_same_result_is_the_same_bytes_in_another_process(written, tmp_path):
         assert path.read_bytes() == other.read_bytes(), path.name
 
 
-def test_another_key_shares_no_identity(plain, masks, result, written, tmp_path):
+def test_another_key_shares_no_identity(series, masks, result, written, tmp_path):
     other = replace(result, result_key="7c1d6e1e-5d0b-5b06-8d6b-3b6f2b0f9f11")
-    assert own_uids(written).isdisjoint(own_uids(dicom.write_outputs(plain, other, masks, tmp_path)))
+    assert own_uids(written).isdisjoint(own_uids(dicom.write_outputs(series, other, masks, tmp_path)))
 
 
 def test_identities_are_unique_within_a_result(written):
@@ -166,29 +151,29 @@ def test_content_time_is_the_results(written):
 
 
 @pytest.mark.parametrize("zone", ["+9999", "-12:0", "+0160", "Z"])
-def test_a_zone_that_is_none_does_not_stop_the_outputs(zone, plain, tmp_path):
-    header = cases.recoded(plain, TimezoneOffsetFromUTC=zone).datasets[0]
+def test_a_zone_that_is_none_does_not_stop_the_outputs(zone, series, tmp_path):
+    header = cases.recoded(series, TimezoneOffsetFromUTC=zone).datasets[0]
     (path,) = dicom.write_refusal(header, cases.refused(GAP), tmp_path)
     assert pydicom.dcmread(path).ContentTime == "050607"
 
 
-def test_several_body_parts_become_one(plain, tmp_path):
-    header = cases.recoded(plain, BodyPartExamined=["HEAD", "NECK"]).datasets[0]
+def test_several_body_parts_become_one(series, tmp_path):
+    header = cases.recoded(series, BodyPartExamined=["HEAD", "NECK"]).datasets[0]
     (path,) = dicom.write_refusal(header, cases.refused(GAP), tmp_path)
     assert pydicom.dcmread(path).BodyPartExamined == "HEAD"
 
 
-def test_content_time_is_given_in_the_zone_the_source_declares(plain, tmp_path):
-    header = cases.recoded(plain, TimezoneOffsetFromUTC="+0930").datasets[0]
+def test_content_time_is_given_in_the_zone_the_source_declares(series, tmp_path):
+    header = cases.recoded(series, TimezoneOffsetFromUTC="+0930").datasets[0]
     output = pydicom.dcmread(dicom.write_refusal(header, cases.refused(GAP), tmp_path)[0])
     assert (output.ContentTime, output.TimezoneOffsetFromUTC) == ("143607", "+0930")
 
 
-def test_time_and_key_are_never_made_up(plain, masks, result, tmp_path):
+def test_time_and_key_are_never_made_up(series, masks, result, tmp_path):
     with pytest.raises(ValueError, match="content_datetime"):
-        dicom.write_outputs(plain, replace(result, content_datetime=None), masks, tmp_path)
+        dicom.write_outputs(series, replace(result, content_datetime=None), masks, tmp_path)
     with pytest.raises(ValueError, match="result_key"):
-        dicom.write_outputs(plain, replace(result, result_key=None), masks, tmp_path)
+        dicom.write_outputs(series, replace(result, result_key=None), masks, tmp_path)
 
 
 def test_refusal_without_a_study_is_not_written(tmp_path):
@@ -207,9 +192,9 @@ def test_refusal_of_the_barest_header(tmp_path):
     assert errors(path) == []
 
 
-def test_values_outside_their_vr_are_written_as_they_came(plain, masks, result, tmp_path):
+def test_values_outside_their_vr_are_written_as_they_came(series, masks, result, tmp_path):
     with pydicom.config.disable_value_validation():
-        series = cases.recoded(plain, PatientBirthDate="1950.01.02", PatientAge="75", PatientSex="U")
+        series = cases.recoded(series, PatientBirthDate="1950.01.02", PatientAge="75", PatientSex="U")
     written = dicom.write_outputs(series, result, masks, tmp_path)
     for path in written:
         with pydicom.config.disable_value_validation():
@@ -217,8 +202,8 @@ def test_values_outside_their_vr_are_written_as_they_came(plain, masks, result, 
             assert (output.PatientBirthDate, output.PatientAge) == ("1950.01.02", "75")
 
 
-def test_refusals_for_another_reason_are_another_object(plain, tmp_path):
-    header = plain.datasets[0]
+def test_refusals_for_another_reason_are_another_object(series, tmp_path):
+    header = series.datasets[0]
     other = QualityFlag("too_few_slices", "refusal", "3 slices found.", "Send the series again.")
     uids = set()
     for index, flag in enumerate((GAP, other, replace(GAP, message="Two slices are missing."))):

@@ -16,17 +16,6 @@ from tests.unit.reports import output_cases as cases
 
 
 @pytest.fixture(scope="module")
-def series():
-    """Tilted, with gaps of 1.5 to 8 mm."""
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
 def stamp(series, masks):
     return Stamp.of(cases.made_up_result(series, masks))
 

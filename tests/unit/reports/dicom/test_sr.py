@@ -17,21 +17,6 @@ from strokecore.result import AspectsScore, SourceMasks
 from tests.unit.reports import output_cases as cases
 
 
-@pytest.fixture(scope="module")
-def series():
-    return cases.small_series()
-
-
-@pytest.fixture(scope="module")
-def masks(series):
-    return cases.made_up_masks(series)
-
-
-@pytest.fixture(scope="module")
-def result(series, masks):
-    return cases.made_up_result(series, masks)
-
-
 def build(series, result, masks):
     stamp = Stamp.of(result)
     return sr.build(
