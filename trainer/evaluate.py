@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -28,6 +28,7 @@ from trainer.data.cases import CaseRecord, Dataset, Split
 from trainer.measure.figures import GROUPS, of_group, patient_row, print_summary, summarise
 from trainer.measure.metrics import PatientFigures, measure
 from trainer.measure.pictures import require_matplotlib, save_overlay
+from trainer.measure.thresholds import THRESHOLDS, best, levels, reaching
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,8 +43,6 @@ Floats = npt.NDArray[np.float32]
 Protocol = Literal["aisd"]
 
 EVALUATION_SCHEMA: Final = 1
-# Candidates; the Dice of a trained network changes by less than 0.005 from one to the next near its best.
-THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 DEFAULT_THRESHOLD: Final = 0.5
 
 
@@ -160,15 +159,14 @@ def find_thresholds(panel: Panel, dataset: Dataset) -> list[Threshold]:
             f"{dataset.folder} has no validation case with infarct to find the threshold on; "
             f"give --threshold, for example {DEFAULT_THRESHOLD}."
         )
-    thresholds = np.array(THRESHOLDS, np.float32)
     dice = np.empty((len(panel.nets), len(records), len(THRESHOLDS)))
     for row, record in enumerate(records):
         case = dataset.load(record)
         for index, infarct in enumerate(panel.infarcts(case)):
-            called = _reaching(infarct[infarct >= thresholds[0]], thresholds)
-            both = _reaching(infarct[case.lesion], thresholds)
-            dice[index, row] = dice_of_counts(both, called + np.count_nonzero(case.lesion))
-    chosen = [_best(means) for means in dice.mean(axis=1)]
+            level = levels(infarct)
+            both, size = reaching(level[case.lesion]), reaching(level) + np.count_nonzero(case.lesion)
+            dice[index, row] = dice_of_counts(both, size)
+    chosen = [Threshold(best(means), "validate", tuple(means.tolist())) for means in dice.mean(axis=1)]
     for threshold in chosen:
         if threshold.value in (THRESHOLDS[0], THRESHOLDS[-1]):
             log.warning(
@@ -293,14 +291,3 @@ def draw_examples(
         predicted = panel.infarcts(case)[0] >= threshold.value
         title = f"{name}: {patient.id}, Dice {patient.infarct.dice:.3f}"
         save_overlay(folder / f"{name}.png", case, predicted, title)
-
-
-def _reaching(values: Floats, thresholds: Floats) -> npt.NDArray[np.int64]:
-    """How many values reach each of the ascending thresholds."""
-    reached = np.searchsorted(thresholds, values, side="right")
-    return np.bincount(reached, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
-
-
-def _best(means: npt.NDArray[np.float64]) -> Threshold:
-    order = sorted(range(len(THRESHOLDS)), key=lambda i: (-means[i], abs(THRESHOLDS[i] - 0.5)))
-    return replace(Threshold(THRESHOLDS[order[0]], "validate"), dice=tuple(float(m) for m in means))

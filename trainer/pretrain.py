@@ -31,6 +31,7 @@ from transformers import DINOv3ViTModel
 
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
+from strokecore.learned.package import file_sha256
 from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, to_channels
 from trainer.data.cases import CaseRecord, Dataset
 from trainer.network.vit_dpt import BACKBONES, REGISTER_TOKENS, BackboneConfig
@@ -252,8 +253,6 @@ def _write(
     minutes: float,
     metrics: dict[str, float],
 ) -> None:
-    import hashlib
-
     out.mkdir(parents=True, exist_ok=True)
     weights = out / "backbone.safetensors"
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, weights)
@@ -261,7 +260,7 @@ def _write(
         "kind": "strokecore-backbone",
         "name": backbone,
         "shape": asdict(shape),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": file_sha256(weights),
         "licence": "Apache-2.0",
         "pretraining": {
             "task": "masked denoising, mirror difference, tissue segmentation; no infarct labels",

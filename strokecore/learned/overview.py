@@ -112,7 +112,14 @@ def _judge(
 
 
 def _examined(gate: Gate, name: str, precision: str) -> Judged:
-    """By the whole gate, now; what cannot be started has a reason instead of a report."""
+    """By the whole gate, now; what cannot be started has a reason instead of a report.
+
+    TensorRT compiles the network first where that has not been done, which takes minutes.
+    """
+    from strokecore.learned.tensorrt import with_graph
+
+    if name == "tensorrt" and not with_graph(gate.package, [precision]):
+        return {**_NOT_JUDGED, "error": "the package has no graph for it; trainer export --typed makes one"}
     try:
         runtime = runtimes.start(gate.package, name, precision, gate.threads)
     except (EngineError, ModelPackageError) as error:

@@ -87,16 +87,21 @@ def affected_side(aspects: dict[Side, AspectsScore]) -> Literal["left", "right",
     return "left" if left < right else "right"
 
 
-def vertical_extent_mm(
-    mask: npt.NDArray[np.bool_], spacing_mm: tuple[float, float, float], min_area_mm2: float = 0.0
-) -> float:
-    """Longest uninterrupted run of planes of a [z, y, x] mask that hold at least ``min_area_mm2``, in mm."""
-    area = mask.sum(axis=(1, 2)) * spacing_mm[1] * spacing_mm[2]
-    longest = run = 0
-    for shown in area > max(min_area_mm2, 0.0):
-        run = run + 1 if shown else 0
-        longest = max(longest, run)
-    return longest * spacing_mm[0]
+def longest_run(shown: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Longest uninterrupted run of true values along the first axis of [planes, ...]; intp [...]."""
+    longest = run = np.zeros(shown.shape[1:], np.intp)
+    for plane in shown:
+        run = np.where(plane, run + 1, 0)
+        longest = np.maximum(longest, run)
+    return longest
+
+
+def spans_enough(
+    planes: npt.NDArray[np.intp], plane_mm: float, slice_spacing_mm: float
+) -> npt.NDArray[np.bool_]:
+    """Whether runs of so many planes of ``plane_mm`` are on two adjacent slices of the source spacing."""
+    # planes are counted whole, so an extent is known to half a plane at either end
+    return np.asarray((planes + 1) * plane_mm >= minimum_extent_mm(slice_spacing_mm))
 
 
 def minimum_extent_mm(slice_spacing_mm: float) -> float:
@@ -146,6 +151,6 @@ def _not_assessable(
 
 
 def _tall_enough(head: Head, acute: npt.NDArray[np.bool_]) -> bool:
-    extent = vertical_extent_mm(acute, head.grid.spacing_mm, MIN_PLANE_AREA_MM2)
-    # planes are counted whole, so an extent is known to half a plane at either end
-    return extent + head.grid.spacing_mm[0] >= minimum_extent_mm(head.slice_thickness_mm)
+    z_mm, y_mm, x_mm = head.grid.spacing_mm
+    shown = acute.sum(axis=(1, 2)) * y_mm * x_mm > MIN_PLANE_AREA_MM2
+    return bool(spans_enough(longest_run(shown), z_mm, head.slice_thickness_mm))

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import DINOv3ViTConfig
 
 from strokecore.errors import UsageError
+from strokecore.learned.package import file_sha256
 from trainer.network.dinov3_checkpoint import from_original
 from trainer.network.vit_dpt import BACKBONES, FrozenBackbone
 
@@ -267,15 +268,10 @@ def _checked_digest(file: Path, expected: str) -> str:
         split = file.with_name(file.name + ".index.json").is_file()
         how = "the weights are split; save them with max_shard_size='10GB'" if split else HOW_TO_GET
         raise UsageError(f"{file} is not there: {how}")
-    found = _sha256(file)
+    found = file_sha256(file)
     if expected and found != expected.lower():
         raise UsageError(
             f"{file} has sha256 {found}, the recipe expects {expected}; "
             "give the other file or change weights.sha256."
         )
     return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
 from strokecore.learned.package import Calibration
 from strokecore.scoring.aspects import REGION_THRESHOLD
-from trainer.evaluate import THRESHOLDS
+from trainer.measure.thresholds import THRESHOLDS, best
 from trainer.package.evidence import Bools, Evidence, Floats
 
 # False infarct that halves the worth of a healthy head's answer: the engine keeps what is larger than 0.7 ml,
@@ -56,8 +56,7 @@ def best_threshold(dice: Floats, called_ml: Floats) -> float:
             "infarcts in the validation split."
         )
     means = np.where(with_infarct[:, None], dice, FREE_ML / (FREE_ML + called_ml)).mean(axis=0)
-    order = sorted(range(len(THRESHOLDS)), key=lambda i: (-means[i], abs(THRESHOLDS[i] - 0.5)))
-    return THRESHOLDS[order[0]]
+    return best(means)
 
 
 def fit_calibration(

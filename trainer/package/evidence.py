@@ -19,9 +19,9 @@ from strokecore.learned.combination import Combination, combined, region_opinion
 from strokecore.learned.engine import Run, infarct_map, region_log_odds
 from strokecore.learned.package import Calibration
 from strokecore.learned.preprocessing import InputSpec
-from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, minimum_extent_mm
+from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, longest_run, spans_enough
 from trainer.data.cases import Case, CaseRecord, Dataset
-from trainer.evaluate import THRESHOLDS
+from trainer.measure.thresholds import THRESHOLDS, at_or_above, levels, reaching
 from trainer.package.combine import fit_combination, voxel_sample, weight_free
 
 Floats = npt.NDArray[np.float64]
@@ -141,10 +141,8 @@ def _of_case(
     case: Case, probability: npt.NDArray[np.float32], found: dict[RegionId, float]
 ) -> tuple[npt.NDArray[Any], ...]:
     """The first five fields of Evidence for one case: ``probability`` is outlined, ``found`` its log-odds."""
-    # how many thresholds a voxel reaches, compared in float32 as the node does
-    level = np.searchsorted(np.array(THRESHOLDS, np.float32), probability, side="right")
-    reached = _at_or_above(np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1))
-    both = _at_or_above(np.bincount(level[case.lesion], minlength=len(THRESHOLDS) + 1))
+    level = levels(probability)
+    reached, both = reaching(level), reaching(level[case.lesion])
     lesion = int(np.count_nonzero(case.lesion))
     dice = dice_of_counts(both, reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
     return (
@@ -164,16 +162,7 @@ def _outlined(level: npt.NDArray[np.intp], case: Case) -> Bools:
     kinds = max(labels) + 1
     index = (np.arange(planes)[:, None, None] * kinds + case.regions) * (thresholds + 1) + level
     counts = np.bincount(index.ravel(), minlength=planes * kinds * (thresholds + 1))
-    area = _at_or_above(counts.reshape(planes, kinds, thresholds + 1)) * dy * dx
-    longest = run = np.zeros((kinds, thresholds), np.int64)
-    for shown in area > MIN_PLANE_AREA_MM2:
-        run = np.where(shown, run + 1, 0)
-        longest = np.maximum(longest, run)
-    # planes are counted whole, so an extent is known to half a plane at either end
-    tall = (longest + 1) * dz >= minimum_extent_mm(case.record.slice_thickness_mm)
+    area = at_or_above(counts.reshape(planes, kinds, thresholds + 1)) * dy * dx
+    longest = longest_run(area > MIN_PLANE_AREA_MM2)
+    tall = spans_enough(longest, dz, case.record.slice_thickness_mm)
     return np.asarray(tall & (longest > 0))[labels]
-
-
-def _at_or_above(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Counts by thresholds reached [..., T + 1] to counts at or above each threshold [..., T]."""
-    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]

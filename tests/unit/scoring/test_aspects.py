@@ -11,10 +11,11 @@ from strokecore.result import AspectsScore, RegionFinding
 from strokecore.scoring.aspects import (
     affected_side,
     find_regions,
+    longest_run,
     minimum_extent_mm,
     score_hemispheres,
     score_side,
-    vertical_extent_mm,
+    spans_enough,
 )
 from strokecore.scoring.engine import Lesion, RegionEvidence
 from tests.unit.scoring.heads import SHAPE, flat_head, region_slices
@@ -95,11 +96,11 @@ def test_minimum_extent_grows_with_thick_slices() -> None:
     assert minimum_extent_mm(8.0) == 12.0
 
 
-def test_vertical_extent_is_the_longest_uninterrupted_run() -> None:
-    mask = np.zeros((10, 4, 4), bool)
-    mask[[0, 1, 4, 5, 6]] = True
-    assert vertical_extent_mm(mask, (2.5, 1.0, 1.0)) == 7.5
-    assert vertical_extent_mm(mask, (2.5, 1.0, 1.0), min_area_mm2=16.0) == 0.0
+def test_the_longest_uninterrupted_run_of_planes_counts() -> None:
+    shown = np.zeros((10, 2), bool)
+    shown[[0, 1, 4, 5, 6], 0] = True
+    assert longest_run(shown).tolist() == [3, 0]
+    assert spans_enough(np.array([2, 3]), 2.5, slice_spacing_mm=5.0).tolist() == [False, True]
 
 
 def test_old_infarct_is_not_counted_and_a_mostly_old_region_is_not_assessed(head: Head) -> None:

@@ -27,7 +27,7 @@ from tests.unit.trainer.evaluation_cases import (
     make_dataset,
 )
 from trainer.data.cases import Case, Dataset
-from trainer.evaluate import THRESHOLDS
+from trainer.measure.thresholds import THRESHOLDS
 from trainer.package.calibrate import best_threshold, figures, fit_calibration
 from trainer.package.evidence import Evidence, collect
 

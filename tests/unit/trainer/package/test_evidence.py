@@ -20,7 +20,7 @@ from tests.unit.trainer.evaluation_cases import M2, M5, SPEC, box, make_case, ma
 from tests.unit.trainer.package.test_calibrate import affected_in, dark_is_infarct
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import Case, Dataset
-from trainer.evaluate import THRESHOLDS
+from trainer.measure.thresholds import THRESHOLDS
 from trainer.package.calibrate import fit_calibration
 from trainer.package.combine import weight_free
 from trainer.package.evidence import collect, collect_joined

@@ -1,0 +1,31 @@
+"""From which probability a voxel counts as infarct, and masks at all these thresholds counted at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+# Candidates; the Dice of a trained network changes by less than 0.005 from one to the next near its best.
+THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
+
+
+def levels(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """How many of THRESHOLDS each value reaches, compared in float32 as the node does; any shape."""
+    return np.searchsorted(np.array(THRESHOLDS, np.float32), probability, side="right")
+
+
+def reaching(level: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    """How many values reach each of THRESHOLDS, int64 [thresholds]; ``level`` of any shape."""
+    return at_or_above(np.bincount(level.ravel(), minlength=len(THRESHOLDS) + 1))
+
+
+def at_or_above(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Counts by thresholds reached [..., T + 1] to counts at or above each threshold [..., T]."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+
+
+def best(means: npt.NDArray[np.float64]) -> float:
+    """The threshold with the largest of ``means`` [thresholds]; the nearest to one half among equals."""
+    return THRESHOLDS[min(range(len(THRESHOLDS)), key=lambda i: (-means[i], abs(THRESHOLDS[i] - 0.5)))]
