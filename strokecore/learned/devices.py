@@ -32,6 +32,8 @@ _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # The compute capability with which matrix units for bf16 and TF32 came.
 _AMPERE: Final = (8, 0)
 _NAME_BYTES: Final = 256
+# What an NVIDIA driver shows of itself, on Linux and inside Windows.
+_DRIVER_TRACES: Final = (Path("/proc/driver/nvidia"), Path("/dev/dxg"))
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ def checked(answer: tuple[Any, ...]) -> Any:
     if status.name != "CUDA_SUCCESS":
         raise CudaError(status.name)
     return values[0] if values else None
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine seems to have an NVIDIA driver; asks the file system only."""
+    return any(path.exists() for path in _DRIVER_TRACES)
 
 
 def gpus() -> tuple[Gpu, ...]:

@@ -47,13 +47,16 @@ def overview(folder: Path | None = None, wanted: str = "auto", *, check: bool = 
         folder = SHIPPED
     found = [runtimes.availability(name) for name in RUNTIME_NAMES]
     package = None if folder is None else load_package(folder, atlas_sha256=load_atlas().sha256)
-    judged = {} if package is None else _judge(package, found, check=check)
+    judged = {} if package is None or not check else _judge(package, found, check=True)
+    chosen = _chosen(folder, wanted)
+    if package is not None and not check:  # after the choice, which leaves reports
+        judged = _judge(package, found, check=False)
     return {
         "threads": default_threads(),
         "model": package and {"name": package.name, "version": package.version, "sha256": package.sha256},
         "checked": check,
         "engines": [_described(one, judged) for one in found],
-        "chosen": _chosen(folder, wanted),
+        "chosen": chosen,
     }
 
 

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from strokecore.errors import EngineError
-from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus
+from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus, has_nvidia_driver
 
 if TYPE_CHECKING:
     from strokecore.learned.package import ModelPackage
@@ -161,11 +161,11 @@ def availability(name: str) -> Availability:
     def missing(reason: str, install: str = kind.install) -> Availability:
         return Availability(name, library, device, (), reason, install)
 
-    if device is None and not _installed("cuda.bindings"):
-        return missing("no NVIDIA GPU is looked for, because cuda-bindings is not installed")
+    if device is None and has_nvidia_driver() and not _installed("cuda.bindings"):
+        return missing("cuda-bindings, which finds NVIDIA GPUs, is not installed")
     if device is None:
         reason = "no NVIDIA GPU is visible to this process; install its driver, and pass it into a container"
-        return missing(reason, "" if installed else kind.install)
+        return missing(reason, "")
     if not installed:
         return missing(f"{kind.needs} is not installed")
     if others := [build for build in builds if build not in kind.distributions]:

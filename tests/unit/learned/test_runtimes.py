@@ -41,7 +41,7 @@ MODULES = {"tensorrt": "tensorrt", "onnxruntime": "onnxruntime", "onnxruntime-gp
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretends a machine: distributions that are installed, its GPUs, and whether its CPU has bf16."""
 
-    def pretend(*installed: str, gpus: tuple[Gpu, ...] = (), bf16: bool = False) -> None:
+    def pretend(*installed: str, gpus: tuple[Gpu, ...] = (), bf16: bool = False, driver: bool = True) -> None:
         def version(name: str) -> str:
             if name not in installed:
                 raise metadata.PackageNotFoundError(name)
@@ -51,6 +51,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(runtimes, "_installed", modules.__contains__)
         monkeypatch.setattr(metadata, "version", version)
         monkeypatch.setattr(runtimes, "gpus", lambda: gpus)
+        monkeypatch.setattr(runtimes, "has_nvidia_driver", lambda: driver)
         monkeypatch.setattr(runtimes, "cpu_computes_in", lambda precision: bf16 or precision == "fp32")
 
     return pretend
@@ -81,8 +82,10 @@ def test_a_bare_machine_has_none_and_says_how_to_get_each(machine: Callable[...,
     assert found["tensorrt"].install == found["onnx-cuda"].install == INSTALL_GPU
     assert found["tensorrt"].reason == found["onnx-cuda"].reason
     assert "cuda-bindings" in found["tensorrt"].reason
-    machine("cuda-bindings")
-    assert "no NVIDIA GPU is visible" in availability("onnx-cuda").reason
+    for bare in ((), ("cuda-bindings",)):
+        machine(*bare, driver=bool(bare))
+        assert "no NVIDIA GPU is visible" in availability("onnx-cuda").reason
+        assert not availability("onnx-cuda").install  # a command alone brings no GPU
 
 
 def test_bf16_is_offered_where_the_cpu_computes_in_it(machine: Callable[..., None]) -> None:
