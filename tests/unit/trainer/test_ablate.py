@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,17 +16,13 @@ import trainer.loop.curve
 import trainer.loop.run_folder
 import trainer.train
 from strokecore.errors import UsageError
-from strokecore.evaluate.statistics import BOOTSTRAP_SEED, Estimate, draw_patients
 from strokecore.learned.preprocessing import DEFAULT_CHANNELS, InputSpec
 from tests.unit.trainer.evaluation_cases import M2, M5, SPEC, StubNet, make_case, make_dataset
 from trainer.ablate import FIGURES, RunOf, ablate, compare, train_all
 from trainer.config import Recipe, TrainingConfig, WeightsConfig, load_recipe
 from trainer.data.cases import Dataset
 from trainer.loop.run_folder import recipe_sha256
-from trainer.loss.config import TaglConfig
 from trainer.measure.metrics import LesionMatch, Overlap, PatientFigures
-from trainer.measure.paired import LARGEST_LOSS, average, difference, figure, judge
-from trainer.measure.plots import _smooth
 from trainer.measure.variants import kinds_of
 from trainer.network import vit_dpt
 from trainer.train import train
@@ -54,117 +49,6 @@ def person(case_id: str, group: str, dice: float) -> PatientFigures:
         case_id, group, "territory", found, Overlap(), found, LesionMatch(), NAN,
         {"M5": found}, frozenset({"M5"} if found.true else ()), {}, frozenset(),
     )  # fmt: skip
-
-
-class TestStatistics:
-    def test_average_by_hand(self) -> None:
-        values = np.array([[0.2, NAN, 0.4], [0.4, NAN, 0.6]])
-        assert average(values).value == pytest.approx(0.4)
-        assert figure(values)["patients"] == 2
-        territories = np.stack([values, np.array([[1.0, NAN, NAN], [1.0, NAN, NAN]])], axis=2)
-        assert average(territories).value == pytest.approx((0.4 + 1.0) / 2)
-
-    def test_interval_equals_brute_force_over_crossed_draws(self) -> None:
-        rng = np.random.default_rng(3)
-        values = rng.normal(size=(3, 7, 2))
-        values[:, 2, 0] = values[:, 4, 1] = NAN
-        by_seed = draw_patients(3, seed=BOOTSTRAP_SEED + 1)
-        by_patient = draw_patients(7, seed=BOOTSTRAP_SEED)
-        drawn = []
-        for s, p in zip(by_seed, by_patient, strict=True):
-            picked = np.repeat(np.repeat(values, s, axis=0), p, axis=1)
-            drawn.append(np.nanmean([np.nanmean(picked[..., t]) for t in range(2)]))
-        found = average(values)
-        assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))))
-        assert average(values) == found  # fixed draws
-
-    def test_pairing_removes_what_seeds_and_patients_share(self) -> None:
-        rng = np.random.default_rng(1)
-        control = rng.uniform(0.2, 0.9, (3, 30)) + rng.normal(0, 0.1, (3, 1))
-        found = difference(control + 0.02, control)
-        assert found["value"] == pytest.approx(0.02)
-        assert (found["low"], found["high"]) == (pytest.approx(0.02), pytest.approx(0.02))
-        assert found["per_seed"] == [pytest.approx(0.02)] * 3
-        assert (found["seeds_higher"], found["seeds_lower"]) == (3, 0)
-
-    def test_seeds_widen_the_interval(self) -> None:
-        patients = np.random.default_rng(2).normal(0, 0.01, (1, 40))
-        together = average(np.repeat(patients, 3, axis=0))
-        apart = average(patients + np.array([[-0.1], [0.0], [0.1]]))
-        assert apart.high - apart.low > 3 * (together.high - together.low)
-
-    def test_nothing_known_and_one_patient(self) -> None:
-        assert average(np.full((2, 3), NAN)) == Estimate(None)
-        assert average(np.zeros((2, 0))) == Estimate(None)
-        assert average(np.array([[0.5], [0.7]])) == Estimate(pytest.approx(0.6))
-
-    def test_a_control_zero_and_a_missing_patient_are_different_things(self) -> None:
-        found = difference(np.array([[0.0, NAN, 0.2]]), np.array([[0.1, NAN, 0.1]]))
-        assert found["value"] == pytest.approx(0.0)
-        assert found["patients"] == 2
-
-
-class TestVerdict:
-    @pytest.mark.parametrize(
-        ("dice", "sensitivity", "met", "shown"),
-        [
-            (Estimate(0.02, 0.01, 0.03), Estimate(0.0, -0.005, 0.01), True, True),
-            (Estimate(-0.01, -0.01, 0.0), Estimate(-0.01, -0.01, 0.0), True, True),  # "no more than"
-            (Estimate(-0.0101, -0.02, 0.0), Estimate(0.1, 0.0, 0.2), False, False),
-            (Estimate(0.1, 0.0, 0.2), Estimate(-0.0101, -0.02, 0.0), False, False),
-            (Estimate(0.0, -0.03, 0.03), Estimate(0.0, -0.001, 0.03), True, False),
-            (Estimate(0.0), Estimate(0.0), True, False),  # one patient shows nothing
-            (Estimate(None), Estimate(0.0, 0.0, 0.0), None, None),
-            (Estimate(0.0, 0.0, 0.0), Estimate(None), None, None),
-        ],
-    )
-    def test_edges(self, dice: Estimate, sensitivity: Estimate, met: bool | None, shown: bool | None) -> None:
-        verdict = judge("TAGL", dice, sensitivity, (12, 2))
-        assert (verdict.met, verdict.shown) == (met, shown)
-        assert ("NOT MET" in verdict.text) == (met is False)
-        assert verdict.text.startswith("TAGL")
-        assert "in 12 patients" in verdict.text
-
-    def test_a_loss_of_one_hundredth_survives_rounding(self) -> None:
-        control = np.array([[0.7, 0.3, 0.6]])
-        found = difference(control - LARGEST_LOSS, control)
-        assert judge("TAGL", Estimate(found["value"], 0, 0), Estimate(0, 0, 0), (3, 3)).met
-
-
-class TestKinds:
-    def test_control_and_variants_differ_from_tagl_as_said(self) -> None:
-        loss = TaglConfig(temperature=0.2)
-        kinds = kinds_of(
-            loss, ["coupling:w0=1", "territory:gate=territory,coupling_weight=0.5", "short:median_window=8"]
-        )
-        assert list(kinds) == ["control", "TAGL", "coupling", "territory", "short"]
-        assert kinds["control"] == loss.as_control()
-        assert kinds["TAGL"] is loss
-        assert kinds["coupling"] == dataclasses.replace(loss, w0=1.0)
-        assert kinds["territory"] == dataclasses.replace(loss, gate="territory", coupling_weight=0.5)
-        assert kinds["short"].median_window == 8
-
-    @pytest.mark.parametrize(
-        ("variant", "told"),
-        [
-            ("w0=1", "NAME:key=value"),
-            (":w0=1", "NAME:key=value"),
-            ("a/b:w0=1", "NAME:key=value"),
-            ("Control:w0=1", "taken"),
-            ("x:w=1", "no setting of the loss"),
-            ("x:w0", "no setting of the loss"),
-            ("x:w0=much", "expected a number"),
-            ("x:w0=2", "loss.w0"),
-            ("x:gate=open", "loss.gate"),
-        ],
-    )
-    def test_wrong_variants_are_refused(self, variant: str, told: str) -> None:
-        with pytest.raises(UsageError, match=told):
-            kinds_of(TaglConfig(), [variant])
-
-    def test_a_recipe_that_is_the_control_has_nothing_to_compare(self) -> None:
-        with pytest.raises(UsageError, match="nothing to compare"):
-            kinds_of(TaglConfig.control(), [])
 
 
 def test_compare_by_hand() -> None:
@@ -207,15 +91,6 @@ def test_without_uncoupled_patients_there_is_no_verdict() -> None:
     found = compare(runs, patients, ["control", "TAGL"], seeds=1)
     assert found["verdicts"]["TAGL"]["met"] is None
     assert "not judged" in found["verdicts"]["TAGL"]["text"]
-
-
-def test_running_mean_is_shorter_at_the_ends() -> None:
-    values = np.arange(40.0)
-    smooth = _smooth(values)
-    assert smooth[0] == pytest.approx(values[:13].mean())
-    assert smooth[20] == pytest.approx(20.0)
-    assert smooth[-1] == pytest.approx(values[-13:].mean())
-    assert _smooth(values[:0]).size == 0
 
 
 def fake_training(monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, Recipe]]) -> None:

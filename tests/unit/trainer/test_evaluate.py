@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from torch import nn
 
 import trainer.loop.run_folder
-from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.errors import UsageError
-from strokecore.files import csv_bytes
-from strokecore.head.grid import CANONICAL_GRID
 from tests.unit.trainer.evaluation_cases import (
     HEALTHY_HU,
     LESION_HU,
@@ -32,14 +26,11 @@ from tests.unit.trainer.evaluation_cases import (
 from trainer import evaluate as evaluation
 from trainer.config import Recipe
 from trainer.data.cases import Dataset
-from trainer.measure.figures import patient_row, print_summary, summarise
-from trainer.measure.metrics import CLASS_NAMES, LesionMatch, Overlap, PatientFigures
-from trainer.measure.pictures import SLICES, choose_slices
+from trainer.measure.metrics import Overlap
 from trainer.measure.prediction import Panel
 from trainer.network.vit_dpt import StrokeNet
 from trainer.prepare.aisd_layout import TEST_IDS
 
-NOWHERE = dict.fromkeys(REGION_NAMES, Overlap())
 ARTEFACT = ((-20.0, -8.0), (-40.0, -30.0), (-30.0, -10.0))
 
 
@@ -61,15 +52,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(trainer.loop.run_folder, "load_network", lambda folder: (recipe, StubNet()))
     monkeypatch.setattr(trainer.loop.run_folder, "read_record", lambda folder: about)
     return tmp_path / "run"
-
-
-def patient(dice: float, *, group: str = "coupled", true: int = 1000, case_id: str = "p") -> PatientFigures:
-    """A patient whose infarct has this Dice (predicted as large as the truth)."""
-    infarct = Overlap(round(dice * true), true, true)
-    return PatientFigures(
-        case_id, group, "territory", infarct, infarct, Overlap(), LesionMatch(1, 0, 0), 3.0,
-        {**NOWHERE, "M2": infarct}, frozenset({"M2"}), {**NOWHERE, "M2": infarct}, frozenset({"M2"}),
-    )  # fmt: skip
 
 
 def test_evaluate_writes_everything(dataset: Dataset, run: Path) -> None:
@@ -133,105 +115,6 @@ def test_without_validation_infarct_a_threshold_is_asked_for(tmp_path: Path, run
         evaluation.evaluate(run, data.folder)
     with pytest.raises(UsageError, match="no case in the split 'train'"):
         evaluation.evaluate(run, data.folder, split="train")
-
-
-def test_a_panel_answers_as_each_network_alone_and_shares_the_backbone(dataset: Dataset) -> None:
-    case = dataset.load(dataset.split("test")[0])
-    nets = [StubNet(), StubNet(bias=-2.0), StubNet(bias=1.0)]
-    with torch.no_grad():
-        nets[2].backbone.weight.fill_(2.0)  # another backbone
-    alone = [Panel([net], SPEC).infarcts(case)[0] for net in nets]
-    calls = [net.calls for net in nets]
-    panel = Panel(nets, SPEC)
-    for one, found in zip(alone, panel.predictions(case), strict=True):
-        np.testing.assert_array_equal(one, found.infarct)
-    assert nets[1].backbone is nets[0].backbone
-    assert [net.calls - before for net, before in zip(nets, calls, strict=True)] == [calls[0], 0, calls[0]]
-
-
-def test_names_follow_the_arm_of_the_plane_and_stay_in_the_field_of_view(dataset: Dataset) -> None:
-    case = dataset.load(dataset.split("test")[0])
-    (found,) = Panel([StubNet()], SPEC).predictions(case)
-    z, y, x = CANONICAL_GRID.axes_mm
-    below = found.names[z < case.record.level_plane_mm]
-    above = found.names[z >= case.record.level_plane_mm]
-    inside = np.ix_(np.abs(y) < SPEC.size[0], np.abs(x) < SPEC.size[1])  # half of size * 2 mm
-    assert {CLASS_NAMES[i] for i in np.unique(below[:, *inside])} == {"M2"}
-    assert {CLASS_NAMES[i] for i in np.unique(above[:, *inside])} == {"M5"}
-    outside = np.abs(y) > SPEC.size[0]
-    assert not found.names[:, outside].any()
-
-
-def test_a_side_error_would_be_seen(dataset: Dataset) -> None:
-    """The infarct is on the left: positive head x, the upper half of the columns."""
-    case = dataset.load(dataset.split("test")[0])
-    (found,) = Panel([StubNet()], SPEC).predictions(case)
-    assert (found.infarct[CANONICAL_GRID.side_columns("left")] > 0.5).any()
-    assert not (found.infarct[CANONICAL_GRID.side_columns("right")] > 0.5).any()
-
-
-def test_a_head_without_brain_has_no_infarct() -> None:
-    case = make_case("x", "test", "lesion_free")
-    empty = type(case)(
-        case.record, case.hu, case.brain & False, case.inside, case.regions, case.lesion, case.territory
-    )
-    (found,) = Panel([StubNet()], SPEC).predictions(empty)
-    assert not found.infarct.any()
-
-
-def test_summary_by_hand() -> None:
-    people = [patient(0.2, case_id="a"), patient(0.4, case_id="b"), patient(0.9, case_id="c")]
-    free = PatientFigures(
-        "d", "lesion_free", "territory", Overlap(0, 500, 0), Overlap(), Overlap(), LesionMatch(0, 0, 2),
-        math.nan, {**NOWHERE, "M2": Overlap(0, 500, 0)}, frozenset(), NOWHERE, frozenset(),
-    )  # fmt: skip
-    found = summarise([*people, free])
-    assert found["dice"]["mean"]["value"] == pytest.approx(0.5)
-    assert found["dice"]["mean"]["patients"] == 3
-    assert found["dice"]["median"]["value"] == pytest.approx(0.4)
-    assert found["dice"]["mean"]["low"] == pytest.approx(0.2)  # the worst patient three times
-    assert found["dice_pooled"] == pytest.approx(0.5)
-    assert found["false_positive_ml"]["mean"]["value"] == pytest.approx(1.0)
-    assert found["lesions"]["false"] == 0  # of patients with infarct
-    assert found["territories"]["M2"]["dice"]["value"] == pytest.approx(0.5)
-    assert found["territories"]["M2"]["dice_pooled"] == pytest.approx(2 * 1500 / (3500 + 3000))
-    assert found["territories"]["M2"]["false_positive_ml"] == pytest.approx(1.0)
-    assert found["territories"]["C"]["dice"] == {"value": None, "low": None, "high": None, "patients": 0}
-
-
-def test_intervals_are_the_same_every_time_and_one_patient_has_none() -> None:
-    people = [patient(d) for d in (0.1, 0.5, 0.6, 0.7)]
-    assert summarise(people) == summarise(people)
-    one = summarise(people[:1])["dice"]["mean"]
-    assert (one["value"], one["low"], one["high"]) == (pytest.approx(0.1), None, None)
-    json.dumps(summarise(people[:1]), allow_nan=False)
-
-
-def test_rows_are_json_and_csv() -> None:
-    rows = [patient_row(patient(0.5)), patient_row(patient(0.5, group="sg_only"))]
-    json.dumps(rows, allow_nan=False)
-    lines = csv_bytes(rows).decode().splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("id,group,lesion_ml")
-
-
-def test_table_of_nobody_with_infarct() -> None:
-    free = make_case("x", "test", "lesion_free")
-    nothing = np.zeros(free.lesion.shape, bool)
-    from trainer.measure.metrics import measure
-
-    console = Console(record=True, width=160)
-    print_summary(evaluation.by_group([measure(free, nothing, nothing.astype(np.uint8))]), "t", console)
-    assert "lesion_free" in console.export_text()
-
-
-def test_pictures_show_planes_from_end_to_end_of_what_is_there() -> None:
-    case = make_case("x", "test", "coupled", (M2,))
-    planes = choose_slices(case, np.zeros(case.lesion.shape, bool))
-    held = np.flatnonzero(case.lesion.any(axis=(1, 2)))
-    assert len(planes) == SLICES
-    assert (np.diff(planes) > 0).all()
-    assert held[0] <= planes[0] < planes[-1] <= held[-1]
 
 
 class TestAisd:

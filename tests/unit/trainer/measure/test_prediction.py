@@ -12,6 +12,7 @@ from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import to_channels
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, SPEC, StubNet, box, make_case
 from tests.unit.trainer.training_cases import BACKBONE
+from trainer.measure.metrics import CLASS_NAMES
 from trainer.measure.prediction import Panel, predict_slices
 from trainer.network.vit_dpt import NetworkConfig, StrokeNet
 
@@ -101,3 +102,47 @@ def test_a_case_is_made_of_its_slices(net: StrokeNet) -> None:
     middle = infarct[index][:, box(M2)[1], box(M2)[2]]
     low, high = (1 - bg[:, 0]).min(), (1 - bg[:, 0]).max()
     assert low - 1e-4 <= middle.min() <= middle.max() <= high + 1e-4
+
+
+def test_a_panel_answers_as_each_network_alone_and_shares_the_backbone() -> None:
+    case = make_case("t", "test", "coupled", (M2, M5))
+    nets = [StubNet(), StubNet(bias=-2.0), StubNet(bias=1.0)]
+    with torch.no_grad():
+        nets[2].backbone.weight.fill_(2.0)  # another backbone
+    alone = [Panel([net], SPEC).infarcts(case)[0] for net in nets]
+    calls = [net.calls for net in nets]
+    panel = Panel(nets, SPEC)
+    for one, found in zip(alone, panel.predictions(case), strict=True):
+        np.testing.assert_array_equal(one, found.infarct)
+    assert nets[1].backbone is nets[0].backbone
+    assert [net.calls - before for net, before in zip(nets, calls, strict=True)] == [calls[0], 0, calls[0]]
+
+
+def test_names_follow_the_arm_of_the_plane_and_stay_in_the_field_of_view() -> None:
+    case = make_case("t", "test", "coupled", (M2, M5))
+    (found,) = Panel([StubNet()], SPEC).predictions(case)
+    z, y, x = CANONICAL_GRID.axes_mm
+    below = found.names[z < case.record.level_plane_mm]
+    above = found.names[z >= case.record.level_plane_mm]
+    inside = np.ix_(np.abs(y) < SPEC.size[0], np.abs(x) < SPEC.size[1])  # half of size * 2 mm
+    assert {CLASS_NAMES[i] for i in np.unique(below[:, *inside])} == {"M2"}
+    assert {CLASS_NAMES[i] for i in np.unique(above[:, *inside])} == {"M5"}
+    outside = np.abs(y) > SPEC.size[0]
+    assert not found.names[:, outside].any()
+
+
+def test_a_side_error_would_be_seen() -> None:
+    """The infarct is on the left: positive head x, the upper half of the columns."""
+    case = make_case("t", "test", "coupled", (M2, M5))
+    (found,) = Panel([StubNet()], SPEC).predictions(case)
+    assert (found.infarct[CANONICAL_GRID.side_columns("left")] > 0.5).any()
+    assert not (found.infarct[CANONICAL_GRID.side_columns("right")] > 0.5).any()
+
+
+def test_a_head_without_brain_has_no_infarct() -> None:
+    case = make_case("x", "test", "lesion_free")
+    empty = type(case)(
+        case.record, case.hu, case.brain & False, case.inside, case.regions, case.lesion, case.territory
+    )
+    (found,) = Panel([StubNet()], SPEC).predictions(empty)
+    assert not found.infarct.any()
