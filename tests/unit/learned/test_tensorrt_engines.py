@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from strokecore import cli_engines
+from strokecore import cli
 from strokecore.cli import main
 from strokecore.errors import EngineError
 from strokecore.files import is_locked, locked
@@ -127,7 +127,7 @@ def test_a_background_build_yields_to_another(
     assert not here.builds
     assert main(arguments) == 0
     assert ready(package, "fp32")
-    assert niceness == [cli_engines._BACKGROUND_NICENESS] * 2
+    assert niceness == [cli._BACKGROUND_NICENESS] * 2
 
 
 def test_a_build_shares_what_another_made(package: ModelPackage, here: Machine) -> None:
