@@ -65,7 +65,7 @@ class Evaluation:
 
     Attributes
     ----------
-    record: the content of evaluation.json; record["figures"][group] as measure.summary.summarise gives it.
+    record: the content of evaluation.json; record["figures"][group] as measure.figures.summarise gives it.
     """
 
     record: dict[str, Any]
