@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.package import file_sha256
 from strokecore.learned.preprocessing import InputSpec, hu_slices, label_slices, mask_slices, to_channels
+from trainer.data.augment import mirror_territories
 from trainer.data.cases import CaseRecord, Dataset
 from trainer.network.vit_dpt import BACKBONES, REGISTER_TOKENS, BackboneConfig
 
@@ -81,6 +82,28 @@ class Slices:
     brain: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """A backbone in training, and what it is made and trained with.
+
+    Attributes
+    ----------
+    backbone: its name among BACKBONES. config: settings of the run. spec: the slices that it sees.
+    model, head: the backbone and the linear layer that reads its taps.
+    """
+
+    backbone: str
+    config: PretrainConfig
+    spec: InputSpec
+    model: DINOv3ViTModel
+    head: PretextHead
+
+    @property
+    def shape(self) -> BackboneConfig:
+        """The backbone's shape."""
+        return BACKBONES[self.backbone]
+
+
 class PretextHead(nn.Module):
     """One linear layer from the concatenated taps to every block's targets."""
 
@@ -118,19 +141,20 @@ def pretrain(
     train, validate = (_load(dataset, dataset.split(split), spec) for split in ("train", "validate"))
     torch.manual_seed(config.seed)
     shape = BACKBONES[backbone]
-    model = DINOv3ViTModel(shape.to_transformers())
-    head = PretextHead(shape)
-    parameters = [*model.parameters(), *head.parameters()]
+    training = Pretraining(
+        backbone, config, spec, DINOv3ViTModel(shape.to_transformers()), PretextHead(shape)
+    )
+    parameters = [*training.model.parameters(), *training.head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.05
     )
     rng = np.random.default_rng(config.seed)
     started = time.monotonic()
-    model.train()
+    training.model.train()
     for step in range(config.steps):
         rows = torch.from_numpy(rng.integers(0, len(train.hu), config.batch))
-        terms = _losses(model, head, shape, train, rows, config, spec, rng)
+        terms = _losses(training, train, rows, rng)
         loss = torch.stack(list(terms.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -140,8 +164,8 @@ def pretrain(
         if progress is not None:
             progress(step + 1, {name: float(value.detach()) for name, value in terms.items()})
     minutes = (time.monotonic() - started) / 60
-    metrics = _validate(model, head, shape, validate, config, spec)
-    _write(out, model, backbone, shape, config, spec, dataset, len(train.hu), minutes, metrics)
+    metrics = _validate(training, validate)
+    _write(out, training, _data_record(dataset, train), minutes, metrics)
     return metrics
 
 
@@ -160,29 +184,22 @@ def _load(dataset: Dataset, records: Sequence[CaseRecord], spec: InputSpec) -> S
 
 
 def _losses(
-    model: DINOv3ViTModel,
-    head: PretextHead,
-    shape: BackboneConfig,
-    slices: Slices,
-    rows: Tensor,
-    config: PretrainConfig,
-    spec: InputSpec,
-    rng: np.random.Generator,
+    training: Pretraining, slices: Slices, rows: Tensor, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    clean, regions, brain = slices.hu[rows].float(), slices.regions[rows].long(), slices.brain[rows]
+    """The terms of the loss on the slices ``rows``, each scalar."""
+    clean, regions, brain = slices.hu[rows].float(), slices.regions[rows], slices.brain[rows]
     flip = torch.from_numpy(rng.random(len(rows)) < 0.5)[:, None, None]
     clean = torch.where(flip, clean.flip(-1), clean)
     brain = torch.where(flip, brain.flip(-1), brain)
-    mirrored = torch.where(regions > 0, (regions + 9) % 20 + 1, 0)  # left 1-10 <-> right 11-20
-    regions = torch.where(flip, mirrored.flip(-1), regions)
+    regions = torch.where(flip, mirror_territories(regions).flip(-1), regions).long()
     clean = clean + torch.from_numpy(rng.normal(0, 2.0, (len(rows), 1, 1)).astype(np.float32))
 
-    sigma = rng.uniform(0, config.noise_hu, (len(rows), 1, 1)).astype(np.float32)
+    sigma = rng.uniform(0, training.config.noise_hu, (len(rows), 1, 1)).astype(np.float32)
     noise = rng.standard_normal(clean.shape, dtype=np.float32) * sigma
-    pixels = torch.from_numpy(to_channels(clean.numpy() + noise, spec))
-    rows_px, columns_px = (side // shape.patch_size for side in spec.size)
-    masked = torch.from_numpy(rng.random((len(rows), rows_px * columns_px)) < config.masked_share)
-    predicted = head(_taps(model, shape, pixels, masked))
+    pixels = torch.from_numpy(to_channels(clean.numpy() + noise, training.spec))
+    rows_px, columns_px = (side // training.shape.patch_size for side in training.spec.size)
+    masked = torch.from_numpy(rng.random((len(rows), rows_px * columns_px)) < training.config.masked_share)
+    predicted = training.head(_taps(training.model, training.shape, pixels, masked))
 
     density = (clean.clamp(*_RANGE_HU) - _BRAIN_HU) / _UNIT_HU
     mirror = density.flip(-1)
@@ -224,56 +241,44 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _validate(
-    model: DINOv3ViTModel,
-    head: PretextHead,
-    shape: BackboneConfig,
-    slices: Slices,
-    config: PretrainConfig,
-    spec: InputSpec,
-) -> dict[str, float]:
-    model.eval()
-    rng = np.random.default_rng(config.seed + 1)
+def _validate(training: Pretraining, slices: Slices) -> dict[str, float]:
+    training.model.eval()
+    rng = np.random.default_rng(training.config.seed + 1)
     totals: dict[str, list[float]] = {}
-    for rows in torch.arange(len(slices.hu)).split(config.batch):
-        for name, value in _losses(model, head, shape, slices, rows, config, spec, rng).items():
+    for rows in torch.arange(len(slices.hu)).split(training.config.batch):
+        for name, value in _losses(training, slices, rows, rng).items():
             totals.setdefault(name, []).append(float(value))
     return {name: round(float(np.mean(values)), 5) for name, values in totals.items()}
 
 
+def _data_record(dataset: Dataset, train: Slices) -> dict[str, Any]:
+    return {
+        "kind": dataset.about["kind"],
+        "sha256": dataset.sha256,
+        "seeds": dataset.about.get("seeds"),
+        "simulator": dataset.about.get("simulator"),
+        "cases": len(dataset.split("train")),
+        "slices": len(train.hu),
+    }
+
+
 def _write(
-    out: Path,
-    model: DINOv3ViTModel,
-    backbone: str,
-    shape: BackboneConfig,
-    config: PretrainConfig,
-    spec: InputSpec,
-    dataset: Dataset,
-    slices: int,
-    minutes: float,
-    metrics: dict[str, float],
+    out: Path, training: Pretraining, data: dict[str, Any], minutes: float, metrics: dict[str, float]
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights = out / "backbone.safetensors"
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, weights)
+    save_file({k: v.half().contiguous() for k, v in training.model.state_dict().items()}, weights)
     about = {
         "kind": "strokecore-backbone",
-        "name": backbone,
-        "shape": asdict(shape),
+        "name": training.backbone,
+        "shape": asdict(training.shape),
         "sha256": file_sha256(weights),
         "licence": "Apache-2.0",
         "pretraining": {
             "task": "masked denoising, mirror difference, tissue segmentation; no infarct labels",
-            "data": {
-                "kind": dataset.about["kind"],
-                "sha256": dataset.sha256,
-                "seeds": dataset.about.get("seeds"),
-                "simulator": dataset.about.get("simulator"),
-                "cases": len(dataset.split("train")),
-                "slices": slices,
-            },
-            "input": spec.to_dict(),
-            "config": asdict(config),
+            "data": data,
+            "input": training.spec.to_dict(),
+            "config": asdict(training.config),
             "minutes": round(minutes, 1),
             "validation": metrics,
         },

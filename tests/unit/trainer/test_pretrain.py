@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import DINOv3ViTModel
 
-from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.anatomy.regions import RegionId
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import InputSpec
@@ -18,7 +17,7 @@ from trainer.config import Recipe, WeightsConfig
 from trainer.data.cases import Case, CaseRecord, DatasetWriter, Split
 from trainer.loop.backbone import build_network
 from trainer.network.vit_dpt import BACKBONES, BackboneConfig, NetworkConfig
-from trainer.pretrain import PretextHead, PretrainConfig, Slices, pretrain
+from trainer.pretrain import PretrainConfig, pretrain
 
 SMALL = BackboneConfig(32, 4, 2, 64, (1, 2, 3, 4), patch_size=8, image_size=64)
 SPEC = InputSpec(size=(64, 48), pixel_mm=3.0, slice_mm=8.0)
@@ -95,12 +94,10 @@ def test_the_same_seed_gives_the_same_weights(data: Path, tmp_path: Path) -> Non
     assert a != c
 
 
-def test_mirrored_slices_swap_the_sides_of_the_regions(monkeypatch: pytest.MonkeyPatch) -> None:
-    regions = torch.zeros(1, *SPEC.size, dtype=torch.uint8)
-    regions[0, 8:16, 8:16] = 5  # left M1, wherever it is drawn
-    slices = Slices(
-        torch.full((1, *SPEC.size), 33.0).half(), regions, torch.ones(1, *SPEC.size, dtype=torch.bool)
-    )
+@pytest.mark.usefixtures("small")
+def test_mirrored_slices_swap_the_sides_of_the_regions(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     targets: list[torch.Tensor] = []
     real = torch.nn.functional.cross_entropy
 
@@ -108,20 +105,17 @@ def test_mirrored_slices_swap_the_sides_of_the_regions(monkeypatch: pytest.Monke
         targets.append(target)
         return real(predicted, target)
 
-    monkeypatch.setattr(module.functional, "cross_entropy", spy)
-    torch.manual_seed(0)
-    model, head = DINOv3ViTModel(SMALL.to_transformers()), PretextHead(SMALL)
-    rng = np.random.default_rng(0)
-    for _ in range(12):
-        rows = torch.zeros(1, dtype=torch.long)
-        module._losses(model, head, SMALL, slices, rows, PretrainConfig(), SPEC, rng)
-    found = {tuple(target.unique().tolist()) for target in targets}
-    assert found == {(0, 5), (0, 15)}
-    assert ALL_REGIONS[4].mirror.label == 15
-    for target in targets:
-        columns = target[0].any(dim=0).nonzero()
-        on_the_first_half = bool(columns.max() < target.shape[-1] / 2)
-        assert on_the_first_half == (5 in target)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", spy)
+    pretrain(data, tmp_path / "out", PretrainConfig(steps=4, batch=8), backbone="small", spec=SPEC)
+    shown = torch.cat(targets)
+    # left M1 and right M4 as they are, and their mirror images; columns run from right to left
+    labels = {RegionId("M1", "left"), RegionId("M4", "right")}
+    labels |= {region.mirror for region in labels}
+    assert set(shown.unique().tolist()) == {0, *(region.label for region in labels)}
+    for region in labels:
+        columns = (shown == region.label).any(dim=0).any(dim=0).nonzero()
+        on_the_left = columns >= shown.shape[-1] / 2
+        assert on_the_left.all() if region.side == "left" else not on_the_left.any()
 
 
 @pytest.mark.usefixtures("small")
