@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from strokecore.arrays import BoolArray, dice_of_counts
 from strokecore.errors import UsageError
+from strokecore.head.grid import voxel_volume_ml
 from strokecore.learned.arms import Arm, infarct_probability, sg_share
 from trainer.config import Recipe
 from trainer.data.batch import PLAIN, SliceKey
@@ -96,7 +97,8 @@ class Validator:
             for case, value, has in zip(self.slices, dice, true > 0, strict=True)
             if has
         }
-        pixel_ml = self.slices[0].pixel_mm ** 2 * self.recipe.input.slice_mm / 1000
+        pixel_mm = self.slices[0].pixel_mm
+        pixel_ml = voxel_volume_ml((pixel_mm, pixel_mm, self.recipe.input.slice_mm))
         false_ml = predicted[true == 0] * pixel_ml
         return Validation(
             step=step,

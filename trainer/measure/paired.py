@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore.arrays import Float64Array
+from strokecore.arrays import Float64Array, ratio
 from strokecore.evaluate.statistics import (
     BOOTSTRAP_DRAWS,
     BOOTSTRAP_SEED,
@@ -140,9 +140,5 @@ def _mean(values: Float64Array, by_seed: Float64Array, by_patient: Float64Array)
         np.einsum("bs,bst->bt", by_seed, np.einsum("bp,spt->bst", by_patient, part, optimize=True))
         for part in (np.where(defined, values, 0.0), defined.astype(np.float64))
     )
-    with_any = numbers > 0
-    means = np.divide(sums, numbers, out=np.zeros_like(sums), where=with_any)
-    count = with_any.sum(axis=1)
-    found = np.full(len(count), np.nan)
-    np.divide(means.sum(axis=1), count, out=found, where=count > 0)
+    found: Float64Array = ratio(np.nansum(ratio(sums, numbers), axis=1), (numbers > 0).sum(axis=1))
     return found
