@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Verdicts, plans and compiled models of the tests lie in a folder of theirs, never in the user's."""
+    """Gate reports, TensorRT engines and compiled models of the tests lie in a folder of their own."""
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("STROKECORE_CACHE")
     os.environ["STROKECORE_CACHE"] = str(folder)

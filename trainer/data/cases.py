@@ -58,7 +58,7 @@ class CaseRecord:
     id: file name of the case; holds no patient identity.
     split: train, validate or test; fixed when the data is prepared.
     labels: "territory" when each lesion voxel's region is known, else "binary".
-    group: pattern of the infarct (trainer.patterns).
+    group: pattern of the infarct (trainer.prepare.patterns).
     level_plane_mm: head z between the two ASPECTS levels (strokecore.learned.arms).
     slice_thickness_mm: of the source.
     lesion_ml: volume of the infarct.
