@@ -154,14 +154,6 @@ def _write_dwi(folder: Path, spec: SampleSpec) -> None:
         ds.save_as(folder / f"IM{k:04d}.dcm", enforce_file_format=True)
 
 
-def write_sound(root: Path) -> Path:
-    """Three sound scans: to train, to validate, an official test id. Preparing one takes about 4 s."""
-    write_case(root, TRAIN_ID)
-    write_case(root, VALIDATE_ID, order="reversed instance number", dicom="dicom-1")
-    write_case(root, TEST_ID, dicom="dicom-3")
-    return root
-
-
 def write_miniature(root: Path) -> Path:
     """AISD with four sound scans (two to train, one to validate, one official test id) and known defects."""
     write_case(root, TRAIN_ID)
