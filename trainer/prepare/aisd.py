@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from strokecore.arrays import UInt8Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_series
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Split
 from trainer.prepare.aisd_layout import TEST_IDS, TRAINING_SCANS, AisdCase, find_cases
-from trainer.prepare.case_file import make_case
+from trainer.prepare.case_file import UnusableError, dimensions, make_case
 from trainer.prepare.png_slices import (
     ASSUMED_WINDOW_HU,
     instance_order,
@@ -33,7 +32,6 @@ from trainer.prepare.png_slices import (
 )
 from trainer.prepare.pool import drop_copies, prepare_cases
 from trainer.prepare.splits import hash_split
-from trainer.prepare.unusable import UnusableError
 
 log = logging.getLogger(__name__)
 
@@ -175,12 +173,13 @@ def _from_dicom(case: AisdCase, raw: UInt8Array) -> tuple[Series, UInt8Array, di
     series = read_series(case.ct)
     if raw.shape != series.hu.shape:
         raise UnusableError(
-            f"the masks are {_size(raw)} and the DICOM series is {_size(series.hu)} (slices x rows x columns)"
+            f"the masks are {dimensions(raw)} and the DICOM series is {dimensions(series.hu)} "
+            "(slices x rows x columns)"
         )
     if case.images:
         images = read_slices(case.images, labels=False)
         if images.shape != raw.shape:
-            raise UnusableError(f"the masks are {_size(raw)} and the images are {_size(images)}")
+            raise UnusableError(f"the masks are {dimensions(raw)} and the images are {dimensions(images)}")
         match = match_slices(images, series)
         if match is None:
             raise UnusableError(
@@ -221,7 +220,7 @@ def _from_png(
         )
     images = read_slices(case.images, labels=False)
     if images.shape != raw.shape:
-        raise UnusableError(f"{why}; the masks are {_size(raw)} and the images are {_size(images)}")
+        raise UnusableError(f"{why}; the masks are {dimensions(raw)} and the images are {dimensions(images)}")
     top_first = vertex_first(images)
     if top_first is None:
         raise UnusableError(f"{why}, and the 8-bit slices do not show which end is the vertex")
@@ -244,10 +243,6 @@ def _from_png(
             "image left is the patient's right",
         },
     )
-
-
-def _size(volume: npt.NDArray[np.generic]) -> str:
-    return " x ".join(str(n) for n in volume.shape)
 
 
 def _png_window(records: list[CaseRecord]) -> PngWindow:

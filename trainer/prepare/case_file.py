@@ -1,12 +1,13 @@
-"""A scan and its truth, read, to one case's file: the last steps that every reader of real data shares."""
+"""A scan and its truth, read, to one case's file: what every reader of real data shares."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
@@ -20,6 +21,10 @@ SOURCE_DIGEST: Final = "source_sha256"
 # shifted, mirrored or upside down. Below this volume single voxels decide, and nothing is said.
 _LEAST_SHARE: Final = 0.5
 _LEAST_ML: Final = 0.5
+
+
+class UnusableError(Exception):
+    """Why one case cannot be used, in a sentence; the case is left out and the sentence kept with its id."""
 
 
 def make_case(
@@ -60,6 +65,11 @@ def misfit(case: Case, series: Series, lesion: BoolArray) -> str | None:
     if inside < _LEAST_SHARE:
         return f"only {inside:.0%} of the infarct lie inside the skull: the truth does not fit the scan"
     return None
+
+
+def dimensions(volume: npt.NDArray[Any]) -> str:
+    """Such as "32 x 512 x 512", for the sentence that says why two volumes do not fit."""
+    return " x ".join(str(n) for n in volume.shape)
 
 
 def _truth_sha256(lesion: BoolArray, territory: UInt8Array | None) -> str:

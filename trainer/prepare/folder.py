@@ -27,7 +27,7 @@ from strokecore.reading.files import DicomFile, find_dicom
 from strokecore.reading.series import Series, read_series
 from strokecore.reading.tags import quiet_pydicom
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Labels, Split
-from trainer.prepare.case_file import make_case
+from trainer.prepare.case_file import UnusableError, make_case
 from trainer.prepare.identity import identity_in_name
 from trainer.prepare.nifti import ct_series, labels_on, read_nifti
 from trainer.prepare.pool import drop_copies, prepare_cases
@@ -38,7 +38,6 @@ from trainer.prepare.seg_truth import (
     share_on,
 )
 from trainer.prepare.splits import TEST_SHARE, hash_split, read_splits
-from trainer.prepare.unusable import UnusableError
 
 log = logging.getLogger(__name__)
 

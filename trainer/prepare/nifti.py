@@ -26,7 +26,7 @@ from strokecore.reading.refusals import (
     MIN_SLICES,
 )
 from strokecore.reading.series import Series
-from trainer.prepare.unusable import UnusableError
+from trainer.prepare.case_file import UnusableError, dimensions
 
 _LPS_FROM_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 # sform and qform of one file may differ by the shear of a tilted gantry (to 30 degrees), never by a turned
@@ -131,7 +131,9 @@ def labels_on(nifti: Nifti, series: Series, allowed: Container[int], name: str) 
     if wrong:
         raise UnusableError(f"{name} holds values such as {wrong[0]:g}, which mean nothing there")
     if values.size != series.hu.size:
-        raise UnusableError(f"{name} is {_size(values)} and the CT {_size(series.hu)}: not the CT's grid")
+        raise UnusableError(
+            f"{name} is {dimensions(values)} and the CT {dimensions(series.hu)}: not the CT's grid"
+        )
     index_from_lps = np.linalg.inv(nifti.lps_from_index)
     starts = series.positions_mm @ index_from_lps[:3, :3].T + index_from_lps[:3, 3]
     by_row = index_from_lps[:3, :3] @ series.column_direction * series.pixel_spacing_mm[0]
@@ -168,7 +170,7 @@ def _refuse_ct(hu: Float32Array, thickness_mm: float, normal_z: float) -> None:
     if thickness_mm > MAX_THICKNESS_MM + MAX_THICKNESS_ROUNDING_MM:
         raise UnusableError(f"the CT's slices are {thickness_mm:.1f} mm apart, expected at most 10 mm")
     if not np.isfinite(hu).all():
-        raise UnusableError("the CT holds values that are no numbers")
+        raise UnusableError("the CT holds values that are not finite")
     air, bone = float(np.percentile(hu[:, ::4, ::4], 1)), float(hu.max())
     if air > AIR_PERCENTILE_HU or bone < _LEAST_BONE_HU:
         raise UnusableError(
@@ -180,7 +182,3 @@ def _refuse_ct(hu: Float32Array, thickness_mm: float, normal_z: float) -> None:
 def _disagree(a: Float64Array, b: Float64Array) -> bool:
     a, b = a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0), b[:3, :3] / np.linalg.norm(b[:3, :3], axis=0)
     return bool((np.einsum("ra,ra->a", a, b) < np.cos(np.radians(_MOST_DISAGREEMENT_DEG))).any())
-
-
-def _size(volume: npt.NDArray[Any]) -> str:
-    return " x ".join(str(n) for n in volume.shape)

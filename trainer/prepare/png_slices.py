@@ -16,7 +16,7 @@ from scipy import ndimage
 from strokecore.arrays import BoolArray, Float64Array, UInt8Array
 from strokecore.reading import tags
 from strokecore.reading.series import Series
-from trainer.prepare.unusable import UnusableError
+from trainer.prepare.case_file import UnusableError
 
 # A copy of a slice in another grey scale correlates with it better than 0.99, noise included; the slice's
 # mirror image, or that of another slice, stays below 0.3 (simulated heads, 0-80 HU).

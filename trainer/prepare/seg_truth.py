@@ -20,7 +20,7 @@ from strokecore.arrays import BoolArray, Float64Array
 from strokecore.reading.geometry import SAME_POSITION_MM
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes
-from trainer.prepare.unusable import UnusableError
+from trainer.prepare.case_file import UnusableError
 
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 _SAME_DIRECTION: Final = 1e-3

@@ -20,12 +20,12 @@ from tests.unit.reports import output_cases
 from tests.unit.trainer.prepare import miniature_aisd as mini
 from tests.unit.trainer.prepare.fakes import FakeCanonical
 from trainer.data.cases import Dataset
+from trainer.prepare.case_file import UnusableError
 from trainer.prepare.folder import prepare_folder
 from trainer.prepare.identity import identity_in_name
 from trainer.prepare.nifti import ct_series, labels_on, read_nifti
 from trainer.prepare.seg_truth import read_infarct
 from trainer.prepare.splits import hash_split, read_splits
-from trainer.prepare.unusable import UnusableError
 
 nibabel = pytest.importorskip("nibabel")
 
