@@ -48,7 +48,7 @@ CHECKPOINT_SECONDS: Final = 60.0
 
 
 class TrainingDivergedError(StrokeCoreError):
-    """The loss or its gradient is no number any more."""
+    """The loss or its gradient is not finite any more."""
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     Raises
     ------
     UsageError: wrong data, or a run folder of something else.
-    TrainingDivergedError: the loss is no number; the last checkpoint is left as it was.
+    TrainingDivergedError: the loss is not finite; the last checkpoint is left as it was.
     CheckpointNotWrittenError: the disk is full; the last checkpoint is whole.
     KeyboardInterrupt: Ctrl-C, after a checkpoint. SystemExit(143): SIGTERM, after a checkpoint.
     """

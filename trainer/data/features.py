@@ -133,7 +133,7 @@ class FeatureCache:
                 computed = torch.stack(self.net.taps(x), dim=1).to(torch.float16).cpu()
             if not torch.isfinite(computed).all():
                 raise UsageError(
-                    "frozen features are no numbers or too large for float16 (65504); "
+                    "frozen features are not finite, or too large for float16 (65504); "
                     "set training.cached_features to 0 in the recipe."
                 )
             found[missing] = computed.numpy()

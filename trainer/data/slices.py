@@ -125,7 +125,7 @@ def case_slices(case: Case, spec: InputSpec) -> CaseSlices:
     grid = CANONICAL_GRID
     hu = case.hu.astype(np.float32)
     if not np.isfinite(hu).all():
-        raise UsageError(f"case {case.record.id} has densities that are no numbers; prepare the data again.")
+        raise UsageError(f"case {case.record.id} has densities that are not finite; prepare the data again.")
     lesion = mask_slices(case.lesion, grid, spec)
     if case.record.labels == "binary":
         targets = {arm: lesion.astype(np.uint8) for arm in ("bg", "sg")}
