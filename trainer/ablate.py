@@ -41,7 +41,7 @@ from trainer.evaluate import (
 from trainer.loss.config import TaglConfig
 from trainer.measure.figures import GROUPS, patient_row, values
 from trainer.measure.metrics import PatientFigures
-from trainer.measure.paired import Verdict, difference, figure, judge
+from trainer.measure.paired import Criterion, difference, figure, judge
 from trainer.measure.pictures import require_matplotlib
 from trainer.measure.variants import CONTROL, kinds_of
 
@@ -70,11 +70,11 @@ class Ablation:
     Attributes
     ----------
     record: the content of ablation.json.
-    verdicts: TAGL first, then the variants.
+    criteria: whether each kind meets the criterion; TAGL first, then the variants.
     """
 
     record: dict[str, Any]
-    verdicts: tuple[Verdict, ...]
+    criteria: tuple[Criterion, ...]
     out: Path
 
 
@@ -91,6 +91,7 @@ def ablate(
     recipe: Recipe,
     data: Path,
     seeds: int,
+    *,
     out: Path | None = None,
     variants: Sequence[str] = (),
     max_steps: int | None = None,
@@ -120,7 +121,8 @@ def ablate(
     folder = out if out is not None else data.parent / f"{data.name}-ablation"
 
     started = time.monotonic()
-    runs = train_all(recipe, kinds, range(recipe.seed, recipe.seed + seeds), data, folder, max_steps, console)
+    numbers = range(recipe.seed, recipe.seed + seeds)
+    runs = train_all(recipe, kinds, numbers, data, folder, max_steps=max_steps, console=console)
     trained = time.monotonic()
     thresholds, patients = measure_all(runs, dataset, recipe, console)
     record = {
@@ -129,18 +131,18 @@ def ablate(
         "max_steps": max_steps,
         "data": data_record(dataset),
         "kinds": {kind: dataclasses.asdict(loss) for kind, loss in kinds.items()},
-        "seeds": list(range(recipe.seed, recipe.seed + seeds)),
+        "seeds": list(numbers),
         "runs": [run_record(run, threshold) for run, threshold in zip(runs, thresholds, strict=True)],
         **compare(runs, patients, list(kinds), seeds),
         "seconds": {"train": round(trained - started, 1), "measure": round(time.monotonic() - trained, 1)},
     }
-    verdicts = tuple(Verdict(**values) for values in record["verdicts"].values())
+    criteria = tuple(Criterion(**values) for values in record["verdicts"].values())
     _write(folder, record, runs, patients)
     if console is not None:
         from trainer.measure.ablation_report import print_report
 
         print_report(record, console)
-    return Ablation(record, verdicts, folder)
+    return Ablation(record, criteria, folder)
 
 
 def train_all(
@@ -149,8 +151,9 @@ def train_all(
     seeds: range,
     data: Path,
     folder: Path,
-    max_steps: int | None,
-    console: Console | None,
+    *,
+    max_steps: int | None = None,
+    console: Console | None = None,
 ) -> list[RunOf]:
     """Train what is not trained yet; seed by seed, so that a first comparison is there early."""
     from trainer.loop.run_folder import read_record, recipe_sha256
@@ -200,7 +203,7 @@ def measure_all(
 def compare(
     runs: Sequence[RunOf], patients: Sequence[tuple[PatientFigures, ...]], kinds: Sequence[str], seeds: int
 ) -> dict[str, Any]:
-    """Figures of every set and kind, differences from the control, and the verdicts; JSON-ready.
+    """Figures of every set and kind, differences from the control, and the criterion; JSON-ready.
 
     Parameters
     ----------
@@ -218,7 +221,7 @@ def compare(
         }
         if members[CONTROL][0]:
             sets[name] = _compare_set(members, how)
-    verdicts = {}
+    criteria = {}
     for kind in kinds[1:]:
         found = sets.get("uncoupled", {"differences": {}})["differences"].get(kind, {})
         keys = ("dice", "sg_sensitivity")
@@ -226,8 +229,8 @@ def compare(
             Estimate(*(found.get(key, {}).get(part) for part in ("value", "low", "high"))) for key in keys
         )
         counts = [found.get(key, {}).get("patients", 0) for key in keys]
-        verdicts[kind] = dataclasses.asdict(judge(kind, dice, sensitivity, (counts[0], counts[1])))
-    return {"territories_by": how, "sets": sets, "verdicts": verdicts}
+        criteria[kind] = dataclasses.asdict(judge(kind, dice, sensitivity, (counts[0], counts[1])))
+    return {"territories_by": how, "sets": sets, "verdicts": criteria}
 
 
 def run_record(run: RunOf, threshold: Threshold) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Evaluation:
 def evaluate(
     run: Path,
     data: Path,
+    *,
     split: Split = "test",
     out: Path | None = None,
     threshold: float | None = None,

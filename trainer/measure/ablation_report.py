@@ -37,7 +37,7 @@ def to_markdown(record: dict[str, Any]) -> str:
     lines = [
         f"# Ablation of {record['recipe']['name']}",
         "",
-        *(v["text"] for v in record["verdicts"].values()),
+        *(criterion["text"] for criterion in record["verdicts"].values()),
     ]
     lines += ["", _preamble(record)]
     for name, found in record["sets"].items():
@@ -49,7 +49,7 @@ def to_markdown(record: dict[str, Any]) -> str:
 
 
 def print_report(record: dict[str, Any], console: Console) -> None:
-    """The tables of every set for a terminal, and the verdicts."""
+    """The tables of every set for a terminal, and whether the criterion is met."""
     for name, found in record["sets"].items():
         header, rows = _rows(found)
         middle = header.index("mean") + 1 if "mean" in header else 1  # two tables fit 80 columns
@@ -58,8 +58,8 @@ def print_report(record: dict[str, Any], console: Console) -> None:
             console.print(_table(header[:middle], [row[:middle] for row in rows]))
         console.print(_table(["", *header[middle:]], [[row[0], *row[middle:]] for row in rows]))
         console.print(_table(*_difference_rows(found)))
-    for verdict in record["verdicts"].values():
-        console.print(escape(verdict["text"]), style="bold" if verdict["met"] else "bold red")
+    for criterion in record["verdicts"].values():
+        console.print(escape(criterion["text"]), style="bold" if criterion["met"] else "bold red")
     console.print("Research use only.", style="dim")
 
 

@@ -69,8 +69,8 @@ def difference(treated: Float64Array, control: Float64Array) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The criterion: no more than LARGEST_LOSS of Dice or SG sensitivity is lost on the uncoupled set.
+class Criterion:
+    """Whether it is met: no more than LARGEST_LOSS of Dice or SG sensitivity is lost on the uncoupled set.
 
     Attributes
     ----------
@@ -84,14 +84,14 @@ class Verdict:
     text: str
 
 
-def judge(name: str, dice: Estimate, sensitivity: Estimate, patients: tuple[int, int]) -> Verdict:
+def judge(name: str, dice: Estimate, sensitivity: Estimate, patients: tuple[int, int]) -> Criterion:
     """Judge ``name`` minus control on the uncoupled set; ``patients``: how many have either figure."""
     told = (
         f"on the uncoupled set Dice {_signed(dice)} in {patients[0]} patients, "
         f"SG sensitivity {_signed(sensitivity)} in {patients[1]}"
     )
     if dice.value is None or sensitivity.value is None:
-        return Verdict(None, None, f"{name}: not judged, the uncoupled set lacks a figure ({told}).")
+        return Criterion(None, None, f"{name}: not judged, the uncoupled set lacks a figure ({told}).")
     met = all(_kept(e.value) for e in (dice, sensitivity))
     shown = met and all(_kept(e.low) for e in (dice, sensitivity))
     if not met:
@@ -100,7 +100,7 @@ def judge(name: str, dice: Estimate, sensitivity: Estimate, patients: tuple[int,
         outcome = "MET, and the intervals exclude a larger loss"
     else:
         outcome = "MET by the means, but the intervals do not exclude a larger loss"
-    return Verdict(
+    return Criterion(
         met, shown, f"{name}: criterion (loses no more than {LARGEST_LOSS:g} of either) {outcome}: {told}."
     )
 

@@ -1,4 +1,4 @@
-"""``trainer ablate``: statistics against brute force, the verdict's edges, and two whole ablations."""
+"""``trainer ablate``: statistics against brute force, the criterion's edges, and two whole ablations."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_compare_by_hand() -> None:
     assert set(FIGURES) < set(coupled["kinds"]["control"])
 
 
-def test_without_uncoupled_patients_there_is_no_verdict() -> None:
+def test_without_uncoupled_patients_the_criterion_is_not_judged() -> None:
     runs = [RunOf(kind, 1, Path(kind)) for kind in ("control", "TAGL")]
     patients = [(person("a", "coupled", 0.5),), (person("a", "coupled", 0.6),)]
     found = compare(runs, patients, ["control", "TAGL"], seeds=1)
@@ -131,7 +131,8 @@ def test_an_ablation_with_stub_networks(
     fake_training(monkeypatch, trained)
     recipe = Recipe("test", seed=4, input=SPEC, training=TrainingConfig(steps=5, patience=1))
     console = Console(record=True, width=200)
-    found = ablate(recipe, dataset.folder, 2, tmp_path / "out", ["gated:coupling_weight=0"], console=console)
+    variants = ["gated:coupling_weight=0"]
+    found = ablate(recipe, dataset.folder, 2, out=tmp_path / "out", variants=variants, console=console)
 
     assert [name for name, _ in trained] == [
         "control-4", "TAGL-4", "gated-4", "control-5", "TAGL-5", "gated-5",
@@ -150,14 +151,14 @@ def test_an_ablation_with_stub_networks(
     coupled = record["sets"]["coupled"]
     assert coupled["differences"]["TAGL"]["dice"]["value"] >= 0
     assert coupled["differences"]["gated"]["dice"] == coupled["differences"]["TAGL"]["dice"]
-    assert found.verdicts[0].met is True
+    assert found.criteria[0].met is True
 
     with (tmp_path / "out" / "ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 * 4
     assert {row["kind"] for row in rows} == {"control", "TAGL", "gated"}
     text = (tmp_path / "out" / "ablation.md").read_text()
-    assert found.verdicts[0].text in text
+    assert found.criteria[0].text in text
     assert "| C | L | IC | I | M1 | M2 | M3 | M4 | M5 | M6 | mean | Dice |" in text
     assert "criterion" in console.export_text()
     for name in ("gate", "differences"):
@@ -166,10 +167,10 @@ def test_an_ablation_with_stub_networks(
 
 def test_wrong_use_is_refused_before_anything_is_trained(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--seeds is 0"):
-        ablate(Recipe("test"), dataset.folder, 0, tmp_path)
+        ablate(Recipe("test"), dataset.folder, 0, out=tmp_path)
     no_test = make_dataset(tmp_path / "d", [make_case("v", "validate", "coupled", (M2,))])
     with pytest.raises(UsageError, match="no test case"):
-        ablate(Recipe("test"), no_test.folder, 1, tmp_path / "out")
+        ablate(Recipe("test"), no_test.folder, 1, out=tmp_path / "out")
 
 
 def test_a_real_ablation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_a_real_ablation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         training=TrainingConfig(steps=5, pairs=1, warmup_steps=1, validate_every=5),
     )
     out = tmp_path / "out"
-    found = ablate(recipe, dataset.folder, 2, out)
+    found = ablate(recipe, dataset.folder, 2, out=out)
     assert load_recipe(out / "TAGL-2" / "config.yaml").loss == recipe.loss
     assert [run["steps"] for run in found.record["runs"]] == [5] * 4
     # the first step is plain in both: equal weights, batch and dropout give an equal row but for its duration
@@ -206,8 +207,8 @@ def test_a_real_ablation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     kinds = kinds_of(recipe.loss, [])
     monkeypatch.setattr(trainer.train, "train", never)
-    assert len(train_all(recipe, kinds, range(1, 3), dataset.folder, out, None, None)) == 4
+    assert len(train_all(recipe, kinds, range(1, 3), dataset.folder, out)) == 4
     monkeypatch.setattr(trainer.train, "train", train)
     other = dataclasses.replace(recipe, training=TrainingConfig(steps=6, pairs=1))
     with pytest.raises(UsageError, match="cannot continue"):
-        train_all(other, kinds, range(1, 2), dataset.folder, out, None, None)
+        train_all(other, kinds, range(1, 2), dataset.folder, out)

@@ -61,7 +61,7 @@ class TestStatistics:
         assert found["patients"] == 2
 
 
-class TestVerdict:
+class TestCriterion:
     @pytest.mark.parametrize(
         ("dice", "sensitivity", "met", "shown"),
         [
@@ -76,11 +76,11 @@ class TestVerdict:
         ],
     )
     def test_edges(self, dice: Estimate, sensitivity: Estimate, met: bool | None, shown: bool | None) -> None:
-        verdict = judge("TAGL", dice, sensitivity, (12, 2))
-        assert (verdict.met, verdict.shown) == (met, shown)
-        assert ("NOT MET" in verdict.text) == (met is False)
-        assert verdict.text.startswith("TAGL")
-        assert "in 12 patients" in verdict.text
+        criterion = judge("TAGL", dice, sensitivity, (12, 2))
+        assert (criterion.met, criterion.shown) == (met, shown)
+        assert ("NOT MET" in criterion.text) == (met is False)
+        assert criterion.text.startswith("TAGL")
+        assert "in 12 patients" in criterion.text
 
     def test_a_loss_of_one_hundredth_survives_rounding(self) -> None:
         control = np.array([[0.7, 0.3, 0.6]])
