@@ -74,7 +74,7 @@ class Session:
         try:
             self._write()
         except CheckpointNotWrittenError:
-            if error is None:  # else a full disk has been told of by the error that is on its way
+            if error is None:  # otherwise the error that is on its way has told of the full disk
                 raise
 
     def _write(self) -> None:

@@ -107,8 +107,9 @@ class LossTerms:
 class TerritoryAwareGatedLoss(nn.Module):
     """L of a batch of pairs; its state is the running medians tau of the gates.
 
-    Computed in float32 from logits of any precision, because the sums over a slice have more terms than bf16
-    has digits. Autocast changes nothing: it lowers convolutions and matrix products, and there are none here.
+    The loss is computed in float32 from logits of any precision, because the sums over a slice have more
+    terms than bf16 has digits. Autocast changes nothing: it lowers convolutions and matrix products, and
+    there are none here.
     """
 
     def __init__(self, config: TaglConfig) -> None:
