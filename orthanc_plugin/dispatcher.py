@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 START_PATIENCE_S: Final = 60.0  # Orthanc says "started" a moment before its HTTP server answers
 JOIN_S: Final = 5.0
 BACKOFF_S: Final = (1.0, 5.0, 15.0, 60.0, 60.0, 60.0)  # after a defect or when Orthanc's REST fails
-PROBE_RETRY_S: Final = 60.0
+CHECK_RETRY_S: Final = 60.0
 QUIET_CHECK_S: Final = 5.0
 QUIET_MARGIN_S: Final = 5.0  # on top of StableAge since the last instance
 
@@ -139,7 +139,7 @@ class Dispatcher:
         while not self._stop.is_set():
             try:
                 with workspace(self._settings.temporary_directory) as folder:
-                    worker.probe(self._settings, folder, self._stop)
+                    worker.check_scorer(self._settings, folder, self._stop)
                     worker.prove_engine(self._settings, folder, self._stop)
             except worker.AttemptError as error:
                 self._fault(error.code, error.detail)
@@ -151,7 +151,7 @@ class Dispatcher:
                 self._ready = True
                 log.warning("ready, %d worker(s)", self._settings.workers)
                 return True
-            self._stop.wait(PROBE_RETRY_S)
+            self._stop.wait(CHECK_RETRY_S)
         return False
 
     def _recover(self) -> None:

@@ -138,8 +138,8 @@ class Scoring:
 
     def _unchanged(self, acquisition: Acquisition) -> bool:
         """Patient, study and instances, read again."""
-        fresh = read_acquisitions(self._api, acquisition.study)
-        return any(a.fingerprint == acquisition.fingerprint for a in fresh)
+        now = read_acquisitions(self._api, acquisition.study)
+        return any(a.fingerprint == acquisition.fingerprint for a in now)
 
     def _drop(self, claim: Claim) -> float:
         log.warning("changed while it was scored, result dropped: series %s", _names(claim.acquisition))

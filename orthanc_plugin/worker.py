@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SUPERVISOR: Final = Path(__file__).with_name("supervise.py")
 NOTICE: Final = Path(__file__).with_name("notice.py")
 POLL_S: Final = 0.05
-PROBE_TIMEOUT_S: Final = 120.0  # the first import after an installation compiles everything
+CHECK_TIMEOUT_S: Final = 120.0  # the first import after an installation compiles everything
 # A service manager that stops Orthanc signals the scorer at the same moment: what looks like a death is
 # the first sign of an orderly stop, of which Orthanc tells its plugins a moment later.
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
@@ -122,9 +122,9 @@ def score(
     return _answer(folder / "out", status)
 
 
-def probe(settings: Settings, folder: Path, stop: threading.Event) -> None:
-    """Whether the scorer starts at all. Raises AttemptError, Stopped."""
-    status = run(settings, [*settings.command, "info"], folder, stop, PROBE_TIMEOUT_S)
+def check_scorer(settings: Settings, folder: Path, stop: threading.Event) -> None:
+    """Check that the scorer starts at all. Raises AttemptError, Stopped."""
+    status = run(settings, [*settings.command, "info"], folder, stop, CHECK_TIMEOUT_S)
     if status != 0:
         raise AttemptError("scorer_unusable", f"exit status {status}; {_trace(folder)}")
 
