@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.simulate import SampleSpec, write_sample, write_study
+from strokecore.simulate import SampleSpec, write_sample
 from strokecore.simulate.anatomy import average_head
 from strokecore.simulate.head import BuiltHead, bend_person, build_head, scan
 from strokecore.simulate.infarct import add_lesions
@@ -278,20 +278,3 @@ def test_a_healthy_head_has_an_empty_truth(healthy: BuiltHead) -> None:
     assert not head.infarct.any()
     assert head.truth["affected_side"] is None
     assert head.truth["aspects"] == {"left": 10, "right": 10}
-
-
-def test_a_study_is_one_examination_of_four_series(tmp_path: Path) -> None:
-    out = write_study(tmp_path / "study", dataclasses.replace(SPEC, matrix=64, pixel_mm=3.6))
-    first = {name: pydicom.dcmread(out / name / "IM0001.dcm") for name in ("scout", "thick", "thin", "bone")}
-    assert len({d.StudyInstanceUID for d in first.values()}) == 1
-    assert len({d.FrameOfReferenceUID for d in first.values()}) == 1
-    assert len({d.SeriesInstanceUID for d in first.values()}) == 4
-    assert len({d.SeriesNumber for d in first.values()}) == 4
-    assert "LOCALIZER" in first["scout"].ImageType
-    assert first["thin"].SliceThickness < first["thick"].SliceThickness
-    assert first["bone"].ConvolutionKernel == "BONE"
-    assert (out / "truth" / "truth.json").is_file()
-    scout = first["scout"].pixel_array.astype(int)
-    rows = np.flatnonzero(scout.max(axis=1) > 700)
-    assert scout[:10].max() < 500  # nothing above the vertex
-    assert rows.size > 80
