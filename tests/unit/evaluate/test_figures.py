@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
+from operator import getitem
 
 import pytest
 
 from strokecore.anatomy.regions import REGION_NAMES, RegionId
 from strokecore.evaluate.figures import side_answer, summarise
-from strokecore.evaluate.outcomes import outcome
+from strokecore.evaluate.outcomes import Outcome, outcome
 from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, truth_of
 
 DRAWS = 200
@@ -144,15 +146,27 @@ def test_volume_error_where_the_volume_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "cases",
+    ("case", "undefined"),
     [
-        [outcome("d", truth_of("left:M1"), refused_result())],
-        [said("a", "", "")],
-        [said("a", "left:C", "left:C")],
+        (
+            outcome("refused", truth_of("left:M1"), refused_result()),
+            ("aspects.hemispheres.exact.value", "aspects.hemispheres.bland_altman.limits", "seconds.median"),
+        ),
+        (
+            said("healthy", "", ""),
+            ("regions.auc.value", "aspects.affected_hemispheres.exact.value", "side.correct.value"),
+        ),
+        (
+            said("alone, without a volume or outline", "left:C", "left:C"),
+            ("regions.auc.low", "infarct_ml.median_absolute_error", "infarct_dice.mean.value"),
+        ),
     ],
 )
-def test_figures_that_are_not_defined_are_null_and_not_nan(cases: list) -> None:
-    json.dumps(summarise(cases, DRAWS), allow_nan=False)
+def test_figures_that_are_not_defined_are_null_and_not_nan(case: Outcome, undefined: tuple[str, ...]) -> None:
+    found = summarise([case], DRAWS)
+    json.dumps(found, allow_nan=False)
+    for path in undefined:
+        assert reduce(getitem, path.split("."), found) is None, path
 
 
 def test_the_same_cases_give_the_same_figures() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
+from strokecore.arrays import dice
 from strokecore.errors import Refusal
 from strokecore.head.brain import Brain, segment_brain
 from strokecore.head.frame import fit_head_frame
@@ -92,8 +93,7 @@ def test_regions_follow_the_head(head: Known, registration: Registration) -> Non
     assert labels.shape == frame.grid.shape
     for region in ALL_REGIONS:
         ours, theirs = labels == region.label, truth == region.label
-        dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
-        assert dice > (0.75 if region.name in DEEP else 0.85), region
+        assert dice(ours, theirs) > (0.75 if region.name in DEEP else 0.85), region
     assert not labels[~brain.intracranial].any()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from strokecore.arrays import dice
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.preprocessing import to_channels
 from tests.unit.trainer.evaluation_cases import LEVEL_MM, M2, M5, SPEC, StubNet, box, make_case
@@ -53,8 +54,7 @@ def test_a_case_keeps_its_sides_and_levels() -> None:
     assert called[:, :, x > 0].any()
     assert not called[:, :, x < 0].any()
     assert not called[z > LEVEL_MM + 6].any()
-    overlap = 2 * (called & case.lesion).sum() / (called.sum() + case.lesion.sum())
-    assert overlap > 0.85
+    assert dice(called, case.lesion) > 0.85
     other = make_case("b", "test", "coupled", (M5,))
     assert (Panel([stub], SPEC).infarcts(other)[0][z < LEVEL_MM - 6] < 0.5).all()  # type: ignore[arg-type]
 
