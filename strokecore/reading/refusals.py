@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -116,13 +117,14 @@ def refuse_damaged(
     ineligible: bool,
 ) -> None:
     """What is wrong with single slices, before they can be put in order."""
-
-    def refuse(code: str, message: str, remedy: str = _RESEND) -> Refusal:
-        return Refusal(code, message, remedy, ineligible=ineligible)
-
+    refuse = partial(Refusal, ineligible=ineligible)
     total = len(planes)
     if unreadable := sum(p is None for p in pixels):
-        raise refuse("unreadable_pixels", f"The pixels of {unreadable} of {total} slices cannot be decoded.")
+        raise refuse(
+            "unreadable_pixels",
+            f"The pixels of {unreadable} of {total} slices cannot be decoded.",
+            _RESEND,
+        )
     known = [p for p in planes if p is not None]
     if len(known) < total:
         raise refuse(
@@ -199,12 +201,11 @@ def _differ(same_place: Sequence[Slice]) -> bool:
 
 def refuse_incomplete(slices: Sequence[Slice], brain_mm: float | None, *, ineligible: bool) -> None:
     """What is wrong with the stack as a whole."""
-
-    def refuse(code: str, message: str, remedy: str = _RESEND) -> Refusal:
-        return Refusal(code, message, remedy, ineligible=ineligible)
-
+    refuse = partial(Refusal, ineligible=ineligible)
     if len(slices) < MIN_SLICES:
-        raise refuse("too_few_slices", f"Found {len(slices)} slices, expected at least {MIN_SLICES}.")
+        raise refuse(
+            "too_few_slices", f"Found {len(slices)} slices, expected at least {MIN_SLICES}.", _RESEND
+        )
     gaps = np.diff([s.offset_mm for s in slices])
     thicknesses = [s.plane.thickness_mm for s in slices]
     declared = [t for t in thicknesses if t is not None]
@@ -220,6 +221,7 @@ def refuse_incomplete(slices: Sequence[Slice], brain_mm: float | None, *, inelig
             "missing_slice",
             f"A gap of {gaps[missing[0]]:.1f} mm among slices {np.median(gaps):.1f} mm apart: "
             f"slices are missing in {len(missing)} places.",
+            _RESEND,
         )
     extent = float(gaps.sum()) + (float(np.median(declared)) if declared else float(np.median(gaps)))
     if extent < MIN_EXTENT_MM or (brain_mm is not None and brain_mm < MIN_BRAIN_EXTENT_MM):
