@@ -55,7 +55,13 @@ class SlicePlane:
 
     @property
     def normal(self) -> Vector:
-        return np.cross(self.row_direction, self.column_direction)
+        """Unit normal, ``slice_normal``."""
+        return slice_normal(self.row_direction, self.column_direction)
+
+
+def slice_normal(row_direction: Vector, column_direction: Vector) -> Vector:
+    """Unit normal (LPS) of slices with these directions of increasing column and row index: row x column."""
+    return np.cross(row_direction, column_direction)
 
 
 def slice_plane(header: Dataset) -> SlicePlane | None:

@@ -15,6 +15,7 @@ from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
 from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
 from strokecore.reading.files import DicomFile, Folder, find_dicom
+from strokecore.reading.geometry import slice_normal
 from strokecore.reading.stack import Stack, noise_hu, read_stack
 from strokecore.reading.tags import quiet_pydicom
 
@@ -68,7 +69,7 @@ class Series:
     @property
     def normal(self) -> Float64Array:
         """Unit slice normal (LPS), row_direction x column_direction; float64 [3]."""
-        return np.cross(self.row_direction, self.column_direction)
+        return slice_normal(self.row_direction, self.column_direction)
 
     @property
     def slice_offsets_mm(self) -> Float64Array:

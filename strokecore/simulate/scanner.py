@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from scipy import fft, ndimage
 
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
+from strokecore.reading.geometry import slice_normal
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid
 from strokecore.simulate.spec import STREAM_NOISE, SampleSpec
@@ -77,7 +78,7 @@ class SliceGeometry:
     @property
     def normal(self) -> Float64Array:
         """Unit slice normal (LPS), row_direction x column_direction."""
-        return np.cross(self.row_direction, self.column_direction)
+        return slice_normal(self.row_direction, self.column_direction)
 
     @property
     def step_mm(self) -> Float64Array:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from strokecore.arrays import Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
-from strokecore.reading.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, tilt_deg
+from strokecore.reading.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, slice_normal, tilt_deg
 from strokecore.reading.refusals import (
     AIR_PERCENTILE_HU,
     MAX_THICKNESS_MM,
@@ -99,7 +99,7 @@ def ct_series(nifti: Nifti) -> Series:
         )
     hu = np.transpose(nifti.values, (k, j, i)).astype(np.float32)
     positions = nifti.lps_from_index[:3, 3] + np.arange(len(hu))[:, None] * columns[:, k]
-    normal = np.cross(row, column)
+    normal = slice_normal(row, column)
     if columns[:, k] @ normal < 0:  # k rises along row x column
         hu, positions = hu[::-1], positions[::-1]
     thickness = abs(float(columns[:, k] @ normal))
