@@ -126,7 +126,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from strokecore.config import ScoringConfig
-    from strokecore.evaluate import evaluate, find_cases, of_one_split, print_study
+    from strokecore.evaluate.cases import find_cases, of_one_split
+    from strokecore.evaluate.evaluation import evaluate
+    from strokecore.evaluate.table import print_study
 
     cases = find_cases(options.cases, options.delta_hu, options.normals)
     cases = of_one_split(cases, options.split, mixed=options.mixed_splits)

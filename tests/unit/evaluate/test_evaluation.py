@@ -15,8 +15,8 @@ from PIL import Image
 from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
-from strokecore.evaluate import compare, evaluate, find_cases
-from strokecore.evaluate.evaluation import REGION_KEYS, study_record, write_study
+from strokecore.evaluate.cases import find_cases
+from strokecore.evaluate.evaluation import REGION_KEYS, compare, evaluate, study_record, write_study
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.plots import draw_all
