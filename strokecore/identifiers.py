@@ -27,8 +27,7 @@ def result_key(series: Series, software: SoftwareInfo, model: ModelInfo) -> str:
     set: the order in which files were found does not matter.
     """
     first = series.datasets[0]
-    return _uuid5(
-        NAMESPACE,
+    return _key(
         [
             "result",
             str(first.get("PatientID", "") or ""),
@@ -52,8 +51,7 @@ def refusal_key(identity: tuple[str, ...], software: SoftwareInfo, codes: tuple[
     ``identity``: PatientID, StudyInstanceUID, SeriesInstanceUID of the refused series; ``codes``: the
     refusal's codes, so that the same series refused for another reason is stored again.
     """
-    return _uuid5(
-        NAMESPACE,
+    return _key(
         [
             "refusal",
             list(identity),
@@ -75,6 +73,6 @@ def constant_uid(name: str) -> str:
     return f"2.25.{uuid5(NAMESPACE, name).int}"
 
 
-def _uuid5(namespace: UUID, parts: list[object]) -> str:
+def _key(parts: list[object]) -> str:
     # JSON keeps the boundaries between the parts, plain concatenation would not
-    return str(uuid5(namespace, json.dumps(parts, ensure_ascii=True, separators=(",", ":"))))
+    return str(uuid5(NAMESPACE, json.dumps(parts, ensure_ascii=True, separators=(",", ":"))))
