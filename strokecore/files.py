@@ -23,7 +23,7 @@ from strokecore.errors import EngineError
 
 CACHE_VARIABLE: Final = "STROKECORE_CACHE"
 PARTIAL_SUFFIX: Final = ".part"
-"""Of a file that is being written; ``partial_pattern`` finds what a crash left of one."""
+"""The end of the name of a file that is being written; ``partial_pattern`` finds what a crash left of one."""
 _PRIVATE: Final = 0o600
 _PUBLIC: Final = 0o666  # less the umask
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH

@@ -71,7 +71,7 @@ def schema() -> dict[str, Any]:
 
 @cache
 def _validator() -> Validator:
-    """Of results; that the schema itself is sound is for the tests."""
+    """The validator of results; the tests check that the schema itself is sound."""
     import jsonschema
 
     return jsonschema.Draft202012Validator(schema())
