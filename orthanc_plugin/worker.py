@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orthanc_plugin.settings import Settings
+from strokecore.files import CACHE_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ CHECK_TIMEOUT_S: Final = 120.0  # the first import after an installation compile
 # the first sign of an orderly stop, of which Orthanc tells its plugins a moment later.
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
 STOP_FOLLOWS_S: Final = 5.0
-CACHE_VARIABLE: Final = "STROKECORE_CACHE"
 THREADS_VARIABLES: Final = ("STROKECORE_THREADS", "OMP_NUM_THREADS")
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
