@@ -514,7 +514,7 @@ def test_the_page_on_the_loss_tells_every_setting_and_its_default() -> None:
             assert float(told[field.name].removesuffix(" %")) == field.default
     tests = "".join(
         (Path(__file__).parent / f"test_{name}.py").read_text("utf-8")
-        for name in ("tagl", "gate", "coupling")
+        for name in ("tagl", "confidence_gate", "coupling")
     )
     for name in re.findall(r"`(test_[a-z0-9_]+)`", page):
         assert f"def {name}(" in tests
