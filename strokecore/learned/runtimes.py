@@ -59,7 +59,7 @@ class RuntimeKind:
 RUNTIMES: Final = (
     RuntimeKind(
         name="tensorrt",
-        module="strokecore.learned.tensorrt",
+        module="strokecore.learned.tensorrt.runtime",
         class_name="TensorRtRuntime",
         import_names=("tensorrt", "tensorrt_rtx"),
         distributions=(

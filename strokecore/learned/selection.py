@@ -167,14 +167,14 @@ def _tensorrt_candidates(
 
     The next precision is built only when the gate refused this one.
     """
-    from strokecore.learned import tensorrt
+    from strokecore.learned.tensorrt import engine_files
 
     building = False
-    for precision in tensorrt.with_graph(package, precisions):
-        if gate.refused("tensorrt", precision) or tensorrt.ready(package, precision):
+    for precision in engine_files.with_graph(package, precisions):
+        if gate.refused("tensorrt", precision) or engine_files.ready(package, precision):
             yield Candidate("tensorrt", precision)
         elif not building:
-            said = tensorrt.start_background_build(package, precision)
+            said = engine_files.start_background_build(package, precision)
             log.warning("%s", said)
             building = "background" in said
             not_ready = "engine is being built" if building else "engine could not be built"

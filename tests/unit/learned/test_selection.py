@@ -13,9 +13,10 @@ import pytest
 
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import selection, tensorrt
+from strokecore.learned import selection
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.selection import candidates, select_engine
+from strokecore.learned.tensorrt import engine_files
 from tests.unit.learned.engine_cases import GPU, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
@@ -50,9 +51,11 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["started"].append(precision)
         return str(state["answer"])
 
-    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
-    monkeypatch.setattr(tensorrt, "start_background_build", start)
-    monkeypatch.setattr(tensorrt, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]])
+    monkeypatch.setattr(engine_files, "ready", lambda package, precision: precision in state["ready"])
+    monkeypatch.setattr(engine_files, "start_background_build", start)
+    monkeypatch.setattr(
+        engine_files, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]]
+    )
     return state
 
 

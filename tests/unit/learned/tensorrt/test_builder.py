@@ -1,4 +1,4 @@
-"""What is decided before TensorRT's builder is called; test_tensorrt_rtx.py has a real one."""
+"""What is decided before TensorRT's builder is called; test_builder_rtx.py has a real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.learned.devices import Gpu
-from strokecore.learned.tensorrt_build import (
+from strokecore.learned.tensorrt.builder import (
     _BYTES_PER_PIXEL,
     Profile,
     library_name,
@@ -22,7 +22,7 @@ from strokecore.learned.tensorrt_build import (
     profile_for,
 )
 from tests.unit.learned.cuda_fake import L4, FakeDriver
-from tests.unit.learned.tensorrt_fake import FakeTensorRt
+from tests.unit.learned.tensorrt.fakes import FakeTensorRt
 
 GIB = 2**30
 
@@ -73,7 +73,7 @@ def test_without_a_gpu_tensorrt_is_not_even_imported(tmp_path: Path) -> None:
     """It ends the process with a segmentation fault where there is no driver."""
     code = (
         "import sys\nfrom strokecore.learned import devices\n"
-        "from strokecore.learned.tensorrt import ready, start_background_build\n"
+        "from strokecore.learned.tensorrt.engine_files import ready, start_background_build\n"
         "from strokecore.learned.shipped import SHIPPED\n"
         "from strokecore.learned.package import load_package\n"
         "package = load_package(SHIPPED)\n"

@@ -16,9 +16,9 @@ from strokecore import cli
 from strokecore.cli import main
 from strokecore.errors import EngineError
 from strokecore.files import is_locked, locked
-from strokecore.learned import tensorrt_engines
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.tensorrt_engines import (
+from strokecore.learned.tensorrt import engine_files
+from strokecore.learned.tensorrt.engine_files import (
     background_command,
     build,
     engine_file,
@@ -27,7 +27,7 @@ from strokecore.learned.tensorrt_engines import (
     with_graph,
 )
 from tests.unit.learned.cuda_fake import L4, T4
-from tests.unit.learned.tensorrt_cases import Machine, add_typed_graphs, machine, write_small_package
+from tests.unit.learned.tensorrt.cases import Machine, add_typed_graphs, machine, write_small_package
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
 
 
 def lock_path() -> Path:
-    return tensorrt_engines._lock_path(L4)
+    return engine_files._lock_path(L4)
 
 
 def test_the_command_builds_and_says_where(
@@ -180,7 +180,7 @@ def test_a_failed_build_is_remembered_for_a_day(package: ModelPackage, here: Mac
     path = engine_file(package, "fp32").path.with_suffix(".failed")
     old = time.time() - 25 * 3600
     os.utime(path, (old, old))
-    assert tensorrt_engines._failure(engine_file(package, "fp32")) is None
+    assert engine_files._failure(engine_file(package, "fp32")) is None
     here.build_error = None
     build(engine_file(package, "fp32"))
     assert not path.exists()
@@ -195,11 +195,11 @@ def test_a_background_build_is_started_once(
     monkeypatch.setenv("HOME", str(tmp_path / "scan"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scan"))
     monkeypatch.setattr(
-        tensorrt_engines, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
+        engine_files, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
     )
     said = start_background_build(package, "tf32")
     assert said == "TensorRT tf32 is not built yet; a build was started in the background"
-    (process,) = tensorrt_engines._started
+    (process,) = engine_files._started
     assert process.wait(60) == 0
     # a scan's own folders end before the build does, the cache stays
     told = [None, None, str(tmp_path / "cache")]
@@ -208,14 +208,14 @@ def test_a_background_build_is_started_once(
     with locked(lock_path()):
         said = start_background_build(package, "tf32")
     assert said == "TensorRT tf32 is not built yet; a build is at work in the background"
-    assert len(tensorrt_engines._started) == 1
-    tensorrt_engines._started.clear()
+    assert len(engine_files._started) == 1
+    engine_files._started.clear()
 
 
 def test_a_background_build_that_cannot_start_is_said(
     package: ModelPackage, here: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_engines, "background_command", lambda *given: ["/no/such/program"])
+    monkeypatch.setattr(engine_files, "background_command", lambda *given: ["/no/such/program"])
     assert start_background_build(package, "fp32").startswith("TensorRT fp32 cannot be built: ")
     assert not ready(package, "fp32")
 

@@ -25,7 +25,7 @@ from strokecore.learned.compiled_cache import CompiledCache, Key
 from strokecore.learned.devices import CudaError, Gpu, gpus, use_gpu
 from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage
 from strokecore.learned.runtimes import runtime_kind
-from strokecore.learned.tensorrt_build import (
+from strokecore.learned.tensorrt.builder import (
     Compiled,
     Profile,
     compile_network,
@@ -241,7 +241,7 @@ def _start(command: list[str]) -> None:
                 command,
                 env={**lasting, CACHE_VARIABLE: str(cache_folder())},
                 # "python -m" looks in the working folder first: there it finds the code that runs here
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[3],
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,

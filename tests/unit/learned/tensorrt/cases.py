@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strokecore.learned import tensorrt_engines
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
 from strokecore.learned.devices import Gpu
 from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage, load_package
 from strokecore.learned.preprocessing import InputSpec
-from strokecore.learned.tensorrt_build import Compiled
+from strokecore.learned.tensorrt import engine_files
+from strokecore.learned.tensorrt.builder import Compiled
 from tests.unit.learned.cuda_fake import L4, FakeDriver
 from tests.unit.learned.package_cases import mirror_network, read_manifest, write_manifest, write_package
-from tests.unit.learned.tensorrt_fake import FakeTensorRt
+from tests.unit.learned.tensorrt.fakes import FakeTensorRt
 from trainer.package.typed_graph import typed_graph
 
 SPEC = InputSpec(size=(16, 24))
@@ -95,7 +95,7 @@ def machine(cache: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu = L4) -> Iter
     made = Machine(gpu)
     install(made.driver, monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", made.trt)
-    monkeypatch.setattr(tensorrt_engines, "compile_network", made.compile_network)
+    monkeypatch.setattr(engine_files, "compile_network", made.compile_network)
     monkeypatch.setenv("STROKECORE_CACHE", str(cache))
     yield made
     assert made.driver.memory == {}

@@ -23,9 +23,9 @@ from strokecore.learned.devices import Gpu
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import runtime_kind
 from strokecore.learned.shipped import SHIPPED
-from strokecore.learned.tensorrt_build import Compiled, Profile, compile_network, is_rtx, logger_of
+from strokecore.learned.tensorrt.builder import Compiled, Profile, compile_network, is_rtx, logger_of
 from tests.unit.learned.cuda_fake import L4
-from tests.unit.learned.tensorrt_cases import SPEC, add_typed_graphs, write_small_package
+from tests.unit.learned.tensorrt.cases import SPEC, add_typed_graphs, write_small_package
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings and -libs here")
 
