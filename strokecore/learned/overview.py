@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.config import ScoringConfig
+from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes
 from strokecore.learned.devices import default_threads
@@ -145,7 +145,7 @@ def _chosen(folder: Path | None, wanted: str) -> dict[str, Any]:
         engine = select_engine(ScoringConfig(engine=wanted, model=folder))
     except (UsageError, ModelPackageError) as error:
         return {"wanted": wanted, "engine": None, "precision": "", "why": str(error), "fallbacks": []}
-    if engine.engine == "asymmetry":
+    if engine.engine == WEIGHT_FREE:
         why = "No model package is named, and the weight-free engine needs none."
     elif engine.fallbacks:
         why = "It is the first that the parity gate lets through; see below what is passed over."

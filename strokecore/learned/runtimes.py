@@ -15,6 +15,7 @@ from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from strokecore.config import WEIGHT_FREE
 from strokecore.errors import EngineError
 from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus, has_nvidia_driver
 
@@ -112,7 +113,7 @@ RUNTIMES: Final = (
 """Engines that run model packages, the fastest first: the order of ``--engine auto``."""
 
 RUNTIME_NAMES: Final = tuple(kind.name for kind in RUNTIMES)
-ENGINE_CHOICES: Final = ("auto", *RUNTIME_NAMES, "asymmetry")
+ENGINE_CHOICES: Final = ("auto", *RUNTIME_NAMES, WEIGHT_FREE)
 """What ``--engine`` takes."""
 
 

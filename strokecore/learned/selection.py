@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from strokecore.arrays import Float4D
-from strokecore.config import ScoringConfig
+from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes, shipped
 from strokecore.learned.devices import default_threads
@@ -51,7 +51,7 @@ def select_engine(config: ScoringConfig) -> Engine:
     if config.engine not in ENGINE_CHOICES:
         raise UsageError(f"Unknown engine {config.engine!r}; expected {', '.join(ENGINE_CHOICES)}.")
     folder = package_folder(config.model)
-    if config.engine == "asymmetry":
+    if config.engine == WEIGHT_FREE:
         if folder is not None:
             raise UsageError(
                 "The asymmetry engine has no use for a model package; leave --model out, or use auto."
