@@ -174,9 +174,7 @@ def _tensorrt_candidates(
         if gate.refused("tensorrt", precision) or engine_files.ready(package, precision):
             yield Candidate("tensorrt", precision)
         elif not building:
-            said = engine_files.start_background_build(package, precision)
-            log.warning("%s", said)
-            building = "background" in said
+            building = engine_files.start_background_build(package, precision)
             not_ready = "engine is being built" if building else "engine could not be built"
             yield Candidate("tensorrt", precision, not_ready)
 

@@ -173,7 +173,7 @@ def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch
 def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: Path) -> None:
     command = engine_files.background_command(package.folder, "fp32")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    lock = engine_files._lock_path(gpus()[0])
+    lock = engine_file(package, "fp32").lock
     deadline = time.monotonic() + 120
     while not is_locked(lock) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

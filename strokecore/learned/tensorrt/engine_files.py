@@ -91,6 +91,12 @@ class EngineFile:
         """Where the serialised engine is or would be."""
         return ENGINES.path(self.key)
 
+    @property
+    def lock(self) -> Path:
+        """Held while any engine is built on this GPU: a build measures how fast kernels run."""
+        name = hashlib.sha256((self.gpu.uuid or str(self.gpu.index)).encode()).hexdigest()[:16]
+        return cache_folder(_FOLDER) / f"build-{name}.lock"
+
 
 @dataclass(frozen=True)
 class Built:
@@ -154,8 +160,7 @@ def build(file: EngineFile, *, force: bool = False, wait: bool = True) -> Built:
     ModelPackageError: the package has no graph for the precision.
     BlockingIOError: another process builds on this GPU, and ``wait`` is False.
     """
-    # one build at a time on a GPU, because a build measures how fast kernels run
-    with locked(_lock_path(file.gpu), wait=wait):
+    with locked(file.lock, wait=wait):
         there = None if force else ENGINES.load(file.key)
         if there is not None:
             return Built(file, there, None)
@@ -174,24 +179,28 @@ def build(file: EngineFile, *, force: bool = False, wait: bool = True) -> Built:
         return Built(file, compiled.engine, time.monotonic() - started)
 
 
-def start_background_build(package: ModelPackage, precision: str) -> str:
+def start_background_build(package: ModelPackage, precision: str) -> bool:
     """Build an engine in a process of its own, at low priority, which outlives this one.
 
-    Returns a sentence for the log and the result: that it was started, is at work already, or failed lately.
-    Never raises. One build runs per GPU; a build that failed is tried again a day later, or by hand with
+    Returns whether a build is at work now, this one or another on the same GPU; the log says why not. Never
+    raises. One build runs per GPU; a build that failed is tried again a day later, or by hand with
     ``strokecore build-engine``.
     """
     what = f"TensorRT {precision}"
     try:
         file = engine_file(package, precision)
         if (reason := _failure(file)) is not None:
-            return f"{what} could not be built lately: {reason}"
-        if is_locked(_lock_path(file.gpu)):
-            return f"{what} is not built yet; a build is at work in the background"
+            log.warning("%s could not be built lately: %s", what, reason)
+            return False
+        if is_locked(file.lock):
+            log.warning("%s is not built yet; a build is at work in the background", what)
+            return True
         _start(background_command(package.folder, precision))
     except (EngineError, OSError) as error:
-        return f"{what} cannot be built: {error}"
-    return f"{what} is not built yet; a build was started in the background"
+        log.warning("%s cannot be built: %s", what, error)
+        return False
+    log.warning("%s is not built yet; a build was started in the background", what)
+    return True
 
 
 def background_command(folder: Path, precision: str) -> list[str]:
@@ -207,11 +216,6 @@ def _compiled(file: EngineFile) -> Compiled:
         raise EngineError(f"{file.gpu.name} cannot be used ({error}); look at nvidia-smi.") from error
     timing = TIMINGS.load(file.timing_key) or b""
     return compile_network(file.trt, file.package, file.precision, file.profile, file.gpu, timing)
-
-
-def _lock_path(gpu: Gpu) -> Path:
-    name = hashlib.sha256((gpu.uuid or str(gpu.index)).encode()).hexdigest()[:16]
-    return cache_folder(_FOLDER) / f"build-{name}.lock"
 
 
 def _failure_path(file: EngineFile) -> Path:

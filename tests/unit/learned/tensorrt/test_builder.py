@@ -79,7 +79,7 @@ def test_without_a_gpu_tensorrt_is_not_even_imported(tmp_path: Path) -> None:
         "package = load_package(SHIPPED)\n"
         "if not devices.gpus():\n"
         "    assert not ready(package, 'fp32')\n"
-        "    assert 'no NVIDIA GPU' in start_background_build(package, 'fp32')\n"
+        "    assert not start_background_build(package, 'fp32')\n"
         "    assert not {'tensorrt', 'tensorrt_rtx', 'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
     )
 
