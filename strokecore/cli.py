@@ -216,9 +216,9 @@ def _build_engine(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from strokecore.learned.package import load_package
-    from strokecore.learned.runtimes import availability, runtime_kind
+    from strokecore.learned.runtimes import availability, package_precisions, runtime_kind
     from strokecore.learned.shipped import package_folder
-    from strokecore.learned.tensorrt.engine_files import build, engine_file, with_graph
+    from strokecore.learned.tensorrt.engine_files import build, engine_file
 
     known = runtime_kind("tensorrt").precisions
     if wrong := [precision for precision in options.precision if precision not in known]:
@@ -231,7 +231,7 @@ def _build_engine(options: argparse.Namespace) -> int:
     if options.background:
         os.nice(_BACKGROUND_NICENESS)
     failed = 0
-    for precision in options.precision or with_graph(package, here.precisions)[:1]:
+    for precision in options.precision or package_precisions("tensorrt", package)[:1]:
         console.print(f"{package.name} {package.version} in {precision} for {here.device}")
         try:
             built = build(engine_file(package, precision), force=options.force, wait=not options.background)

@@ -119,9 +119,7 @@ def _examined(gate: Gate, name: str, precision: str) -> Judged:
 
     TensorRT compiles the network first where that has not been done, which takes minutes.
     """
-    from strokecore.learned.tensorrt.engine_files import with_graph
-
-    if name == "tensorrt" and not with_graph(gate.package, [precision]):
+    if precision not in runtimes.package_precisions(name, gate.package):
         return {**_NOT_JUDGED, "error": "the package has no graph for it; trainer export --typed makes one"}
     try:
         runtime = runtimes.start(gate.package, name, precision, gate.threads)

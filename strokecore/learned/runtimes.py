@@ -44,6 +44,8 @@ class RuntimeKind:
     device: what it computes on.
     needs: the library as people call it.
     install: the command that brings it.
+    compiled_beforehand: whether a package's network is compiled for the GPU before it runs, which takes
+        minutes, in the types that its graph gives: 16 bits then need a graph of their own.
     """
 
     name: str
@@ -55,6 +57,7 @@ class RuntimeKind:
     device: Literal["cpu", "gpu"]
     needs: str
     install: str
+    compiled_beforehand: bool = False
 
 
 RUNTIMES: Final = (
@@ -75,6 +78,7 @@ RUNTIMES: Final = (
         device="gpu",
         needs="TensorRT",
         install=_INSTALL_GPU,
+        compiled_beforehand=True,
     ),
     RuntimeKind(
         name="onnx-cuda",
@@ -173,6 +177,12 @@ def availability(name: str) -> Availability:
         return missing(f"{kind.needs} shares its module with {', '.join(others)}, which is installed")
     computes_in = devices[0].computes_in if devices else cpu_computes_in
     return Availability(name, library, device, tuple(filter(computes_in, kind.precisions)))
+
+
+def package_precisions(name: str, package: ModelPackage) -> tuple[str, ...]:
+    """Those of ``availability`` that a package has a graph for, most preferred first."""
+    found = availability(name).precisions
+    return tuple(filter(package.has_graph, found)) if runtime_kind(name).compiled_beforehand else found
 
 
 def start(package: ModelPackage, name: str, precision: str, threads: int) -> Runtime:

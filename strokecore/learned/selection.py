@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -153,16 +153,14 @@ def candidates(wanted: str, package: ModelPackage, gate: Gate) -> Iterator[Candi
     """
     first = 0 if wanted == "auto" else RUNTIME_NAMES.index(wanted)
     for name in RUNTIME_NAMES[first:]:
-        precisions = runtimes.availability(name).precisions
-        if name == "tensorrt":
-            yield from _tensorrt_candidates(precisions, package, gate)
+        found = [Candidate(name, precision) for precision in runtimes.package_precisions(name, package)]
+        if runtimes.runtime_kind(name).compiled_beforehand:
+            yield from _with_builds(found, package, gate)
         else:
-            yield from (Candidate(name, precision) for precision in precisions)
+            yield from found
 
 
-def _tensorrt_candidates(
-    precisions: tuple[str, ...], package: ModelPackage, gate: Gate
-) -> Iterator[Candidate]:
+def _with_builds(found: list[Candidate], package: ModelPackage, gate: Gate) -> Iterator[Candidate]:
     """A build takes minutes: the first precision without an engine file is built beside the work.
 
     The next precision is built only when the gate refused this one.
@@ -170,13 +168,14 @@ def _tensorrt_candidates(
     from strokecore.learned.tensorrt import engine_files
 
     building = False
-    for precision in engine_files.with_graph(package, precisions):
-        if gate.refused("tensorrt", precision) or engine_files.ready(package, precision):
-            yield Candidate("tensorrt", precision)
+    for candidate in found:
+        precision = candidate.precision
+        if gate.refused(candidate.name, precision) or engine_files.ready(package, precision):
+            yield candidate
         elif not building:
             building = engine_files.start_background_build(package, precision)
             not_ready = "engine is being built" if building else "engine could not be built"
-            yield Candidate("tensorrt", precision, not_ready)
+            yield replace(candidate, not_ready=not_ready)
 
 
 class GatedRuntime:

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +22,7 @@ from strokecore.errors import EngineError, StrokeCoreError
 from strokecore.files import CACHE_VARIABLE, cache_folder, is_locked, locked, read_own, write_own
 from strokecore.learned.compiled_cache import CompiledCache, Key
 from strokecore.learned.devices import CudaError, Gpu, gpus, use_gpu
-from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage
+from strokecore.learned.package import ModelPackage
 from strokecore.learned.runtimes import runtime_kind
 from strokecore.learned.tensorrt.builder import (
     Compiled,
@@ -129,12 +128,6 @@ def engine_file(package: ModelPackage, precision: str) -> EngineFile:
             f"{gpu} has no {precision}, which came with compute capability 8.0 (Ampere); use fp16 or fp32."
         )
     return EngineFile(load_library(gpu), package, precision, gpu)
-
-
-def with_graph(package: ModelPackage, precisions: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``precisions`` that the package has a graph for, in their order."""
-    missing = set(TYPED_PRECISIONS) - set(package.typed_precisions)
-    return tuple(precision for precision in precisions if precision not in missing)
 
 
 def ready(package: ModelPackage, precision: str) -> bool:

@@ -53,9 +53,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(engine_files, "ready", lambda package, precision: precision in state["ready"])
     monkeypatch.setattr(engine_files, "start_background_build", start)
-    monkeypatch.setattr(
-        engine_files, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]]
-    )
+    monkeypatch.setattr(ModelPackage, "has_graph", lambda _, precision: precision in state["graphs"])
     return state
 
 

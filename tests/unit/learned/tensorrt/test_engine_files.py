@@ -18,6 +18,7 @@ from strokecore.cli import main
 from strokecore.errors import EngineError
 from strokecore.files import is_locked, locked
 from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.runtimes import package_precisions
 from strokecore.learned.tensorrt import engine_files
 from strokecore.learned.tensorrt.engine_files import (
     background_command,
@@ -25,7 +26,6 @@ from strokecore.learned.tensorrt.engine_files import (
     engine_file,
     ready,
     start_background_build,
-    with_graph,
 )
 from tests.unit.learned.cuda_fake import L4, T4
 from tests.unit.learned.tensorrt.cases import Machine, add_typed_graphs, machine, write_small_package
@@ -90,10 +90,13 @@ def test_the_first_precision_of_package_and_gpu_is_built(package: ModelPackage, 
     assert [precision for precision, _ in here.builds] == ["tf32", "bf16", "fp16"]
 
 
-def test_graphs_decide_what_is_offered(package: ModelPackage) -> None:
-    precisions = ("bf16", "fp16", "tf32", "fp32")
-    assert with_graph(package, precisions) == ("tf32", "fp32")
-    assert with_graph(add_typed_graphs(package.folder), precisions) == precisions
+def test_graphs_decide_what_is_offered(package: ModelPackage, here: Machine) -> None:
+    assert package_precisions("tensorrt", package) == ("tf32", "fp32")
+    typed = add_typed_graphs(package.folder)
+    assert package_precisions("tensorrt", typed) == ("bf16", "fp16", "tf32", "fp32")
+    here.driver.gpus = (T4,)
+    assert package_precisions("tensorrt", typed) == ("fp16", "fp32")
+    assert package_precisions("onnx", package) == ("fp32",)
 
 
 def test_an_unknown_precision_is_said(
