@@ -111,7 +111,7 @@ class ModelPackage:
         return tuple(p for p in TYPED_PRECISIONS if TYPED_ONNX.format(p) in self.manifest["files"])
 
     def has_graph(self, precision: str) -> bool:
-        """Whether an engine that takes its types from the graph finds one for ``precision``; TF32 takes fp32's."""
+        """Whether there is a graph for an engine that takes its types from it; TF32 takes that of fp32."""
         return precision not in TYPED_PRECISIONS or precision in self.typed_precisions
 
     def typed(self, precision: str) -> bytes:

@@ -1,4 +1,4 @@
-"""GatedRuntime of strokecore/learned/selection.py: the next engine, at the start and while a scan is segmented."""
+"""GatedRuntime of strokecore/learned/selection.py: to the next engine, at the start and during a scan."""
 
 from __future__ import annotations
 
