@@ -218,7 +218,8 @@ def _build_engine(options: argparse.Namespace) -> int:
     from strokecore.learned.package import load_package
     from strokecore.learned.runtimes import availability, package_precisions, runtime_kind
     from strokecore.learned.shipped import package_folder
-    from strokecore.learned.tensorrt.engine_files import build, engine_file
+    from strokecore.learned.tensorrt.build import build
+    from strokecore.learned.tensorrt.engine_files import engine_file
 
     known = runtime_kind("tensorrt").precisions
     if wrong := [precision for precision in options.precision if precision not in known]:

@@ -165,15 +165,16 @@ def _with_builds(found: list[Candidate], package: ModelPackage, gate: Gate) -> I
 
     The next precision is built only when the gate refused this one.
     """
-    from strokecore.learned.tensorrt import engine_files
+    from strokecore.learned.tensorrt.build import start_background_build
+    from strokecore.learned.tensorrt.engine_files import ready
 
     building = False
     for candidate in found:
         precision = candidate.precision
-        if gate.refused(candidate.name, precision) or engine_files.ready(package, precision):
+        if gate.refused(candidate.name, precision) or ready(package, precision):
             yield candidate
         elif not building:
-            building = engine_files.start_background_build(package, precision)
+            building = start_background_build(package, precision)
             not_ready = "engine is being built" if building else "engine could not be built"
             yield replace(candidate, not_ready=not_ready)
 

@@ -25,8 +25,9 @@ from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import availability, runtime_kind
 from strokecore.learned.shipped import SHIPPED
-from strokecore.learned.tensorrt import engine_files
-from strokecore.learned.tensorrt.engine_files import build, engine_file, ready
+from strokecore.learned.tensorrt import build as building
+from strokecore.learned.tensorrt.build import build
+from strokecore.learned.tensorrt.engine_files import engine_file, ready
 from strokecore.learned.tensorrt.runtime import TensorRtRuntime
 from tests.unit.learned.tensorrt.cases import INPUT, add_typed_graphs, slices, write_small_package
 
@@ -159,7 +160,7 @@ def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch
         raise AssertionError("built again")
 
     with monkeypatch.context() as only_cache:
-        only_cache.setattr(engine_files, "compile_network", never)
+        only_cache.setattr(building, "compile_network", never)
         TensorRtRuntime(package, "fp32").close()
     path = built.file.path
     path.write_bytes(path.read_bytes()[:-1])
@@ -171,7 +172,7 @@ def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: Path) -> None:
-    command = engine_files.background_command(package.folder, "fp32")
+    command = building.background_command(package.folder, "fp32")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lock = engine_file(package, "fp32").lock
     deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The TensorRT engine of a package on this GPU: whether it is there, building it now, or in the background.
+"""The file of a package's TensorRT engine on this GPU: what it depends on, where it is, whether it is there.
 
 A serialised engine is code for one GPU model, one TensorRT version, one network and one precision. It takes
 minutes to build and is kept in the node's cache.
@@ -6,44 +6,46 @@ minutes to build and is kept in the node's cache.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from strokecore._version import __version__
-from strokecore.errors import EngineError, StrokeCoreError
-from strokecore.files import CACHE_VARIABLE, cache_folder, is_locked, locked, read_own, write_own
+from strokecore.errors import EngineError
+from strokecore.files import cache_folder
 from strokecore.learned.compiled_cache import CompiledCache, Key
-from strokecore.learned.devices import CudaError, Gpu, gpus, use_gpu
+from strokecore.learned.devices import Gpu, gpus
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.runtimes import runtime_kind
-from strokecore.learned.tensorrt.builder import (
-    Compiled,
-    Profile,
-    compile_network,
-    library_name,
-    load_library,
-    profile_for,
-)
+from strokecore.learned.tensorrt.library import library_name, load_library
 
 log = logging.getLogger(__name__)
 
-_FOLDER: Final = "tensorrt"
+FOLDER: Final = "tensorrt"
+"""Of the cache."""
 # A few models in a few precisions.
-ENGINES: Final = CompiledCache(_FOLDER, ".engine", 12, 8 * 2**30)
-TIMINGS: Final = CompiledCache(_FOLDER, ".timing", 6)
-# A build that failed fails again until something changes; a driver may have been repaired by tomorrow.
-FAILURE_HOURS: Final = 24
-BACKGROUND_LOG: Final = "build.log"
-# Parents that end before their builds leave them running; while they live they must not lose track of them.
-_started: list[subprocess.Popen[bytes]] = []
+ENGINES: Final = CompiledCache(FOLDER, ".engine", 12, 8 * 2**30)
+TIMINGS: Final = CompiledCache(FOLDER, ".timing", 6)
+
+MOST_SLICES: Final = 64
+"""One head is 25 to 40 slices of 4-6 mm; no more is gained beyond twice that."""
+OPTIMUM: Final = 32
+# Memory per pixel and slice. NVIDIA's builder (TensorRT for RTX 1.7, Ada, fp32) counts 290 bytes of
+# activations for the tiny network, 210 for ViT-S and 410 for ViT-B; inputs and outputs add 72. Twice that,
+# for kernels that keep an attention's scores.
+_BYTES_PER_PIXEL: Final = 1000
+# The rest of the GPU's memory is for the weights, the other workers of this node and other programs.
+_SHARE: Final = 0.5
+
+
+class Profile(NamedTuple):
+    """Numbers of slices that an engine runs at once: fewest, the number it is tuned for, and most."""
+
+    minimum: int
+    optimum: int
+    maximum: int
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,7 @@ class EngineFile:
     def lock(self) -> Path:
         """Held while any engine is built on this GPU: a build measures how fast kernels run."""
         name = hashlib.sha256((self.gpu.uuid or str(self.gpu.index)).encode()).hexdigest()[:16]
-        return cache_folder(_FOLDER) / f"build-{name}.lock"
-
-
-@dataclass(frozen=True)
-class Built:
-    """A serialised engine in the cache.
-
-    Attributes
-    ----------
-    seconds: that it took to build; None when it was there already.
-    """
-
-    file: EngineFile
-    engine: bytes
-    seconds: float | None
+        return cache_folder(FOLDER) / f"build-{name}.lock"
 
 
 def engine_file(package: ModelPackage, precision: str) -> EngineFile:
@@ -139,111 +127,8 @@ def ready(package: ModelPackage, precision: str) -> bool:
         return False
 
 
-def build(file: EngineFile, *, force: bool = False, wait: bool = True) -> Built:
-    """Build an engine and keep it; takes minutes.
-
-    Parameters
-    ----------
-    force: build again also when it is there.
-    wait: for another build on the same GPU to end; one that made this engine made it for both.
-
-    Raises
-    ------
-    EngineError: it cannot be built or written.
-    ModelPackageError: the package has no graph for the precision.
-    BlockingIOError: another process builds on this GPU, and ``wait`` is False.
-    """
-    with locked(file.lock, wait=wait):
-        there = None if force else ENGINES.load(file.key)
-        if there is not None:
-            return Built(file, there, None)
-        started = time.monotonic()
-        try:
-            compiled = _compiled(file)
-            ENGINES.store(file.key, compiled.engine)
-        except StrokeCoreError as error:
-            with contextlib.suppress(OSError):
-                write_own(_failure_path(file), str(error).encode())
-            raise
-        _failure_path(file).unlink(missing_ok=True)
-        if compiled.timing:
-            with contextlib.suppress(EngineError):  # losing it costs time only
-                TIMINGS.store(file.timing_key, compiled.timing)
-        return Built(file, compiled.engine, time.monotonic() - started)
-
-
-def start_background_build(package: ModelPackage, precision: str) -> bool:
-    """Build an engine in a process of its own, at low priority, which outlives this one.
-
-    Returns whether a build is at work now, this one or another on the same GPU; the log says why not. Never
-    raises. One build runs per GPU; a build that failed is tried again a day later, or by hand with
-    ``strokecore build-engine``.
-    """
-    what = f"TensorRT {precision}"
-    try:
-        file = engine_file(package, precision)
-        if (reason := _failure(file)) is not None:
-            log.warning("%s could not be built lately: %s", what, reason)
-            return False
-        if is_locked(file.lock):
-            log.warning("%s is not built yet; a build is at work in the background", what)
-            return True
-        _start(background_command(package.folder, precision))
-    except (EngineError, OSError) as error:
-        log.warning("%s cannot be built: %s", what, error)
-        return False
-    log.warning("%s is not built yet; a build was started in the background", what)
-    return True
-
-
-def background_command(folder: Path, precision: str) -> list[str]:
-    """The command that builds in the background."""
-    words = ["build-engine", str(folder.resolve()), "--precision", precision, "--background"]
-    return [sys.executable, "-m", "strokecore", *words]
-
-
-def _compiled(file: EngineFile) -> Compiled:
-    try:
-        use_gpu(file.gpu)
-    except (CudaError, MemoryError) as error:
-        raise EngineError(f"{file.gpu.name} cannot be used ({error}); look at nvidia-smi.") from error
-    timing = TIMINGS.load(file.timing_key) or b""
-    return compile_network(file.trt, file.package, file.precision, file.profile, file.gpu, timing)
-
-
-def _failure_path(file: EngineFile) -> Path:
-    return file.path.with_suffix(".failed")
-
-
-def _failure(file: EngineFile) -> str | None:
-    """Why the engine could not be built within the last ``FAILURE_HOURS``; None when it was not tried."""
-    path = _failure_path(file)
-    try:
-        if time.time() - path.stat().st_mtime > FAILURE_HOURS * 3600:
-            return None
-        return read_own(path).decode("utf-8", "replace")
-    except (OSError, EngineError):
-        return None
-
-
-def _start(command: list[str]) -> None:
-    _started[:] = [process for process in _started if process.poll() is None]
-    output = cache_folder(_FOLDER) / BACKGROUND_LOG
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    # without the folders of a scan, which end before a build does; the cache stays the same one
-    lasting = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
-    try:
-        _started.append(
-            subprocess.Popen(
-                command,
-                env={**lasting, CACHE_VARIABLE: str(cache_folder())},
-                # "python -m" looks in the working folder first: there it finds the code that runs here
-                cwd=Path(__file__).parents[3],
-                stdin=subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
-                start_new_session=True,  # neither Ctrl-C nor the end of the parent reaches it
-            )
-        )
-    finally:
-        os.close(descriptor)
+def profile_for(size: tuple[int, int], memory_bytes: int) -> Profile:
+    """1 to 64 slices of ``size`` pixels; fewer where half of the GPU's memory would not hold them."""
+    fitting = int(memory_bytes * _SHARE) // (_BYTES_PER_PIXEL * size[0] * size[1])
+    maximum = 1 << (max(1, min(MOST_SLICES, fitting)).bit_length() - 1)
+    return Profile(1, min(OPTIMUM, maximum), maximum)

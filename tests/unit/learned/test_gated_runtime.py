@@ -20,7 +20,7 @@ from strokecore.learned.parity import GateReport
 from strokecore.learned.random_slices import random_slices
 from strokecore.learned.runtime import Runtime
 from strokecore.learned.selection import GatedRuntime
-from strokecore.learned.tensorrt import engine_files
+from strokecore.learned.tensorrt import build, engine_files
 from tests.unit.learned.engine_cases import (
     GPU,
     ONNX,
@@ -143,7 +143,7 @@ def test_an_engine_in_the_making_is_named(
 ) -> None:
     machine = pretend_machine(monkeypatch, tmp_path / "cache", GPU[0], ONNX)
     monkeypatch.setattr(engine_files, "ready", lambda package, precision: False)
-    monkeypatch.setattr(engine_files, "start_background_build", lambda *_: True)
+    monkeypatch.setattr(build, "start_background_build", lambda *_: True)
     runtime = gated(package, gate)
     assert (runtime.name, runtime.fallbacks) == ("onnx", ("tensorrt tf32: engine is being built",))
     assert list(machine.started) == ["onnx fp32"]

@@ -16,7 +16,7 @@ from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import selection
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.selection import candidates, select_engine
-from strokecore.learned.tensorrt import engine_files
+from strokecore.learned.tensorrt import build, engine_files
 from tests.unit.learned.engine_cases import GPU, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
@@ -52,7 +52,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return bool(state["answer"])
 
     monkeypatch.setattr(engine_files, "ready", lambda package, precision: precision in state["ready"])
-    monkeypatch.setattr(engine_files, "start_background_build", start)
+    monkeypatch.setattr(build, "start_background_build", start)
     monkeypatch.setattr(ModelPackage, "has_graph", lambda _, precision: precision in state["graphs"])
     return state
 

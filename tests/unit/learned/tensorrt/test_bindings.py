@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from strokecore.learned import devices
-from strokecore.learned.tensorrt import builder, runtime
+from strokecore.learned.tensorrt import build, library, runtime
 from tests.unit.learned.cuda_fake import L4, FakeDriver
 from tests.unit.learned.tensorrt import fakes
 
-MODULES = (runtime, builder, devices)
+MODULES = (runtime, build, library, devices)
 # What the source calls an object, and its class in TensorRT; of two that are called alike, in each module.
 CLASSES = {
     "builder": "Builder",
@@ -39,7 +39,7 @@ CLASSES = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
 }
-CONFIGS = {runtime: "IRuntimeConfig", builder: "IBuilderConfig"}
+CONFIGS = {runtime: "IRuntimeConfig", build: "IBuilderConfig"}
 # Only the edition for RTX has them, and is_rtx asks for it.
 ONLY_RTX = {
     "ComputeCapability",

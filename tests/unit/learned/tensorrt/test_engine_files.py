@@ -1,34 +1,26 @@
-"""Building engines in the foreground and in the background, on a stand-in for a GPU."""
+"""The file of an engine: how many slices it is for, and when it is taken from the cache."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from strokecore import cli
-from strokecore.cli import main
-from strokecore.errors import EngineError
-from strokecore.files import is_locked, locked
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import package_precisions
-from strokecore.learned.tensorrt import engine_files
+from strokecore.learned.tensorrt.build import build
 from strokecore.learned.tensorrt.engine_files import (
-    background_command,
-    build,
+    _BYTES_PER_PIXEL,
+    Profile,
     engine_file,
+    profile_for,
     ready,
-    start_background_build,
 )
-from tests.unit.learned.cuda_fake import L4, T4
+from tests.unit.learned.cuda_fake import T4
 from tests.unit.learned.tensorrt.cases import Machine, add_typed_graphs, machine, write_small_package
+
+GIB = 2**30
 
 
 @pytest.fixture
@@ -42,52 +34,18 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that are started; each has ended when the test has."""
-    found: list[subprocess.Popen[bytes]] = []
-    original = subprocess.Popen
-
-    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
-        found.append(original(*args, **options))
-        return found[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    yield found
-    for process in found:
-        process.wait(60)
-
-
-def test_the_command_builds_and_says_where(
-    package: ModelPackage, here: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["build-engine", str(package.folder), "--precision"]
-    assert main([*command, "tf32", "fp32"]) == 0
-    said = capsys.readouterr().out
-    assert "mirror 1.2.3+test in tf32 for NVIDIA L4 (24 GiB, compute capability 8.9)" in said
-    assert "1..64 slices (best 32)" in said
-    assert str(engine_file(package, "tf32").path) in said
-    assert ready(package, "tf32")
-    assert ready(package, "fp32")
-    assert main([*command, "fp32"]) == 0
-    assert "was there" in capsys.readouterr().out
-    assert main([*command, "fp32", "--force"]) == 0
-    # the second and third take what the first measured
-    assert here.builds == [
-        ("tf32", b""),
-        ("fp32", b"measured on this GPU"),
-        ("fp32", b"measured on this GPU"),
-    ]
-
-
-def test_the_first_precision_of_package_and_gpu_is_built(package: ModelPackage, here: Machine) -> None:
-    command = ["build-engine", str(package.folder)]
-    assert main(command) == 0
-    add_typed_graphs(package.folder)
-    assert main(command) == 0
-    here.driver.gpus = (T4,)
-    assert main(command) == 0
-    assert [precision for precision, _ in here.builds] == ["tf32", "bf16", "fp16"]
+def test_profiles_fit_the_memory() -> None:
+    small, large = (136, 112), (512, 416)
+    assert profile_for(small, 80 * GIB) == Profile(1, 32, 64)
+    assert profile_for(small, 4 * GIB) == Profile(1, 32, 64)
+    assert profile_for(large, 80 * GIB) == Profile(1, 32, 64)
+    assert profile_for(large, 24 * GIB) == Profile(1, 32, 32)
+    assert profile_for(large, 8 * GIB) == Profile(1, 16, 16)
+    assert profile_for((4096, 4096), GIB) == Profile(1, 1, 1)
+    for size in (small, large):
+        for gib in (4, 8, 16, 24, 40, 80):
+            used = profile_for(size, gib * GIB).maximum * _BYTES_PER_PIXEL * size[0] * size[1]
+            assert used <= gib * GIB / 2
 
 
 def test_graphs_decide_what_is_offered(package: ModelPackage, here: Machine) -> None:
@@ -97,65 +55,6 @@ def test_graphs_decide_what_is_offered(package: ModelPackage, here: Machine) -> 
     here.driver.gpus = (T4,)
     assert package_precisions("tensorrt", typed) == ("fp16", "fp32")
     assert package_precisions("onnx", package) == ("fp32",)
-
-
-def test_an_unknown_precision_is_said(
-    package: ModelPackage, here: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["build-engine", str(package.folder), "--precision", "int4"]) == 2
-    assert "precision int4: expected bf16, fp16, tf32, fp32" in capsys.readouterr().err
-    assert not here.builds
-
-
-def test_one_failed_precision_does_not_stop_the_next(
-    package: ModelPackage, here: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here.driver.gpus = (T4,)
-    assert main(["build-engine", str(package.folder), "--precision", "bf16", "tf32", "fp32"]) == 1
-    assert capsys.readouterr().out.count("failed: Tesla T4") == 2
-    assert ready(package, "fp32")
-
-
-def test_without_a_gpu_the_remedy_is_said(
-    package: ModelPackage,
-    here: Machine,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    here.driver.gpus = ()
-    assert main(["build-engine", str(package.folder)]) == 2
-    assert "no NVIDIA GPU is visible" in capsys.readouterr().err
-    with pytest.raises(EngineError, match=r"no NVIDIA GPU is visible .*pip install 'strokecore\[gpu\]'"):
-        engine_file(package, "fp32")
-    assert not ready(package, "fp32")
-    assert not start_background_build(package, "fp32")
-    assert "TensorRT fp32 cannot be built: no NVIDIA GPU" in caplog.text
-
-
-def test_a_background_build_yields_to_another(
-    package: ModelPackage,
-    here: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    niceness: list[int] = []
-    monkeypatch.setattr(os, "nice", niceness.append)
-    arguments = ["build-engine", str(package.folder), "--precision", "fp32", "--background"]
-    with locked(engine_file(package, "fp32").lock):
-        assert main(arguments) == 0
-    assert "another build is at work" in capsys.readouterr().out
-    assert not here.builds
-    assert main(arguments) == 0
-    assert ready(package, "fp32")
-    assert niceness == [cli._BACKGROUND_NICENESS] * 2
-
-
-def test_a_build_shares_what_another_made(package: ModelPackage, here: Machine) -> None:
-    first = build(engine_file(package, "fp32"))
-    again = build(engine_file(package, "fp32"))
-    assert first.seconds is not None
-    assert again.seconds is None
-    assert again.engine == first.engine
 
 
 @pytest.mark.parametrize("change", ["gpu", "library", "precision", "package"])
@@ -182,111 +81,3 @@ def test_a_damaged_engine_is_built_again(package: ModelPackage, here: Machine) -
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert not ready(package, "fp32")
     assert build(engine_file(package, "fp32")).seconds is not None
-
-
-def test_a_device_that_fails_is_said(package: ModelPackage, here: Machine) -> None:
-    file = engine_file(package, "fp32")
-    here.driver.fail["cuDevicePrimaryCtxRetain"] = "CUDA_ERROR_DEVICE_UNAVAILABLE"
-    with pytest.raises(EngineError, match=r"NVIDIA L4 cannot be used \(CUDA_ERROR_DEVICE_UNAVAILABLE\)"):
-        build(file)
-
-
-def test_a_failed_build_is_remembered_for_a_day(
-    package: ModelPackage,
-    here: Machine,
-    started: list[subprocess.Popen[bytes]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(engine_files, "background_command", lambda *given: [sys.executable, "-c", "pass"])
-    here.build_error = EngineError("no implementation")
-    with pytest.raises(EngineError, match="no implementation"):
-        build(engine_file(package, "fp32"))
-    assert not start_background_build(package, "fp32")
-    assert "TensorRT fp32 could not be built lately: no implementation" in caplog.text
-    path = engine_file(package, "fp32").path.with_suffix(".failed")
-    old = time.time() - 25 * 3600
-    os.utime(path, (old, old))
-    assert not started
-    assert start_background_build(package, "fp32")
-    assert len(started) == 1
-    here.build_error = None
-    build(engine_file(package, "fp32"))
-    assert not path.exists()
-
-
-def test_a_background_build_is_started_once(
-    package: ModelPackage,
-    here: Machine,
-    started: list[subprocess.Popen[bytes]],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    written = tmp_path / "written"
-    told = "[os.environ.get(name) for name in ('HOME', 'TMPDIR', 'STROKECORE_CACHE')]"
-    code = f"import os, sys; open({str(written)!r}, 'w').write(repr(sys.argv[1:] + {told})); print('built')"
-    monkeypatch.setenv("HOME", str(tmp_path / "scan"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scan"))
-    monkeypatch.setattr(
-        engine_files, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
-    )
-    assert start_background_build(package, "tf32")
-    assert "TensorRT tf32 is not built yet; a build was started in the background" in caplog.text
-    (process,) = started
-    assert process.wait(60) == 0
-    # a scan's own folders end before the build does, the cache stays
-    told = [None, None, str(tmp_path / "cache")]
-    assert written.read_text() == repr([str(package.folder), "tf32", *told])
-    assert (tmp_path / "cache" / "tensorrt" / "build.log").read_text() == "built\n"
-    with locked(engine_file(package, "tf32").lock):
-        assert start_background_build(package, "tf32")
-    assert "TensorRT tf32 is not built yet; a build is at work in the background" in caplog.text
-    assert len(started) == 1
-
-
-def test_a_background_build_that_cannot_start_is_said(
-    package: ModelPackage,
-    here: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(engine_files, "background_command", lambda *given: ["/no/such/program"])
-    assert not start_background_build(package, "fp32")
-    assert "TensorRT fp32 cannot be built: " in caplog.text
-    assert not ready(package, "fp32")
-
-
-def test_the_background_command_is_a_command_of_this_package(tmp_path: Path) -> None:
-    command = background_command(tmp_path, "bf16")
-    assert command[:3] == [sys.executable, "-m", "strokecore"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # here for want of a GPU or of a package; not for its words
-    assert "usage:" not in done.stderr
-    assert done.returncode in (1, 2)
-
-
-def _hold(path: Path, held: object, release: object) -> None:
-    with locked(path):
-        held.set()  # type: ignore[attr-defined]
-        release.wait(60)  # type: ignore[attr-defined]
-
-
-def test_one_process_builds_on_a_gpu(package: ModelPackage, here: Machine) -> None:
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    lock = engine_file(package, "fp32").lock
-    process = context.Process(target=_hold, args=(lock, held, release))
-    process.start()
-    try:
-        assert held.wait(60)
-        assert is_locked(lock)
-        with pytest.raises(BlockingIOError):
-            build(engine_file(package, "fp32"), wait=False)
-        here.driver.gpus = (T4,)
-        build(engine_file(package, "fp32"), wait=False)
-    finally:
-        release.set()
-        process.join(60)
-    here.driver.gpus = (L4,)
-    build(engine_file(package, "fp32"), wait=False)
