@@ -11,7 +11,7 @@ from rich.table import Table
 
 from strokecore.bench.benchmark import Benchmark
 from strokecore.bench.engines import EngineResult
-from strokecore.bench.pipeline import PipelineResult
+from strokecore.bench.steps import PipelineResult
 
 # Programs that want the processor where nothing else is at work.
 _QUIET: Final = 0.5

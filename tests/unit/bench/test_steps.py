@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from strokecore.bench import pipeline
-from strokecore.bench.pipeline import measure_pipeline
+from strokecore.bench import steps
+from strokecore.bench.steps import measure_pipeline
 from strokecore.errors import EngineError
 
 
 def test_a_process_and_a_warm_scoring_of_a_real_folder(sample_ct: Path) -> None:
-    wall_s, result, peak_mib = pipeline._in_a_process(sample_ct, None)
+    wall_s, result, peak_mib = steps._in_a_process(sample_ct, None)
     assert result["status"] == "scored"
     assert result["timings_s"]["total"] < wall_s
     assert peak_mib is not None
     assert peak_mib > 100
-    warm_s, times = pipeline._in_this_process(sample_ct, None)
+    warm_s, times = steps._in_this_process(sample_ct, None)
     assert set(times) == set(result["timings_s"])
     assert times["total"] < warm_s
 
@@ -33,8 +33,8 @@ def test_the_first_of_each_kind_does_not_count(tmp_path: Path, monkeypatch: pyte
         wall = next(warm)
         return wall, {"segment": wall / 4, "total": wall}
 
-    monkeypatch.setattr(pipeline, "_in_a_process", process)
-    monkeypatch.setattr(pipeline, "_in_this_process", here)
+    monkeypatch.setattr(steps, "_in_a_process", process)
+    monkeypatch.setattr(steps, "_in_this_process", here)
     found = measure_pipeline(tmp_path, None, runs=3)
     assert (found.head, found.slices, found.engine) == ("given", 30, "x")
     assert (found.cold.wall_s.median, found.cold.wall_s.min, found.cold.wall_s.rounds) == (4.0, 3.0, 3)
