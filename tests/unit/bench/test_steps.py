@@ -1,40 +1,51 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from strokecore.bench import steps
+from strokecore import pipeline
 from strokecore.bench.steps import measure_pipeline
 from strokecore.errors import EngineError
+from strokecore.reports import outputs
 
 
 def test_a_process_and_a_warm_scoring_of_a_real_folder(sample_ct: Path) -> None:
-    wall_s, result, peak_mib = steps._in_a_process(sample_ct, None)
-    assert result["status"] == "scored"
-    assert result["timings_s"]["total"] < wall_s
-    assert peak_mib is not None
-    assert peak_mib > 100
-    warm_s, times = steps._in_this_process(sample_ct, None)
-    assert set(times) == set(result["timings_s"])
-    assert times["total"] < warm_s
+    found = measure_pipeline(sample_ct, None, runs=1)
+    assert set(found.cold.steps_s) == set(found.warm.steps_s)
+    for one in (found.cold, found.warm):
+        assert one.steps_s["total"].median < one.wall_s.median
+    assert found.cold.peak_mib is not None
+    assert found.cold.peak_mib > 100
 
 
 def test_the_first_of_each_kind_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = {"status": "scored", "series": {"slices": 30}, "model": {"engine": "x", "precision": "fp32"}}
     cold, warm = iter([9.0, 3.0, 4.0, 5.0]), iter([8.0, 1.0, 1.5, 2.0])
+    clock = SimpleNamespace(now=0.0)
 
-    def process(folder: Path, model: Path | None) -> tuple[float, dict[str, Any], int]:
+    def process(command: list[str], **options: Any) -> SimpleNamespace:
         wall = next(cold)
-        return wall, result | {"timings_s": {"segment": wall / 2, "total": wall - 1}}, int(wall)
+        clock.now += wall
+        written = result | {"timings_s": {"segment": wall / 2, "total": wall - 1}}
+        (Path(command[command.index("--out") + 1]) / "result.json").write_text(json.dumps(written))
+        return SimpleNamespace(stdout=f"scored\n{wall:.0f}\n".encode())
 
-    def here(folder: Path, model: Path | None) -> tuple[float, dict[str, float]]:
+    def here(*arguments: Any) -> SimpleNamespace:
         wall = next(warm)
-        return wall, {"segment": wall / 4, "total": wall}
+        clock.now += wall
+        timings_s = {"segment": wall / 4, "total": wall}
+        return SimpleNamespace(result=SimpleNamespace(status="scored", timings_s=timings_s))
 
-    monkeypatch.setattr(steps, "_in_a_process", process)
-    monkeypatch.setattr(steps, "_in_this_process", here)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(subprocess, "run", process)
+    monkeypatch.setattr(pipeline, "score_folder", lambda *arguments: None)
+    monkeypatch.setattr(outputs, "write_all", here)
     found = measure_pipeline(tmp_path, None, runs=3)
     assert (found.head, found.slices, found.engine) == ("given", 30, "x")
     assert (found.cold.wall_s.median, found.cold.wall_s.min, found.cold.wall_s.rounds) == (4.0, 3.0, 3)
