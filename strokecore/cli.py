@@ -212,7 +212,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _build_engine(options: argparse.Namespace) -> int:
-    """Exit status 0 when every engine is there in the end, 1 when one could not be built."""
+    """Exit status 0 when every engine is there, 1 when one could not be built.
+
+    With --background also 0 when another build is at work on the GPU; the next worker asks again.
+    """
     from rich.console import Console
 
     from strokecore.learned.package import load_package

@@ -193,7 +193,10 @@ class Gate:
         return self._random
 
     def _reference_answers(self, reference: Runtime, slices: Float4D) -> Answers:
-        """Of a reference that gives the golden answers; each slice alone, so that no batch mixes them up."""
+        """The answers of a reference that gives the golden ones; each slice alone, so that no batch mixes them.
+
+        Raises as ``examine``.
+        """
         golden = self._golden_set()
         held = self._examined(reference, golden.slices, golden.answers, _one_by_one(golden.slices))
         found = run_all(reference, slices, _one_by_one(slices))
@@ -279,7 +282,7 @@ def _holds_for(report: GateReport) -> timedelta:
 
 @cache
 def _source_sha256() -> str:
-    """Of everything that runs or judges an engine."""
+    """Hash of the source of everything that runs or judges an engine."""
     digest, folder = hashlib.sha256(), Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

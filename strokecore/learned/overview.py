@@ -115,7 +115,7 @@ def _judge(
 
 
 def _examined(gate: Gate, name: str, precision: str) -> Judged:
-    """By the whole gate, now; what cannot be started has a reason instead of a report.
+    """What the whole gate finds now; an engine that cannot be started has a reason instead of a report.
 
     TensorRT compiles the network first where that has not been done, which takes minutes.
     """

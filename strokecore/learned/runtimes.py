@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _INSTALL_CPU: Final = "pip install 'strokecore[cpu]'"
-# Both builds of ONNX Runtime write one module: neither may be there before, or half of each is in the end.
+# Both builds of ONNX Runtime write the same module: both must be removed first, or files of both remain.
 _INSTALL_GPU: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'strokecore[gpu]'"
 
 

@@ -70,7 +70,7 @@ def default_package() -> Path | None:
 
 
 def _default(config: ScoringConfig) -> Engine:
-    """Who scores where nobody named a model: there is always one, and what was passed over is said."""
+    """The engine where no model is named; there always is one, and ``fallbacks`` names what was passed over."""
     folder = default_package()
     if folder is None:
         return AsymmetryEngine()
