@@ -193,7 +193,7 @@ class Gate:
         return self._random
 
     def _reference_answers(self, reference: Runtime, slices: Float4D) -> Answers:
-        """The answers of a reference that gives the golden ones; each slice alone, so that no batch mixes them.
+        """The answers of a reference that gives the golden ones; of each slice alone: no batch mixes them.
 
         Raises as ``examine``.
         """

@@ -70,7 +70,7 @@ def default_package() -> Path | None:
 
 
 def _default(config: ScoringConfig) -> Engine:
-    """The engine where no model is named; there always is one, and ``fallbacks`` names what was passed over."""
+    """The engine where no model is named; there always is one, and it names what was passed over."""
     folder = default_package()
     if folder is None:
         return AsymmetryEngine()
