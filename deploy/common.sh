@@ -58,8 +58,8 @@ install_packages() {
     }
 }
 
-# make_environment EXTRA: the virtual environment with this checkout installed; EXTRA is "", "cpu" (trained models) or
-# "dev".
+# make_environment EXTRA: the virtual environment with this checkout installed; EXTRA is "", "cpu" (trained models),
+# "gpu" or "dev".
 make_environment() {
     local extra=$1 wanted stamp
     exec 8>"$STATE/environment.lock"
