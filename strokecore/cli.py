@@ -214,13 +214,17 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _build_engine(options: argparse.Namespace) -> int:
-    """Exit status 0 when every engine is there in the end, 1 when one could not be built."""
+    """Exit status 0 when every engine is there, 1 when one could not be built.
+
+    With --background also 0 when another build is at work on the GPU; the next worker asks again.
+    """
     from rich.console import Console
 
     from strokecore.learned.package import load_package
-    from strokecore.learned.runtimes import availability, runtime_kind
+    from strokecore.learned.runtimes import availability, package_precisions, runtime_kind
     from strokecore.learned.shipped import package_folder
-    from strokecore.learned.tensorrt import build, engine_file, with_graph
+    from strokecore.learned.tensorrt.build import build
+    from strokecore.learned.tensorrt.engine_files import engine_file
 
     known = runtime_kind("tensorrt").precisions
     if wrong := [precision for precision in options.precision if precision not in known]:
@@ -233,7 +237,7 @@ def _build_engine(options: argparse.Namespace) -> int:
     if options.background:
         os.nice(_BACKGROUND_NICENESS)
     failed = 0
-    for precision in options.precision or with_graph(package, here.precisions)[:1]:
+    for precision in options.precision or package_precisions("tensorrt", package)[:1]:
         console.print(f"{package.name} {package.version} in {precision} for {here.device}")
         try:
             built = build(engine_file(package, precision), force=options.force, wait=not options.background)

@@ -6,6 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
+
+WEIGHT_FREE: Final = "asymmetry"
+"""The engine that needs no model package, by its name in ``--engine`` and in every result."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, Final
 from strokecore._version import __version__
 from strokecore.bench.engines import EngineResult, Say, measure_engines
 from strokecore.bench.machine import load_average, machine_facts, without_folders
-from strokecore.bench.pipeline import PipelineResult, measure_pipeline
 from strokecore.bench.settings import NONE, BenchSettings
+from strokecore.bench.steps import PipelineResult, measure_pipeline
 from strokecore.files import write_atomically
 from strokecore.learned.devices import THREADS_VARIABLE, default_threads
 from strokecore.learned.package import load_package

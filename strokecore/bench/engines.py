@@ -28,7 +28,7 @@ from strokecore.learned.runtimes import RUNTIME_NAMES, RUNTIMES, availability, s
 _TIMEOUT_S: Final = 3600.0
 
 Say = Callable[[str], None]
-"""Told in a few words what is done next."""
+"""A function that is told in a few words what is done next."""
 
 
 @dataclass(frozen=True)

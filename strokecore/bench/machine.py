@@ -13,7 +13,7 @@ from strokecore.learned.devices import cpu_name, driver_version, gpus, usable_co
 from strokecore.learned.runtimes import RUNTIME_NAMES, library_versions
 
 _LIBRARIES: Final = ("numpy", "scipy", "SimpleITK")
-# An absolute path up to its last name; "1/2" and "and/or" are none.
+# An absolute path up to its last name; "1/2" and "and/or" are not paths.
 _FOLDERS: Final = re.compile(r"(?<![\w.)\]])/(?:[^\s/:'\",;()]+/)+")
 _LONGEST: Final = 600
 

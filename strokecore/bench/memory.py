@@ -28,7 +28,7 @@ class Memory:
         an earlier run kept are used.
     peak_mib: highest resident memory of its process, with Python, the slices and the answers; None where the
         system does not tell.
-    gpu_mib: in use on the GPU after the run, by whomever; None without a GPU or without cuda-python.
+    gpu_mib: in use on the GPU after the run, by whomever; None without a GPU or without cuda-bindings.
     """
 
     load_s: float

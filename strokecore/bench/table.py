@@ -11,7 +11,7 @@ from rich.table import Table
 
 from strokecore.bench.benchmark import Benchmark
 from strokecore.bench.engines import EngineResult
-from strokecore.bench.pipeline import PipelineResult
+from strokecore.bench.steps import PipelineResult
 
 # Programs that want the processor where nothing else is at work.
 _QUIET: Final = 0.5
@@ -62,7 +62,7 @@ def _engines(engines: list[EngineResult]) -> Table:
 
 
 def _mib(one: EngineResult) -> str:
-    """Of the process, and behind a plus sign on the GPU."""
+    """Memory in MiB: the process's, and behind a plus sign the GPU's."""
     memory = one.memory
     if memory is None or memory.peak_mib is None:
         return "-"
@@ -74,7 +74,7 @@ def _parity(one: EngineResult) -> str:
 
 
 def _failures(engines: list[EngineResult]) -> dict[str, list[str]]:
-    """Names of engines by what was said of them; those of whom the same is said stand together."""
+    """Names of engines by what was said of them; engines with the same message stand together."""
     said: dict[str, list[str]] = {}
     for one in engines:
         if one.error is not None:

@@ -30,7 +30,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         median, least, q1, q3 = (
             float(f"{value:.{_DIGITS}g}") for value in np.percentile(values, (50, 0, 25, 75))
         )

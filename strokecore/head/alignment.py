@@ -121,14 +121,14 @@ def align(
     points = fixed.points(fixed_mask)
     target = fixed.values[fixed_mask]
     centre = points.mean(axis=0)
-    arms = points - centre
+    levers = points - centre
     gradient = moving.gradient()
     linear, shift = start[:3, :3].copy(), start[:3, :3] @ centre + start[:3, 3]
 
     def evaluate(
         linear: Float64Array, shift: Float64Array
     ) -> tuple[Float64Array, Float32Array, Float64Array, float]:
-        indices = moving.indices(arms @ linear.T + shift)
+        indices = moving.indices(levers @ linear.T + shift)
         support = np.asarray(
             ndimage.map_coordinates(
                 moving_weight, indices, output=np.float32, order=1, mode="constant", cval=0.0
@@ -144,7 +144,7 @@ def align(
     while steps < _MOST_STEPS:
         steps += 1
         slope = np.stack([sample(g, indices) for g in gradient], axis=1).astype(np.float64)
-        jacobian = _jacobian(slope, arms, linear, motion)
+        jacobian = _jacobian(slope, levers, linear, motion)
         weighted = jacobian * weight[:, None]
         normal, downhill = summed(weighted, jacobian), -summed(weighted, difference[:, None])[:, 0]
         while True:
@@ -168,11 +168,13 @@ def align(
     return Alignment(matrix, float(np.sqrt(cost)), steps)
 
 
-def _jacobian(slope: Float64Array, arms: Float64Array, linear: Float64Array, motion: Motion) -> Float64Array:
+def _jacobian(
+    slope: Float64Array, levers: Float64Array, linear: Float64Array, motion: Motion
+) -> Float64Array:
     """Change of each point's moving value per unknown; [n, 7] (rotation, log scale, shift) or [n, 12]."""
     if motion == "affine":
-        return np.concatenate([(slope[:, :, None] * arms[:, None, :]).reshape(-1, 9), slope], axis=1)
-    turned = arms @ linear.T
+        return np.concatenate([(slope[:, :, None] * levers[:, None, :]).reshape(-1, 9), slope], axis=1)
+    turned = levers @ linear.T
     scaling = (slope * turned).sum(axis=1, keepdims=True)
     return np.concatenate([np.cross(turned, slope), scaling, slope], axis=1)
 

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.arrays import Float3D, UInt8Array
+from strokecore.scoring.asymmetry import LOGIT_LIMIT
 from strokecore.scoring.engine import Lesion
-
-# Beyond this a log-odds only says "sure" (the weight-free engine's own limit).
-LOG_ODDS_LIMIT: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Combination:
 
 
 def log_odds(probability: Float3D) -> Float3D:
-    """Logit of probabilities, cut off at LOG_ODDS_LIMIT; any shape."""
-    edge = 1.0 / (1.0 + np.exp(LOG_ODDS_LIMIT))
+    """Logit of probabilities, cut off at LOGIT_LIMIT; any shape."""
+    edge = 1.0 / (1.0 + np.exp(LOGIT_LIMIT))
     p = np.clip(probability, edge, 1.0 - edge)
     return np.asarray(np.log(p / (1.0 - p)), np.float32)
 
@@ -94,10 +91,10 @@ def combined(
 
 
 def region_map(regions: UInt8Array, values: Mapping[RegionId, float]) -> Float3D:
-    """Each region's value, cut off at LOG_ODDS_LIMIT, in its voxels; 0 elsewhere."""
+    """Each region's value, cut off at LOGIT_LIMIT, in its voxels; 0 elsewhere."""
     table = np.zeros(256, np.float32)
     for region, value in values.items():
-        table[region.label] = np.clip(value, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+        table[region.label] = np.clip(value, -LOGIT_LIMIT, LOGIT_LIMIT)
     return table[regions]
 
 

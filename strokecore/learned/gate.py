@@ -193,7 +193,10 @@ class Gate:
         return self._random
 
     def _reference_answers(self, reference: Runtime, slices: Float4D) -> Answers:
-        """Of a reference that gives the golden answers; each slice alone, so that no batch mixes them up."""
+        """The answers of a reference that gives the golden ones; of each slice alone: no batch mixes them.
+
+        Raises as ``examine``.
+        """
         golden = self._golden_set()
         held = self._examined(reference, golden.slices, golden.answers, _one_by_one(golden.slices))
         found = run_all(reference, slices, _one_by_one(slices))
@@ -279,10 +282,10 @@ def _holds_for(report: GateReport) -> timedelta:
 
 @cache
 def _source_sha256() -> str:
-    """Of everything that runs or judges an engine."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    """Hash of the source of everything that runs or judges an engine."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from strokecore.learned.runtime import (
     is_memory,
     said,
 )
+from strokecore.learned.runtimes import runtime_kind
 
 # A GPU is only busy with many slices.
 _GPU_BATCH_PIXELS: Final = 2**23
@@ -55,7 +56,8 @@ class OnnxRuntime(BatchedRuntime):
             import onnxruntime
         except ImportError as error:
             raise EngineError(
-                "ONNX Runtime is not installed; run: pip install 'strokecore[cpu]', or use another engine."
+                f"ONNX Runtime is not installed; run: {runtime_kind(self.name).install}, or use another "
+                "engine."
             ) from error
         return onnxruntime
 
@@ -95,8 +97,9 @@ class OnnxRuntime(BatchedRuntime):
             ) from error
         if session.get_providers()[0] != self.provider:  # nor does a provider that cannot start raise
             raise EngineError(
-                f"ONNX Runtime cannot start its {self.provider}; look at nvidia-smi, and run: pip install "
-                "'strokecore[gpu]', which brings the CUDA and cuDNN libraries that it asks for."
+                f"ONNX Runtime cannot start its {self.provider}; look at nvidia-smi, and run: "
+                f"{runtime_kind(self.name).install}, which brings the CUDA and cuDNN libraries that it asks "
+                "for."
             )
         kinds = {"tensor(float)": "float32"}
         tensors = (*session.get_inputs(), *session.get_outputs())
@@ -124,8 +127,7 @@ class OnnxCudaRuntime(OnnxRuntime):
         onnxruntime = super()._loaded()
         if self.provider not in onnxruntime.get_available_providers():
             raise EngineError(
-                f"this build of ONNX Runtime has no {self.provider}; run: pip uninstall -y onnxruntime "
-                "onnxruntime-gpu && pip install 'strokecore[gpu]'."
+                f"this build of ONNX Runtime has no {self.provider}; run: {runtime_kind(self.name).install}."
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls(directory="")  # CUDA and cuDNN as pip installs them

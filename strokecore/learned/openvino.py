@@ -26,6 +26,7 @@ from strokecore.learned.runtime import (
     is_memory,
     said,
 )
+from strokecore.learned.runtimes import runtime_kind
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def load_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise EngineError(
-            f"OpenVINO cannot be loaded ({error}); run: pip install 'strokecore[cpu]', or use another engine."
+            f"OpenVINO cannot be loaded ({error}); run: {runtime_kind('openvino').install}, or use another "
+            "engine."
         ) from error
     finally:
         if blocked:

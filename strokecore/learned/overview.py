@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.config import ScoringConfig
+from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes
 from strokecore.learned.devices import default_threads
@@ -115,13 +115,11 @@ def _judge(
 
 
 def _examined(gate: Gate, name: str, precision: str) -> Judged:
-    """By the whole gate, now; what cannot be started has a reason instead of a report.
+    """What the whole gate finds now; an engine that cannot be started has a reason instead of a report.
 
     TensorRT compiles the network first where that has not been done, which takes minutes.
     """
-    from strokecore.learned.tensorrt import with_graph
-
-    if name == "tensorrt" and not with_graph(gate.package, [precision]):
+    if precision not in runtimes.package_precisions(name, gate.package):
         return {**_NOT_JUDGED, "error": "the package has no graph for it; trainer export --typed makes one"}
     try:
         runtime = runtimes.start(gate.package, name, precision, gate.threads)
@@ -145,7 +143,7 @@ def _chosen(folder: Path | None, wanted: str) -> dict[str, Any]:
         engine = select_engine(ScoringConfig(engine=wanted, model=folder))
     except (UsageError, ModelPackageError) as error:
         return {"wanted": wanted, "engine": None, "precision": "", "why": str(error), "fallbacks": []}
-    if engine.engine == "asymmetry":
+    if engine.engine == WEIGHT_FREE:
         why = "No model package is named, and the weight-free engine needs none."
     elif engine.fallbacks:
         why = "It is the first that the parity gate lets through; see below what is passed over."

@@ -110,6 +110,10 @@ class ModelPackage:
         """Those of TYPED_PRECISIONS that the package has a graph for."""
         return tuple(p for p in TYPED_PRECISIONS if TYPED_ONNX.format(p) in self.manifest["files"])
 
+    def has_graph(self, precision: str) -> bool:
+        """Whether there is a graph for an engine that takes its types from it; TF32 takes that of fp32."""
+        return precision not in TYPED_PRECISIONS or precision in self.typed_precisions
+
     def typed(self, precision: str) -> bytes:
         """The network as a strongly typed ONNX graph in "bf16" or mixed "fp16".
 

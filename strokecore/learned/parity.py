@@ -71,7 +71,8 @@ class GateReport:
     seed: of the random slices.
     slices: how many were run.
     seconds: how long it took.
-    values: by criterion of LIMITS, as far as measured: what failed, or was no probability, has no other.
+    values: of the criteria of LIMITS that were measured. Where runs failed, or answers were not
+        probabilities, nothing else was.
     """
 
     engine: str
@@ -250,7 +251,10 @@ def _sum_error(found: Sequence[Answers]) -> float:
 
 
 def _log_odds(probability: Float3D, others: Float3D) -> Float3D:
-    """Of classes against all ``others``, given as their sum: 1 - p keeps no digit of it in a short format."""
+    """Log-odds of classes against all ``others``, which are given as their sum.
+
+    1 - p would keep no digit of that sum in a short format.
+    """
     return np.log(np.maximum(probability, _FLOOR)) - np.log(np.maximum(others, _FLOOR))
 
 
@@ -269,11 +273,11 @@ def _log_odds_error(found: Float3D, right: Float3D) -> float:
 
 
 def _systematic_error(pairs: Sequence[tuple[Float3D, Float3D]]) -> float:
-    """Root mean square of the errors in the log-odds of infarct, as far as they are no noise.
+    """Root mean square of the errors in the log-odds of infarct, as far as they are systematic.
 
-    That is what an offset, a scale, and a displacement along rows and columns (by d pixels it adds d times
-    the slope) explain of them by least squares. Arithmetic in a short format errs to both sides and leaves
-    next to nothing. NaN where the right answers are a constant.
+    Systematic is what an offset, a scale, and a displacement along rows and columns (by d pixels it adds d
+    times the slope) explain of the errors by least squares. Arithmetic in a short format errs to both sides
+    and leaves next to nothing. NaN where the right answers are a constant.
 
     Parameters
     ----------

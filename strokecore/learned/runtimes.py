@@ -15,6 +15,7 @@ from importlib import metadata
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from strokecore.config import WEIGHT_FREE
 from strokecore.errors import EngineError
 from strokecore.learned.devices import cpu_computes_in, cpu_name, gpus, has_nvidia_driver
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _INSTALL_CPU: Final = "pip install 'strokecore[cpu]'"
-# Both builds of ONNX Runtime write one module: neither may be there before, or half of each is in the end.
+# Both builds of ONNX Runtime write the same module: both must be removed first, or files of both remain.
 _INSTALL_GPU: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'strokecore[gpu]'"
 
 
@@ -43,6 +44,8 @@ class RuntimeKind:
     device: what it computes on.
     needs: the library as people call it.
     install: the command that brings it.
+    compiled_beforehand: whether a package's network is compiled for the GPU before it runs, which takes
+        minutes, in the types that its graph gives: 16 bits then need a graph of their own.
     """
 
     name: str
@@ -54,12 +57,13 @@ class RuntimeKind:
     device: Literal["cpu", "gpu"]
     needs: str
     install: str
+    compiled_beforehand: bool = False
 
 
 RUNTIMES: Final = (
     RuntimeKind(
         name="tensorrt",
-        module="strokecore.learned.tensorrt",
+        module="strokecore.learned.tensorrt.runtime",
         class_name="TensorRtRuntime",
         import_names=("tensorrt", "tensorrt_rtx"),
         distributions=(
@@ -74,6 +78,7 @@ RUNTIMES: Final = (
         device="gpu",
         needs="TensorRT",
         install=_INSTALL_GPU,
+        compiled_beforehand=True,
     ),
     RuntimeKind(
         name="onnx-cuda",
@@ -112,7 +117,7 @@ RUNTIMES: Final = (
 """Engines that run model packages, the fastest first: the order of ``--engine auto``."""
 
 RUNTIME_NAMES: Final = tuple(kind.name for kind in RUNTIMES)
-ENGINE_CHOICES: Final = ("auto", *RUNTIME_NAMES, "asymmetry")
+ENGINE_CHOICES: Final = ("auto", *RUNTIME_NAMES, WEIGHT_FREE)
 """What ``--engine`` takes."""
 
 
@@ -172,6 +177,12 @@ def availability(name: str) -> Availability:
         return missing(f"{kind.needs} shares its module with {', '.join(others)}, which is installed")
     computes_in = devices[0].computes_in if devices else cpu_computes_in
     return Availability(name, library, device, tuple(filter(computes_in, kind.precisions)))
+
+
+def package_precisions(name: str, package: ModelPackage) -> tuple[str, ...]:
+    """Those of ``availability`` that a package has a graph for, most preferred first."""
+    found = availability(name).precisions
+    return tuple(filter(package.has_graph, found)) if runtime_kind(name).compiled_beforehand else found
 
 
 def start(package: ModelPackage, name: str, precision: str, threads: int) -> Runtime:

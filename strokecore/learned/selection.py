@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from strokecore.arrays import Float4D
-from strokecore.config import ScoringConfig
+from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import runtimes, shipped
 from strokecore.learned.devices import default_threads
@@ -51,7 +51,7 @@ def select_engine(config: ScoringConfig) -> Engine:
     if config.engine not in ENGINE_CHOICES:
         raise UsageError(f"Unknown engine {config.engine!r}; expected {', '.join(ENGINE_CHOICES)}.")
     folder = package_folder(config.model)
-    if config.engine == "asymmetry":
+    if config.engine == WEIGHT_FREE:
         if folder is not None:
             raise UsageError(
                 "The asymmetry engine has no use for a model package; leave --model out, or use auto."
@@ -70,7 +70,7 @@ def default_package() -> Path | None:
 
 
 def _default(config: ScoringConfig) -> Engine:
-    """Who scores where nobody named a model: there is always one, and what was passed over is said."""
+    """The engine where no model is named; there always is one, and it names what was passed over."""
     folder = default_package()
     if folder is None:
         return AsymmetryEngine()
@@ -153,32 +153,30 @@ def candidates(wanted: str, package: ModelPackage, gate: Gate) -> Iterator[Candi
     """
     first = 0 if wanted == "auto" else RUNTIME_NAMES.index(wanted)
     for name in RUNTIME_NAMES[first:]:
-        precisions = runtimes.availability(name).precisions
-        if name == "tensorrt":
-            yield from _tensorrt_candidates(precisions, package, gate)
+        found = [Candidate(name, precision) for precision in runtimes.package_precisions(name, package)]
+        if runtimes.runtime_kind(name).compiled_beforehand:
+            yield from _with_builds(found, package, gate)
         else:
-            yield from (Candidate(name, precision) for precision in precisions)
+            yield from found
 
 
-def _tensorrt_candidates(
-    precisions: tuple[str, ...], package: ModelPackage, gate: Gate
-) -> Iterator[Candidate]:
+def _with_builds(found: list[Candidate], package: ModelPackage, gate: Gate) -> Iterator[Candidate]:
     """A build takes minutes: the first precision without an engine file is built beside the work.
 
     The next precision is built only when the gate refused this one.
     """
-    from strokecore.learned import tensorrt
+    from strokecore.learned.tensorrt.build import start_background_build
+    from strokecore.learned.tensorrt.engine_files import ready
 
     building = False
-    for precision in tensorrt.with_graph(package, precisions):
-        if gate.refused("tensorrt", precision) or tensorrt.ready(package, precision):
-            yield Candidate("tensorrt", precision)
+    for candidate in found:
+        precision = candidate.precision
+        if gate.refused(candidate.name, precision) or ready(package, precision):
+            yield candidate
         elif not building:
-            said = tensorrt.start_background_build(package, precision)
-            log.warning("%s", said)
-            building = "background" in said
+            building = start_background_build(package, precision)
             not_ready = "engine is being built" if building else "engine could not be built"
-            yield Candidate("tensorrt", precision, not_ready)
+            yield replace(candidate, not_ready=not_ready)
 
 
 class GatedRuntime:

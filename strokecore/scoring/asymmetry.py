@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from strokecore.anatomy.regions import DEEP, RegionId
 from strokecore.arrays import Bool3D, Float3D
+from strokecore.config import WEIGHT_FREE
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from strokecore.scoring.old_infarct import keep_components
@@ -84,13 +85,14 @@ MIN_OUTSIDE_SUPPORT: Final = 0.6
 MIN_OUTSIDE_TISSUE: Final = 0.8
 # How far below the lowest region a lesion is looked for; the skull base below hardens the beam.
 BELOW_REGIONS_MM: Final = 8.0
+# Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0
 
 
 class AsymmetryEngine:
     """Weight-free engine behind the same protocol as trained models."""
 
-    name = engine = "asymmetry"
+    name = engine = WEIGHT_FREE
     version = "1.0.0"
     precision = "fp32"
 

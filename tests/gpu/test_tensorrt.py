@@ -20,14 +20,16 @@ import pytest
 
 from strokecore.errors import EngineError
 from strokecore.files import is_locked
-from strokecore.learned import tensorrt_engines
 from strokecore.learned.devices import checked, cuda_driver, driver_version, gpus, use_gpu
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import availability, runtime_kind
 from strokecore.learned.shipped import SHIPPED
-from strokecore.learned.tensorrt import TensorRtRuntime, build, engine_file, ready
-from tests.unit.learned.tensorrt_cases import INPUT, add_typed_graphs, slices, write_small_package
+from strokecore.learned.tensorrt import build as building
+from strokecore.learned.tensorrt.build import build
+from strokecore.learned.tensorrt.engine_files import engine_file, ready
+from strokecore.learned.tensorrt.runtime import TensorRtRuntime
+from tests.unit.learned.tensorrt.cases import INPUT, add_typed_graphs, slices, write_small_package
 
 pytestmark = pytest.mark.gpu
 
@@ -158,7 +160,7 @@ def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch
         raise AssertionError("built again")
 
     with monkeypatch.context() as only_cache:
-        only_cache.setattr(tensorrt_engines, "compile_network", never)
+        only_cache.setattr(building, "compile_network", never)
         TensorRtRuntime(package, "fp32").close()
     path = built.file.path
     path.write_bytes(path.read_bytes()[:-1])
@@ -170,9 +172,9 @@ def test_an_engine_is_built_once(package: ModelPackage, cache: Path, monkeypatch
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(package: ModelPackage, cache: Path) -> None:
-    command = tensorrt_engines.background_command(package.folder, "fp32")
+    command = building.background_command(package.folder, "fp32")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    lock = tensorrt_engines._lock_path(gpus()[0])
+    lock = engine_file(package, "fp32").lock
     deadline = time.monotonic() + 120
     while not is_locked(lock) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

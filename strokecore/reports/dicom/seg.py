@@ -26,6 +26,7 @@ from pydicom.sr.coding import Code
 from strokecore._version import __version__
 from strokecore.anatomy.regions import ALL_REGIONS, Side
 from strokecore.arrays import UInt8Array
+from strokecore.config import WEIGHT_FREE
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
@@ -86,7 +87,7 @@ def _lesion_description(number: int, value: int, model: ModelInfo) -> SegmentDes
         segmented_property_category=codes.ABNORMAL_STRUCTURE,
         segmented_property_type=codes.INFARCT,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=_algorithm(model.name, model.version, trained=model.engine != "asymmetry"),
+        algorithm_identification=_algorithm(model.name, model.version, trained=model.engine != WEIGHT_FREE),
         anatomic_regions=[codes.BRAIN],
         display_color=CIELabColor.from_rgb(*LESION_COLOURS[value]),
     )

@@ -15,8 +15,8 @@ import strokecore
 from strokecore.bench import benchmark, engines
 from strokecore.bench.benchmark import Benchmark, run_benchmark
 from strokecore.bench.engines import Call, EngineResult
-from strokecore.bench.pipeline import PipelineResult, Scoring
 from strokecore.bench.settings import BenchSettings
+from strokecore.bench.steps import PipelineResult, Timings
 from strokecore.bench.table import print_benchmark
 from strokecore.bench.timing import Spread
 from strokecore.cli import main
@@ -33,12 +33,12 @@ PIPELINE = PipelineResult(
     slices=30,
     engine="asymmetry",
     precision="fp64",
-    cold=Scoring(
+    cold=Timings(
         Spread.of([10.0]),
         {"read": Spread.of([1.0]), "segment": Spread.of([4.0]), "total": Spread.of([8.0])},
         400,
     ),
-    warm=Scoring(
+    warm=Timings(
         Spread.of([5.0]),
         {"read": Spread.of([0.5]), "segment": Spread.of([4.0]), "total": Spread.of([5.0])},
         None,

@@ -28,6 +28,12 @@ def in_a_process(folder: Path, engine: str, precision: str) -> Any:
     return map_in_processes(measure, [SLICES], workers=1, timeout_s=60)[0]
 
 
+def gpu_mib(folder: Path) -> int | None:
+    found = measure_memory(start, folder, "openvino", "bf16", 1, SLICES)
+    assert isinstance(found, Memory)
+    return found.gpu_mib
+
+
 def test_what_an_engine_holds_is_seen_and_not_what_its_parent_holds(folder: Path) -> None:
     block = np.ones(2**30, np.uint8)
     lean, hungry = in_a_process(folder, "openvino", "bf16"), in_a_process(folder, "onnx-cuda", "fp32")
@@ -47,18 +53,18 @@ def test_an_engine_that_cannot_be_started_says_why(folder: Path) -> None:
 
 @pytest.mark.parametrize(("status", "mib"), [(0, 3 * 1024), (35, None)])
 def test_memory_of_a_gpu_is_what_is_not_free(
-    status: int, mib: int | None, monkeypatch: pytest.MonkeyPatch
+    status: int, mib: int | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = SimpleNamespace(cudaMemGetInfo=lambda: (status, 7 * 2**30, 10 * 2**30))
     monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=runtime))
     monkeypatch.setattr(memory, "gpus", lambda: ("a GPU",))
-    assert memory._gpu_mib() == mib
+    assert gpu_mib(folder) == mib
 
 
-def test_without_a_gpu_there_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_there_is_no_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "gpus", lambda: ())
-    assert memory._gpu_mib() is None
+    assert gpu_mib(folder) is None
     monkeypatch.setattr(memory, "gpus", lambda: ("a GPU",))
     monkeypatch.setitem(sys.modules, "cuda", None)
-    assert memory._gpu_mib() is None
+    assert gpu_mib(folder) is None

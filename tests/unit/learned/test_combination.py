@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
 from strokecore.errors import ModelPackageError
 from strokecore.learned.combination import (
-    LOG_ODDS_LIMIT,
     Combination,
     VoxelWeights,
     combined,
@@ -23,7 +22,7 @@ from strokecore.learned.combination import (
 from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import Calibration, load_package
-from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.asymmetry import LOGIT_LIMIT, AsymmetryEngine
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
 from tests.unit.learned.package_cases import write_package
 from tests.unit.scoring.heads import darken, flat_head
@@ -50,7 +49,7 @@ def curves(slope: float, asymmetry: float, offset: float = 0.0) -> dict[str, obj
 @given(st.floats(0.0, 1.0, width=32))
 def test_log_odds_are_finite_and_bounded(p: float) -> None:
     found = float(log_odds(np.float32(p)))
-    assert abs(found) <= LOG_ODDS_LIMIT + 1e-3
+    assert abs(found) <= LOGIT_LIMIT + 1e-3
     if 0.001 < p < 0.999:
         assert 1 / (1 + np.exp(-found)) == pytest.approx(p, abs=1e-5)
 

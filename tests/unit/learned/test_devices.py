@@ -15,6 +15,7 @@ from strokecore.errors import UsageError
 from strokecore.learned import devices
 from strokecore.learned.devices import (
     CudaError,
+    Gpu,
     checked,
     cpu_computes_in,
     cpu_flags,
@@ -180,3 +181,11 @@ def test_cpu_flags_are_read_as_each_architecture_writes_them(
             False,
         )
     cpu_flags.cache_clear()
+
+
+def test_only_ampere_and_later_compute_in_bf16_and_tf32() -> None:
+    def has(gpu: Gpu) -> list[str]:
+        return [precision for precision in ("bf16", "fp16", "tf32", "fp32") if gpu.computes_in(precision)]
+
+    assert has(replace(L4, compute_capability=(7, 5))) == ["fp16", "fp32"]
+    assert has(replace(L4, compute_capability=(8, 0))) == ["bf16", "fp16", "tf32", "fp32"]

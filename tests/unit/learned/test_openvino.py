@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strokecore.arrays import dice
 from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned import compiled_cache
 from strokecore.learned import openvino as module
@@ -75,7 +76,7 @@ def test_bf16_is_within_the_gates_limits_and_is_bf16(shipped: ModelPackage, gold
     assert 1e-4 < np.quantile(off, 0.999) < LARGEST_AT_999
     for arm, name in zip(found, ("bg_probability", "sg_probability"), strict=True):
         ours, theirs = (1 - probability[:, 0] >= 0.5 for probability in (arm, golden[name]))
-        assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) >= LEAST_DICE
+        assert dice(ours, theirs) >= LEAST_DICE
 
 
 def test_batches_do_not_change_the_answer(package: ModelPackage) -> None:

@@ -214,7 +214,7 @@ def test_another_atlas_of_this_run_is_refused(package: Path) -> None:
 def test_an_older_minimum_version_is_welcome(package: Path) -> None:
     for version in ("0", "0.0.9", "0.1", "0.1.0"):
         change(package, "minimum_strokecore", version)
-        load_package(package)
+        assert load_package(package).manifest["minimum_strokecore"] == version
 
 
 def test_probabilities_rise_with_the_evidence_and_stay_finite() -> None:

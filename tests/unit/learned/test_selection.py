@@ -13,9 +13,10 @@ import pytest
 
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
-from strokecore.learned import selection, tensorrt
+from strokecore.learned import selection
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.selection import candidates, select_engine
+from strokecore.learned.tensorrt import build, engine_files
 from tests.unit.learned.engine_cases import GPU, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
@@ -43,16 +44,16 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     "graphs" are the precisions that the package has a graph for.
     """
-    state: dict[str, Any] = {"ready": set(), "started": [], "answer": "a build was started in the background"}
+    state: dict[str, Any] = {"ready": set(), "started": [], "answer": True}
     state["graphs"] = {"bf16", "fp16", "tf32", "fp32"}
 
-    def start(package: ModelPackage, precision: str) -> str:
+    def start(package: ModelPackage, precision: str) -> bool:
         state["started"].append(precision)
-        return str(state["answer"])
+        return bool(state["answer"])
 
-    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: precision in state["ready"])
-    monkeypatch.setattr(tensorrt, "start_background_build", start)
-    monkeypatch.setattr(tensorrt, "with_graph", lambda _, found: [p for p in found if p in state["graphs"]])
+    monkeypatch.setattr(engine_files, "ready", lambda package, precision: precision in state["ready"])
+    monkeypatch.setattr(build, "start_background_build", start)
+    monkeypatch.setattr(ModelPackage, "has_graph", lambda _, precision: precision in state["graphs"])
     return state
 
 
@@ -99,7 +100,7 @@ def test_an_engine_file_that_is_not_there_is_built_beside_the_work(
     machine(GPU[0], ONNX)
     assert words("auto", package) == ["tensorrt bf16 (engine is being built)", "onnx fp32"]
     assert builds["started"] == ["bf16"]  # the others only when this one was refused
-    builds["answer"] = "TensorRT bf16 could not be built lately: no memory"
+    builds["answer"] = False
     builds["ready"] = {"fp16"}
     found = words("auto", package)
     # what could not be built does not keep the next precision from its turn

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from strokecore.learned import tensorrt_engines
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
 from strokecore.learned.devices import Gpu
 from strokecore.learned.package import TYPED_PRECISIONS, ModelPackage, load_package
 from strokecore.learned.preprocessing import InputSpec
-from strokecore.learned.tensorrt_build import Compiled
+from strokecore.learned.tensorrt import build
+from strokecore.learned.tensorrt.build import Compiled
+from strokecore.learned.tensorrt.engine_files import EngineFile
 from tests.unit.learned.cuda_fake import L4, FakeDriver
 from tests.unit.learned.package_cases import mirror_network, read_manifest, write_manifest, write_package
-from tests.unit.learned.tensorrt_fake import FakeTensorRt
+from tests.unit.learned.tensorrt.fakes import FakeTensorRt
 from trainer.package.typed_graph import typed_graph
 
 SPEC = InputSpec(size=(16, 24))
@@ -79,14 +80,12 @@ class Machine:
         self.builds: list[tuple[str, bytes]] = []
         self.build_error: Exception | None = None
 
-    def compile_network(
-        self, trt: Any, package: ModelPackage, precision: str, profile: Any, gpu: Gpu, timing: bytes
-    ) -> Compiled:
-        assert self.driver.current == gpu.index, "no device is chosen"
+    def compile_network(self, file: EngineFile, timing: bytes) -> Compiled:
+        assert self.driver.current == file.gpu.index, "no device is chosen"
         if self.build_error is not None:
             raise self.build_error
-        self.builds.append((precision, timing))
-        return Compiled(package.onnx.read_bytes(), b"measured on this GPU")
+        self.builds.append((file.precision, timing))
+        return Compiled(file.package.onnx.read_bytes(), b"measured on this GPU")
 
 
 @contextmanager
@@ -95,7 +94,7 @@ def machine(cache: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu = L4) -> Iter
     made = Machine(gpu)
     install(made.driver, monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", made.trt)
-    monkeypatch.setattr(tensorrt_engines, "compile_network", made.compile_network)
+    monkeypatch.setattr(build, "compile_network", made.compile_network)
     monkeypatch.setenv("STROKECORE_CACHE", str(cache))
     yield made
     assert made.driver.memory == {}

@@ -30,7 +30,7 @@ _SCORE: Final = (
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Timings:
     """One way of scoring, measured several times.
 
     Attributes
@@ -60,8 +60,8 @@ class PipelineResult:
     slices: int
     engine: str
     precision: str
-    cold: Scoring
-    warm: Scoring
+    cold: Timings
+    warm: Timings
 
 
 def measure_pipeline(dicom: Path | None, model: Path | None, runs: int) -> PipelineResult:
@@ -85,8 +85,8 @@ def measure_pipeline(dicom: Path | None, model: Path | None, runs: int) -> Pipel
         slices=int(result["series"]["slices"]),
         engine=str(result["model"]["engine"]),
         precision=str(result["model"]["precision"]),
-        cold=_scoring([(wall_s, one["timings_s"]) for wall_s, one, _ in cold], peak_mib),
-        warm=_scoring(warm, None),
+        cold=_timings([(wall_s, one["timings_s"]) for wall_s, one, _ in cold], peak_mib),
+        warm=_timings(warm, None),
     )
 
 
@@ -135,7 +135,7 @@ def _check(status: str) -> None:
         raise EngineError(f"the head is {status}, expected scored; try strokecore score on it.")
 
 
-def _scoring(runs: Sequence[tuple[float, Mapping[str, float]]], peak_mib: int | None) -> Scoring:
+def _timings(runs: Sequence[tuple[float, Mapping[str, float]]], peak_mib: int | None) -> Timings:
     wall_s = Spread.of([wall_s for wall_s, _ in runs])
     steps_s = {step: Spread.of([times[step] for _, times in runs]) for step in runs[0][1]}
-    return Scoring(wall_s, steps_s, peak_mib)
+    return Timings(wall_s, steps_s, peak_mib)

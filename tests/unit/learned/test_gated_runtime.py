@@ -1,4 +1,4 @@
-"""strokecore/learned/selection.py: to the next engine at the start and while a scan is segmented."""
+"""GatedRuntime of strokecore/learned/selection.py: to the next engine, at the start and during a scan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.errors import EngineError, ModelPackageError
-from strokecore.learned import tensorrt
 from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.gate import Gate
 from strokecore.learned.package import ModelPackage, load_package
@@ -21,6 +20,7 @@ from strokecore.learned.parity import GateReport
 from strokecore.learned.random_slices import random_slices
 from strokecore.learned.runtime import Runtime
 from strokecore.learned.selection import GatedRuntime
+from strokecore.learned.tensorrt import build, engine_files
 from tests.unit.learned.engine_cases import (
     GPU,
     ONNX,
@@ -142,8 +142,8 @@ def test_an_engine_in_the_making_is_named(
     package: ModelPackage, gate: FakeGate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     machine = pretend_machine(monkeypatch, tmp_path / "cache", GPU[0], ONNX)
-    monkeypatch.setattr(tensorrt, "ready", lambda package, precision: False)
-    monkeypatch.setattr(tensorrt, "start_background_build", lambda *_: "started in the background")
+    monkeypatch.setattr(engine_files, "ready", lambda package, precision: False)
+    monkeypatch.setattr(build, "start_background_build", lambda *_: True)
     runtime = gated(package, gate)
     assert (runtime.name, runtime.fallbacks) == ("onnx", ("tensorrt tf32: engine is being built",))
     assert list(machine.started) == ["onnx fp32"]

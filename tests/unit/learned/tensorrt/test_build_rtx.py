@@ -23,14 +23,15 @@ from strokecore.learned.devices import Gpu
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import runtime_kind
 from strokecore.learned.shipped import SHIPPED
-from strokecore.learned.tensorrt_build import Compiled, Profile, compile_network, is_rtx, logger_of
+from strokecore.learned.tensorrt.build import Compiled, compile_network
+from strokecore.learned.tensorrt.engine_files import EngineFile
+from strokecore.learned.tensorrt.library import is_rtx, logger_of
 from tests.unit.learned.cuda_fake import L4
-from tests.unit.learned.tensorrt_cases import SPEC, add_typed_graphs, write_small_package
+from tests.unit.learned.tensorrt.cases import SPEC, add_typed_graphs, write_small_package
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="no tensorrt-rtx-cu13-bindings and -libs here")
 
 PRECISIONS = runtime_kind("tensorrt").precisions
-PROFILE = Profile(1, 8, 16)
 
 
 @pytest.fixture
@@ -38,10 +39,8 @@ def package(tmp_path: Path) -> ModelPackage:
     return load_package(write_small_package(tmp_path / "model"))
 
 
-def compiled(
-    package: ModelPackage, precision: str = "fp32", profile: Profile = PROFILE, gpu: Gpu = L4
-) -> Compiled:
-    return compile_network(rtx, package, precision, profile, gpu)
+def compiled(package: ModelPackage, precision: str = "fp32", gpu: Gpu = L4) -> Compiled:
+    return compile_network(EngineFile(rtx, package, precision, gpu))
 
 
 def with_graph(package: ModelPackage, nodes: list[Any], constants: list[Any], kinds: tuple[int, int]) -> None:
@@ -64,7 +63,7 @@ def test_a_package_is_built(precision: str, package: ModelPackage) -> None:
 
 @pytest.mark.parametrize("precision", ["tf32", "fp32"])
 def test_the_shipped_model_is_built(precision: str) -> None:
-    assert compiled(load_package(SHIPPED), precision, Profile(1, 32, 64)).engine
+    assert compiled(load_package(SHIPPED), precision).engine
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -77,7 +76,7 @@ def test_the_shipped_network_is_built_in_16_bits(precision: str, tmp_path: Path)
     assert shipped.typed_precisions == ()
     with pytest.raises(ModelPackageError, match="trainer export --typed"):
         compiled(shipped, precision)
-    assert compiled(add_typed_graphs(folder), precision, Profile(1, 32, 64)).engine
+    assert compiled(add_typed_graphs(folder), precision).engine
 
 
 @pytest.mark.parametrize("capability", [(8, 6), (12, 0)])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,18 +17,12 @@ from strokecore import cli
 from strokecore.cli import main
 from strokecore.errors import EngineError
 from strokecore.files import is_locked, locked
-from strokecore.learned import tensorrt_engines
 from strokecore.learned.package import ModelPackage, load_package
-from strokecore.learned.tensorrt_engines import (
-    background_command,
-    build,
-    engine_file,
-    ready,
-    start_background_build,
-    with_graph,
-)
+from strokecore.learned.tensorrt import build as building
+from strokecore.learned.tensorrt.build import background_command, build, start_background_build
+from strokecore.learned.tensorrt.engine_files import engine_file, ready
 from tests.unit.learned.cuda_fake import L4, T4
-from tests.unit.learned.tensorrt_cases import Machine, add_typed_graphs, machine, write_small_package
+from tests.unit.learned.tensorrt.cases import Machine, add_typed_graphs, machine, write_small_package
 
 
 @pytest.fixture
@@ -41,8 +36,20 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-def lock_path() -> Path:
-    return tensorrt_engines._lock_path(L4)
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that are started; each has ended when the test has."""
+    found: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        found.append(original(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    yield found
+    for process in found:
+        process.wait(60)
 
 
 def test_the_command_builds_and_says_where(
@@ -77,12 +84,6 @@ def test_the_first_precision_of_package_and_gpu_is_built(package: ModelPackage, 
     assert [precision for precision, _ in here.builds] == ["tf32", "bf16", "fp16"]
 
 
-def test_graphs_decide_what_is_offered(package: ModelPackage) -> None:
-    precisions = ("bf16", "fp16", "tf32", "fp32")
-    assert with_graph(package, precisions) == ("tf32", "fp32")
-    assert with_graph(add_typed_graphs(package.folder), precisions) == precisions
-
-
 def test_an_unknown_precision_is_said(
     package: ModelPackage, here: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +102,10 @@ def test_one_failed_precision_does_not_stop_the_next(
 
 
 def test_without_a_gpu_the_remedy_is_said(
-    package: ModelPackage, here: Machine, capsys: pytest.CaptureFixture[str]
+    package: ModelPackage,
+    here: Machine,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     here.driver.gpus = ()
     assert main(["build-engine", str(package.folder)]) == 2
@@ -109,7 +113,8 @@ def test_without_a_gpu_the_remedy_is_said(
     with pytest.raises(EngineError, match=r"no NVIDIA GPU is visible .*pip install 'strokecore\[gpu\]'"):
         engine_file(package, "fp32")
     assert not ready(package, "fp32")
-    assert "no NVIDIA GPU" in start_background_build(package, "fp32")
+    assert not start_background_build(package, "fp32")
+    assert "TensorRT fp32 cannot be built: no NVIDIA GPU" in caplog.text
 
 
 def test_a_background_build_yields_to_another(
@@ -121,7 +126,7 @@ def test_a_background_build_yields_to_another(
     niceness: list[int] = []
     monkeypatch.setattr(os, "nice", niceness.append)
     arguments = ["build-engine", str(package.folder), "--precision", "fp32", "--background"]
-    with locked(lock_path()):
+    with locked(engine_file(package, "fp32").lock):
         assert main(arguments) == 0
     assert "another build is at work" in capsys.readouterr().out
     assert not here.builds
@@ -138,32 +143,6 @@ def test_a_build_shares_what_another_made(package: ModelPackage, here: Machine) 
     assert again.engine == first.engine
 
 
-@pytest.mark.parametrize("change", ["gpu", "library", "precision", "package"])
-def test_an_engine_of_something_else_is_not_taken(
-    change: str, package: ModelPackage, here: Machine, tmp_path: Path
-) -> None:
-    build(engine_file(package, "fp32"))
-    precision = "fp32"
-    match change:
-        case "gpu":
-            here.driver.gpus = (T4,)
-        case "library":
-            here.trt.__version__ = "11.4.0.107"
-        case "precision":
-            precision = "tf32"
-        case "package":
-            package = load_package(write_small_package(tmp_path / "other", name="other"))
-    assert not ready(package, precision)
-
-
-def test_a_damaged_engine_is_built_again(package: ModelPackage, here: Machine) -> None:
-    path = engine_file(package, "fp32").path
-    build(engine_file(package, "fp32"))
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert not ready(package, "fp32")
-    assert build(engine_file(package, "fp32")).seconds is not None
-
-
 def test_a_device_that_fails_is_said(package: ModelPackage, here: Machine) -> None:
     file = engine_file(package, "fp32")
     here.driver.fail["cuDevicePrimaryCtxRetain"] = "CUDA_ERROR_DEVICE_UNAVAILABLE"
@@ -171,52 +150,69 @@ def test_a_device_that_fails_is_said(package: ModelPackage, here: Machine) -> No
         build(file)
 
 
-def test_a_failed_build_is_remembered_for_a_day(package: ModelPackage, here: Machine) -> None:
+def test_a_failed_build_is_remembered_for_a_day(
+    package: ModelPackage,
+    here: Machine,
+    started: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(building, "background_command", lambda *given: [sys.executable, "-c", "pass"])
     here.build_error = EngineError("no implementation")
     with pytest.raises(EngineError, match="no implementation"):
         build(engine_file(package, "fp32"))
-    said = start_background_build(package, "fp32")
-    assert said == "TensorRT fp32 could not be built lately: no implementation"
+    assert not start_background_build(package, "fp32")
+    assert "TensorRT fp32 could not be built lately: no implementation" in caplog.text
     path = engine_file(package, "fp32").path.with_suffix(".failed")
     old = time.time() - 25 * 3600
     os.utime(path, (old, old))
-    assert tensorrt_engines._failure(engine_file(package, "fp32")) is None
+    assert not started
+    assert start_background_build(package, "fp32")
+    assert len(started) == 1
     here.build_error = None
     build(engine_file(package, "fp32"))
     assert not path.exists()
 
 
 def test_a_background_build_is_started_once(
-    package: ModelPackage, here: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    package: ModelPackage,
+    here: Machine,
+    started: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    started = tmp_path / "started"
+    written = tmp_path / "written"
     told = "[os.environ.get(name) for name in ('HOME', 'TMPDIR', 'STROKECORE_CACHE')]"
-    code = f"import os, sys; open({str(started)!r}, 'w').write(repr(sys.argv[1:] + {told})); print('built')"
+    code = f"import os, sys; open({str(written)!r}, 'w').write(repr(sys.argv[1:] + {told})); print('built')"
     monkeypatch.setenv("HOME", str(tmp_path / "scan"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scan"))
     monkeypatch.setattr(
-        tensorrt_engines, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
+        building, "background_command", lambda *given: [sys.executable, "-c", code, *map(str, given)]
     )
-    said = start_background_build(package, "tf32")
-    assert said == "TensorRT tf32 is not built yet; a build was started in the background"
-    (process,) = tensorrt_engines._started
+    assert start_background_build(package, "tf32")
+    assert "TensorRT tf32 is not built yet; a build was started in the background" in caplog.text
+    (process,) = started
     assert process.wait(60) == 0
     # a scan's own folders end before the build does, the cache stays
     told = [None, None, str(tmp_path / "cache")]
-    assert started.read_text() == repr([str(package.folder), "tf32", *told])
+    assert written.read_text() == repr([str(package.folder), "tf32", *told])
     assert (tmp_path / "cache" / "tensorrt" / "build.log").read_text() == "built\n"
-    with locked(lock_path()):
-        said = start_background_build(package, "tf32")
-    assert said == "TensorRT tf32 is not built yet; a build is at work in the background"
-    assert len(tensorrt_engines._started) == 1
-    tensorrt_engines._started.clear()
+    with locked(engine_file(package, "tf32").lock):
+        assert start_background_build(package, "tf32")
+    assert "TensorRT tf32 is not built yet; a build is at work in the background" in caplog.text
+    assert len(started) == 1
 
 
 def test_a_background_build_that_cannot_start_is_said(
-    package: ModelPackage, here: Machine, monkeypatch: pytest.MonkeyPatch
+    package: ModelPackage,
+    here: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tensorrt_engines, "background_command", lambda *given: ["/no/such/program"])
-    assert start_background_build(package, "fp32").startswith("TensorRT fp32 cannot be built: ")
+    monkeypatch.setattr(building, "background_command", lambda *given: ["/no/such/program"])
+    assert not start_background_build(package, "fp32")
+    assert "TensorRT fp32 cannot be built: " in caplog.text
     assert not ready(package, "fp32")
 
 
@@ -238,11 +234,12 @@ def _hold(path: Path, held: object, release: object) -> None:
 def test_one_process_builds_on_a_gpu(package: ModelPackage, here: Machine) -> None:
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(lock_path(), held, release))
+    lock = engine_file(package, "fp32").lock
+    process = context.Process(target=_hold, args=(lock, held, release))
     process.start()
     try:
         assert held.wait(60)
-        assert is_locked(lock_path())
+        assert is_locked(lock)
         with pytest.raises(BlockingIOError):
             build(engine_file(package, "fp32"), wait=False)
         here.driver.gpus = (T4,)

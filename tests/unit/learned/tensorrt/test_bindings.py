@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from strokecore.learned import devices, tensorrt, tensorrt_build
-from tests.unit.learned import tensorrt_fake
+from strokecore.learned import devices
+from strokecore.learned.tensorrt import build, library, runtime
 from tests.unit.learned.cuda_fake import L4, FakeDriver
+from tests.unit.learned.tensorrt import fakes
 
-MODULES = (tensorrt, tensorrt_build, devices)
+MODULES = (runtime, build, library, devices)
 # What the source calls an object, and its class in TensorRT; of two that are called alike, in each module.
 CLASSES = {
     "builder": "Builder",
@@ -38,7 +39,7 @@ CLASSES = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
 }
-CONFIGS = {tensorrt: "IRuntimeConfig", tensorrt_build: "IBuilderConfig"}
+CONFIGS = {runtime: "IRuntimeConfig", build: "IBuilderConfig"}
 # Only the edition for RTX has them, and is_rtx asks for it.
 ONLY_RTX = {
     "ComputeCapability",
@@ -168,8 +169,8 @@ def test_functions_and_their_arguments_are_the_drivers() -> None:
 def test_the_stand_ins_have_these_arguments() -> None:
     for use in USES:
         kind = {
-            "ICudaEngine": tensorrt_fake.FakeEngine,
-            "IExecutionContext": tensorrt_fake.FakeContext,
+            "ICudaEngine": fakes.FakeEngine,
+            "IExecutionContext": fakes.FakeContext,
             "driver": FakeDriver,
         }.get(use.owner)
         if kind is None or use.arguments is None:

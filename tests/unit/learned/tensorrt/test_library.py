@@ -1,4 +1,4 @@
-"""What is decided before TensorRT's builder is called; test_tensorrt_rtx.py has a real one."""
+"""Loading TensorRT or its edition for RTX, and its messages."""
 
 from __future__ import annotations
 
@@ -12,19 +12,9 @@ from types import ModuleType
 import pytest
 
 from strokecore.errors import EngineError
-from strokecore.learned.devices import Gpu
-from strokecore.learned.tensorrt_build import (
-    _BYTES_PER_PIXEL,
-    Profile,
-    library_name,
-    load_library,
-    logger_of,
-    profile_for,
-)
+from strokecore.learned.tensorrt.library import library_name, load_library, logger_of
 from tests.unit.learned.cuda_fake import L4, FakeDriver
-from tests.unit.learned.tensorrt_fake import FakeTensorRt
-
-GIB = 2**30
+from tests.unit.learned.tensorrt.fakes import FakeTensorRt
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> dict[str, ModuleType | None]:
@@ -73,13 +63,14 @@ def test_without_a_gpu_tensorrt_is_not_even_imported(tmp_path: Path) -> None:
     """It ends the process with a segmentation fault where there is no driver."""
     code = (
         "import sys\nfrom strokecore.learned import devices\n"
-        "from strokecore.learned.tensorrt import ready, start_background_build\n"
+        "from strokecore.learned.tensorrt.build import start_background_build\n"
+        "from strokecore.learned.tensorrt.engine_files import ready\n"
         "from strokecore.learned.shipped import SHIPPED\n"
         "from strokecore.learned.package import load_package\n"
         "package = load_package(SHIPPED)\n"
         "if not devices.gpus():\n"
         "    assert not ready(package, 'fp32')\n"
-        "    assert 'no NVIDIA GPU' in start_background_build(package, 'fp32')\n"
+        "    assert not start_background_build(package, 'fp32')\n"
         "    assert not {'tensorrt', 'tensorrt_rtx', 'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
     )
 
@@ -105,25 +96,3 @@ def test_messages_go_to_the_log_by_severity(caplog: pytest.LogCaptureFixture) ->
     logger.log("not a severity", "lost")  # comes from threads that no exception may pass
     logger.forget()
     assert logger.said() == "it gave no reason"
-
-
-def test_profiles_fit_the_memory() -> None:
-    small, large = (136, 112), (512, 416)
-    assert profile_for(small, 80 * GIB) == Profile(1, 32, 64)
-    assert profile_for(small, 4 * GIB) == Profile(1, 32, 64)
-    assert profile_for(large, 80 * GIB) == Profile(1, 32, 64)
-    assert profile_for(large, 24 * GIB) == Profile(1, 32, 32)
-    assert profile_for(large, 8 * GIB) == Profile(1, 16, 16)
-    assert profile_for((4096, 4096), GIB) == Profile(1, 1, 1)
-    for size in (small, large):
-        for gib in (4, 8, 16, 24, 40, 80):
-            used = profile_for(size, gib * GIB).maximum * _BYTES_PER_PIXEL * size[0] * size[1]
-            assert used <= gib * GIB / 2
-
-
-def test_only_ampere_and_later_compute_in_bf16_and_tf32() -> None:
-    def has(gpu: Gpu) -> list[str]:
-        return [precision for precision in ("bf16", "fp16", "tf32", "fp32") if gpu.computes_in(precision)]
-
-    assert has(replace(L4, compute_capability=(7, 5))) == ["fp16", "fp32"]
-    assert has(replace(L4, compute_capability=(8, 0))) == ["bf16", "fp16", "tf32", "fp32"]

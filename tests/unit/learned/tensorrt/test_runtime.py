@@ -13,10 +13,11 @@ from strokecore.errors import EngineError, ModelPackageError
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.runtimes import start
-from strokecore.learned.tensorrt import TensorRtRuntime, ready
+from strokecore.learned.tensorrt.engine_files import ready
+from strokecore.learned.tensorrt.runtime import TensorRtRuntime
 from tests.unit.learned.cuda_fake import T4
-from tests.unit.learned.tensorrt_cases import SPEC, Machine, machine, slices, write_small_package
-from tests.unit.learned.tensorrt_fake import SCRATCH
+from tests.unit.learned.tensorrt.cases import SPEC, Machine, machine, slices, write_small_package
+from tests.unit.learned.tensorrt.fakes import SCRATCH
 
 # Bytes of one slice in and out.
 SLICE = 4 * (len(SPEC.channels) + 9 + 6) * int(np.prod(SPEC.size))

@@ -1,7 +1,7 @@
 """A stand-in for the runtime half of TensorRT: an engine is an ONNX graph, which ONNX Runtime runs.
 
-What it must have of TensorRT's interface, and with which arguments, test_tensorrt_api.py says. The builder
-has no stand-in: NVIDIA's own is used (test_tensorrt_rtx.py).
+What it must have of TensorRT's interface, and with which arguments, test_bindings.py says. The builder
+has no stand-in: NVIDIA's own is used (test_build_rtx.py).
 """
 
 from __future__ import annotations

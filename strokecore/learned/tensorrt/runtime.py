@@ -14,18 +14,9 @@ from strokecore.errors import EngineError
 from strokecore.learned.devices import CudaError, checked, cuda_driver, use_gpu
 from strokecore.learned.package import INPUT_NAME, OUTPUT_NAMES, ModelPackage
 from strokecore.learned.runtime import BatchedRuntime, check_tensors, is_memory
-from strokecore.learned.tensorrt_build import is_rtx, library_name, logger_of
-from strokecore.learned.tensorrt_engines import (
-    ENGINES,
-    EngineFile,
-    build,
-    engine_file,
-    ready,
-    start_background_build,
-    with_graph,
-)
-
-__all__ = ["TensorRtRuntime", "build", "engine_file", "ready", "start_background_build", "with_graph"]
+from strokecore.learned.tensorrt.build import build
+from strokecore.learned.tensorrt.engine_files import ENGINES, EngineFile, engine_file
+from strokecore.learned.tensorrt.library import is_rtx, library_name, logger_of
 
 log = logging.getLogger(__name__)
 
