@@ -50,10 +50,11 @@ FAILED_FOR: Final = timedelta(hours=1)
 _SEED_BITS: Final = 63
 # Answers of one run that are held at a time; beyond, the batch is smaller.
 _HELD_BYTES: Final = 2**29
+# A run as long as a head of 5 mm slices. It turns the slices, so that other places of an engine's batches get
+# those with infarct, and where batches are powers of two it is padded.
+_HEAD_SLICES: Final = 29
 # A GPU has kernels of its own for each batch size; 1 and 4 are parts of others.
 _SMALLER_BATCHES: Final = (32, 16, 8, 2)
-# Golden slices that each start looks at, and one of which goes along in each run.
-_FEW: Final = 3
 # Slices of the runs that have few of them.
 _SHORT_RUN: Final = 5
 # Variables by which users change what the libraries compute.
@@ -126,14 +127,14 @@ class Gate:
         self._remember(report)
         return report
 
-    def sentinel(self, run: int) -> tuple[Float4D, Answers]:
-        """The slice [1, channels, H, W] that goes along in a run, and the right answer to it.
+    def sentinels(self, run: int) -> tuple[Float4D, Answers]:
+        """The slices [k, channels, H, W], up to three, that go along in a run, and the right answers to them.
 
-        Another one each time, so that an answer which was left from the run before is seen.
+        In another order each time, so that an answer which was left from the run before is seen.
         """
         slices, known = self._few_golden()
-        row = run % len(slices)
-        return slices[row : row + 1], Answers(*(arm[row : row + 1] for arm in known))
+        order = np.roll(np.arange(len(slices)), run)
+        return slices[order], Answers(*(arm[order] for arm in known))
 
     def release(self) -> None:
         """Free the golden set and the random slices; read and drawn again when they are needed."""
@@ -168,13 +169,12 @@ class Gate:
     def _golden_set(self) -> Golden:
         if self._golden is None:
             self._golden = golden = read_golden(self.package)
-            infarct = np.where(golden.case < 0, -1, 1 - golden.answers.bg[:, 0].mean(axis=(1, 2)))
-            most = np.argsort(-infarct, kind="stable")[:_FEW]
-            self._few = golden.slices[most], Answers(*(arm[most] for arm in golden.answers))
+            few = _most_telling(golden)
+            self._few = golden.slices[few], Answers(*(arm[few] for arm in golden.answers))
         return self._golden
 
     def _few_golden(self) -> tuple[Float4D, Answers]:
-        """The golden slices with most infarct and the answers to them; they outlive ``release``."""
+        """The golden slices of ``_most_telling`` and the answers to them; they outlive ``release``."""
         if self._few is None:
             self._golden_set()
         assert self._few is not None, "chosen when the golden set was read"
@@ -248,6 +248,21 @@ class Gate:
         }
 
 
+def _most_telling(golden: Golden) -> Indices:
+    """The slice with most infarct in its left half, that with most in its right one, and one of noise.
+
+    Together they show what is wrong on one side only, and what is wrong only where activations are large.
+    """
+    infarct = 1 - golden.answers.bg[:, 0]
+    infarct[golden.case < 0] = -1.0
+    middle = infarct.shape[2] // 2
+    halves = infarct[:, :, :middle], infarct[:, :, -middle:]
+    chosen = [int(half.mean(axis=(1, 2)).argmax()) for half in halves] + np.flatnonzero(golden.case < 0)[
+        :1
+    ].tolist()
+    return np.array(list(dict.fromkeys(chosen)))
+
+
 def _one_by_one(slices: Float4D) -> list[Indices]:
     return list(np.arange(len(slices))[:, None])
 
@@ -255,9 +270,9 @@ def _one_by_one(slices: Float4D) -> list[Indices]:
 def _batches(known: Answers, own: int) -> list[Indices]:
     """Which slices each run gets, by index into those that ``known`` answers.
 
-    All at once, and more than the engine's ``own`` batch, so that its last part is not full; smaller batches,
-    for each of which a GPU has kernels of its own; a few in reversed order; one alone; the few again. No run
-    repeats the one before it, so that an answer that comes one run late is seen.
+    All at once, and more than the engine's ``own`` batch, so that its last part is not full; as many as a
+    head has; smaller batches, for each of which a GPU has kernels of its own; a few in reversed order; one
+    alone; the few again. No run repeats the one before it, so that an answer that comes one run late is seen.
     """
     number = len(known.bg)
     at_once = max(number, min(own + 1, _HELD_BYTES // sum(arm[0].nbytes for arm in known)))
@@ -271,7 +286,8 @@ def _batches(known: Answers, own: int) -> list[Indices]:
         if size <= min(at_once, own // 2)
     ]
     few = np.arange(number)[: -_SHORT_RUN - 1 : -1]
-    return [np.concatenate([np.arange(number), more]), *smaller, few, np.array([number // 2]), few]
+    head = (number // 2 + np.arange(min(_HEAD_SLICES, at_once))) % number
+    return [np.concatenate([np.arange(number), more]), head, *smaller, few, np.array([number // 2]), few]
 
 
 def _holds_for(report: GateReport) -> timedelta:

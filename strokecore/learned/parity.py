@@ -201,13 +201,13 @@ def compare(
     return values
 
 
-def wrong_answer(found: Answers, known: Answers, number: int) -> str | None:
-    """What is wrong with a run's answers, the last of which is to a slice with a known one; None: nothing.
+def wrong_answer(found: Answers, known: Answers, rows: Indices, number: int) -> str | None:
+    """What is wrong with a run's answers, some of which are to slices with known ones; None: nothing.
 
     Parameters
     ----------
-    known: the right answer to the last slice, [1, classes, H, W].
-    number: of slices that were run, that one included.
+    known: the right answers to the slices at ``rows`` of the run, [k, classes, H, W].
+    number: of slices that were run, those included.
     """
     if not _fits(found, known, number):
         return "answers of another shape"
@@ -215,9 +215,13 @@ def wrong_answer(found: Answers, known: Answers, number: int) -> str | None:
         return "answers that are not finite"
     if not _sum_error([found]) <= LIMITS["sum_error"]:
         return "answers that are no probabilities"
-    error = _worst(_log_odds_error(arm[-1], right[0]) for arm, right in zip(found, known, strict=True))
+    error = _worst(
+        _log_odds_error(arm[row], answer)
+        for arm, right in zip(found, known, strict=True)
+        for row, answer in zip(rows, right, strict=True)
+    )
     if not error <= LIMITS["log_odds_error"]:
-        return f"a wrong answer to the slice with a known one (log_odds_error {error:.2g})"
+        return f"a wrong answer to a slice with a known one (log_odds_error {error:.2g})"
     return None
 
 

@@ -207,7 +207,7 @@ class GatedRuntime:
         self._begin()
 
     def run(self, slices: Float4D) -> Answers:
-        """See ``Runtime``. One slice with a known answer goes along each time.
+        """See ``Runtime``. Slices with known answers go along each time.
 
         Raises
         ------
@@ -241,16 +241,19 @@ class GatedRuntime:
         from strokecore.learned.parity import wrong_answer
         from strokecore.learned.runtime import Answers
 
-        sentinel, known = self._gate.sentinel(self._runs)
+        sentinels, known = self._gate.sentinels(self._runs)
         self._runs += 1
+        # At the beginning, in the middle and at the end: a part of a batch can fail by itself.
+        before = np.linspace(0, len(slices), len(sentinels), dtype=np.intp)
+        rows = before + np.arange(len(sentinels))
         try:
-            found = Answers(*runtime.run(np.concatenate([slices, sentinel])))
+            found = Answers(*runtime.run(np.insert(slices, before, sentinels, axis=0)))
         except Exception as error:  # foreign libraries raise what they like; another engine takes over
             log.warning("%s %s failed while running: %s", runtime.name, runtime.precision, error)
             return f"failed ({type(error).__name__})", None
-        if wrong := wrong_answer(found, known, len(slices) + 1):
+        if wrong := wrong_answer(found, known, rows, len(slices) + len(sentinels)):
             return f"gave {wrong}", None
-        return "", Answers(found.bg[:-1], found.sg[:-1])
+        return "", Answers(*(np.delete(arm, rows, axis=0) for arm in found))
 
     def _begin(self) -> None:
         self.fallbacks: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ _PADDING: Final = 4
 class TensorRtRuntime(BatchedRuntime):
     """A package's network in TensorRT, or in TensorRT for RTX where that is what is installed.
 
-    Batches are padded to powers of two, so that the parity gate can try every number of slices that runs.
+    Batches are padded to powers of two, so that few sizes of a batch run and the parity gate tries them all.
     Memory is taken for each batch and given back: workers share a GPU, and taking it costs a millisecond.
     """
 

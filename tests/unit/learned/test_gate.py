@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from strokecore.learned import runtimes
 from strokecore.learned.gate import FAILED_FOR, PASSED_FOR, WRONG_FOR, Gate
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.parity import LIMITS, GateReport
-from tests.unit.learned.engine_cases import Arms, MirrorRuntime, fault_of, of_log_odds, raises
-from tests.unit.learned.package_cases import golden_arrays, mirror_answers, write_package
+from tests.unit.learned.engine_cases import Arms, MirrorRuntime, fault_of, of_arms, of_log_odds, raises
+from tests.unit.learned.package_cases import SPEC, golden_arrays, mirror_answers, write_package
 from tests.unit.learned.test_golden import packed
 
 RIGHT = ("openvino", "fp32")
@@ -99,7 +100,25 @@ def test_more_slices_than_the_engines_own_batch_are_run(batch: int, package: Mod
     assert runtime.runs[0] % 2 == 1
     assert batch == 1 or runtime.runs[0] % batch
     assert runtime.runs[-3:] == [5, 1, 5]
-    assert runtime.runs[1:-3] == [size for size in (32, 16, 8, 2) if size <= batch // 2]
+    assert runtime.runs[1] == min(29, runtime.runs[0])  # as many as a head has
+    assert runtime.runs[2:-3] == [size for size in (32, 16, 8, 2) if size <= batch // 2]
+
+
+@pytest.mark.parametrize("right", [slice(-1, None), slice(12, None), slice(0, 9)])
+def test_a_padded_batch_that_is_wrong_in_a_part_of_it_is_found(right: slice, package: ModelPackage) -> None:
+    """A head's slices are padded to 32; what only the padded batch gets wrong would meet a patient first."""
+
+    def fault(slices: Float4D, run: int) -> Arms:
+        answers = mirror_answers(slices)
+        if not 16 < len(slices) < 32:
+            return answers
+        dead = fault_of("background everywhere")(slices, run)
+        for arm, answer in zip(dead, answers, strict=True):
+            arm[right] = answer[right]
+        return dead
+
+    found = Gate(package, 2).examine(MirrorRuntime(package, *RIGHT, fault=fault, batch=64))
+    assert "log_odds_error" in found.failed
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 32, 64])
@@ -176,18 +195,34 @@ def test_an_engine_that_became_wrong_is_seen_at_the_next_start_and_stays_out(
     assert gate.refused("openvino", "bf16") is not None
 
 
-def test_the_slice_that_goes_along_shows_infarct_and_is_another_one_each_time(package: ModelPackage) -> None:
+def test_the_slices_that_go_along_show_both_sides_and_noise_and_change_places(package: ModelPackage) -> None:
     gate = Gate(package, 2)
-    seen = []
+    places = []
     for run in range(4):
-        slices, known = gate.sentinel(run)
-        assert len(slices) == 1
+        slices, known = gate.sentinels(run)
         for arm, right in zip(known, mirror_answers(slices), strict=True):
             assert np.abs(arm - right).max() <= 2**-16
-        assert (known.bg[0, 0] < 0.5).any()
-        seen.append(slices.tobytes())
-    assert len(set(seen)) == 3
-    assert seen[0] == seen[3]
+        places.append([one.tobytes() for one in slices])
+    assert len(set(places[0])) == len(places[0]) == 3
+    assert places[0] == places[3]
+    for before, after in pairwise(places):
+        assert set(before) == set(after)
+        assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("half", [slice(None, SPEC.size[1] // 2), slice(SPEC.size[1] // 2, None)])
+def test_an_engine_that_became_blind_on_one_side_is_seen_at_the_next_start(
+    half: slice, package: ModelPackage
+) -> None:
+    def blind(arm: Float4D) -> Float4D:
+        arm[..., half] = 0.0
+        arm[:, 0, :, half] = 1.0
+        return arm
+
+    Gate(package, 2).examine(MirrorRuntime(package, "openvino", "bf16"))
+    found = Gate(package, 2).examine(MirrorRuntime(package, "openvino", "bf16", of_arms(blind)))
+    assert set(found.values) <= EVERY_START
+    assert "log_odds_error" in found.failed
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"not json", b'{"report": 1}'])

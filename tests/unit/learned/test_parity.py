@@ -219,8 +219,9 @@ def test_the_slice_with_a_known_answer_shows_what_is_wrong_with_a_run(name: str,
     for last in (2, 3):  # those with infarct
         known = Answers(*(arm[last : last + 1] for arm in golden.answers))
         given = np.concatenate([golden.slices[4:], golden.slices[last : last + 1]])
-        assert wrong_answer(Answers(*mirror_answers(given)), known, len(given)) is None
-        assert wrong_answer(Answers(*fault_of(name)(given, 1)), known, len(given)) is not None
+        rows = np.array([len(given) - 1])
+        assert wrong_answer(Answers(*mirror_answers(given)), known, rows, len(given)) is None
+        assert wrong_answer(Answers(*fault_of(name)(given, 1)), known, rows, len(given)) is not None
 
 
 def test_a_report_survives_json(package: ModelPackage, golden: Golden, random: Float4D) -> None:
