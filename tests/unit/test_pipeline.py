@@ -14,7 +14,9 @@ from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.head.canonical import Head
+from strokecore.learned import selection
 from strokecore.pipeline import score_folder
+from strokecore.reports.outputs import failed_run
 from strokecore.result import Scored
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
@@ -147,6 +149,17 @@ def test_a_defect_is_a_failed_result_that_does_not_repeat_header_values(
     assert record["quality"][0]["code"] == "internal_error"
     assert "SIMULATED" not in (tmp_path / "result.json").read_text()
     assert len(list((tmp_path / "sc").glob("*.dcm"))) == 1
+
+
+def test_to_say_that_a_run_failed_needs_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine that was asked for may be what fails."""
+    monkeypatch.setattr(selection, "AsymmetryEngine", lambda: pytest.fail("an engine was made"))
+    monkeypatch.setattr(selection, "_learned_engine", lambda *_: pytest.fail("an engine was made"))
+    for engine in ("auto", "onnx"):
+        result = failed_run(ScoringConfig(engine=engine), MemoryError("SIMULATED^HEAD")).result
+        assert (result.status, result.model, result.regions) == ("failed", None, ())
+        assert result.quality[0].code == "internal_error"
+        assert "SIMULATED" not in str(result)
 
 
 def test_a_head_cut_off_above_is_not_fully_assessed(sample_ct: Path, tmp_path: Path) -> None:

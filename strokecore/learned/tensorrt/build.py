@@ -202,8 +202,8 @@ def _compile(file: EngineFile, graph: bytes, timing: bytes) -> Compiled:
         major, minor = file.gpu.compute_capability
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{major}{minor}"), 0)
     else:
-        cache = config.create_timing_cache(timing)
-        if not config.set_timing_cache(cache, False) and timing:
+        cache = config.create_timing_cache(timing)  # None where it cannot be read
+        if cache is None or not config.set_timing_cache(cache, False):
             log.warning("TensorRT's timing cache is of another device or driver; it is measured anew")
             config.set_timing_cache(config.create_timing_cache(b""), False)
     _add_profile(builder, config, network, file.profile)

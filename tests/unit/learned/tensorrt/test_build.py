@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,16 @@ from strokecore.errors import EngineError
 from strokecore.files import is_locked, locked
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.tensorrt import build as building
-from strokecore.learned.tensorrt.build import background_command, build, start_background_build
-from strokecore.learned.tensorrt.engine_files import engine_file, ready
-from tests.unit.learned.cuda_fake import L4, T4
+from strokecore.learned.tensorrt.build import (
+    background_command,
+    build,
+    compile_network,
+    start_background_build,
+)
+from strokecore.learned.tensorrt.engine_files import EngineFile, engine_file, ready
+from tests.unit.learned.cuda_fake import L4, T4, FakeDriver
 from tests.unit.learned.tensorrt.cases import Machine, add_typed_graphs, machine, write_small_package
+from tests.unit.learned.tensorrt.fakes import FakeTensorRt
 
 
 @pytest.fixture
@@ -229,6 +236,57 @@ def _hold(path: Path, held: object, release: object) -> None:
     with locked(path):
         held.set()  # type: ignore[attr-defined]
         release.wait(60)  # type: ignore[attr-defined]
+
+
+def with_timing_cache(readable: bool, accepted: bool) -> FakeTensorRt:
+    """A stand-in for as much of TensorRT's builder as the timing cache meets; TensorRT for RTX has none."""
+    held: list[bytes] = []
+
+    def set_timing_cache(cache: bytes | None, ignore_mismatch: bool) -> bool:
+        assert cache is not None, "TensorRT's bindings raise a TypeError"
+        assert not ignore_mismatch
+        if cache and not accepted:
+            return False
+        held.append(cache)
+        return True
+
+    config = SimpleNamespace(
+        clear_flag=lambda flag: None,
+        set_preview_feature=lambda feature, enable: None,
+        create_timing_cache=lambda content: content if readable or not content else None,
+        set_timing_cache=set_timing_cache,
+        get_timing_cache=lambda: SimpleNamespace(serialize=lambda: held[-1] + b" and more"),
+        add_optimization_profile=lambda profile: 0,
+    )
+    given = SimpleNamespace(name="slices", shape=(-1, 3, 16, 24))
+    builder = SimpleNamespace(
+        create_network=lambda flags: SimpleNamespace(num_inputs=1, get_input=lambda index: given),
+        create_builder_config=lambda: config,
+        create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *shapes: None),
+        build_serialized_network=lambda network, config: b"an engine",
+    )
+    trt = FakeTensorRt(FakeDriver())
+    vars(trt).update(
+        Builder=lambda logger: builder,
+        OnnxParser=lambda network, logger: SimpleNamespace(parse=lambda graph: True),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+        BuilderFlag=SimpleNamespace(TF32=7),
+        PreviewFeature=SimpleNamespace(RUNTIME_ACTIVATION_RESIZE_10_10=9),
+    )
+    return trt
+
+
+@pytest.mark.parametrize(
+    ("readable", "accepted", "begins"),
+    [(True, True, b"measured"), (True, False, b""), (False, False, b"")],
+    ids=["of this device", "of another device", "unreadable"],
+)
+def test_what_an_earlier_build_measured_is_used_where_it_fits(
+    readable: bool, accepted: bool, begins: bytes, package: ModelPackage
+) -> None:
+    file = EngineFile(with_timing_cache(readable, accepted), package, "fp32", L4)
+    found = compile_network(file, b"measured")
+    assert (found.engine, found.timing) == (b"an engine", begins + b" and more")
 
 
 def test_one_process_builds_on_a_gpu(package: ModelPackage, here: Machine) -> None:

@@ -61,6 +61,24 @@ def test_a_package_is_built(precision: str, package: ModelPackage) -> None:
     assert len(compiled(add_typed_graphs(package.folder), precision).engine) > 10_000
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_calls_itself_fp32_does_not_multiply_in_tf32(
+    precision: str, package: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Watched(rtx.Builder):  # type: ignore[misc]
+        def create_builder_config(self) -> Any:
+            made.append(super().create_builder_config())
+            return made[-1]
+
+    monkeypatch.setattr(rtx, "Builder", Watched)
+    compiled(add_typed_graphs(package.folder), precision)
+    (config,) = made
+    assert config.get_flag(rtx.BuilderFlag.TF32) == (precision != "fp32")
+    assert config.max_aux_streams == 0
+
+
 @pytest.mark.parametrize("precision", ["tf32", "fp32"])
 def test_the_shipped_model_is_built(precision: str) -> None:
     assert compiled(load_package(SHIPPED), precision).engine
