@@ -157,6 +157,22 @@ def test_a_refusal_is_remembered_with_its_figures(package: ModelPackage, cache: 
     assert again.refused(*RIGHT) is None  # tried again a day later
 
 
+def test_other_source_means_the_whole_gate(
+    package: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report is of the code that was examined, that of a folder below included."""
+    source = tmp_path / "learned" / "below" / "runtime.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("one = 1\n")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "learned" / "gate.py"))
+    monkeypatch.setattr(module, "_source_sha256", module._source_sha256.__wrapped__)  # asked anew each time
+    runtime = MirrorRuntime(package, *RIGHT)
+    assert Gate(package, 2).examine(runtime).passed
+    assert Gate(package, 2).remembered(*RIGHT) is not None
+    source.write_text("one = 2\n")
+    assert Gate(package, 2).remembered(*RIGHT) is None
+
+
 def test_one_that_could_not_answer_is_tried_again_sooner(package: ModelPackage, cache: Path) -> None:
     gate = Gate(package, 2)
     gate.examine(MirrorRuntime(package, *RIGHT, fault=raises(EngineError("no memory"))))
