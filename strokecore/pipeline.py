@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, Refusal
@@ -86,7 +85,7 @@ def score_folder(
     config = config or ScoringConfig()
     scorer = Scorer(config, select_engine(config), load_atlas(config.atlas))
     known = blank_result(
-        SoftwareInfo(__version__, scorer.atlas.sha256, config.sha256),
+        SoftwareInfo.of(config, scorer.atlas.sha256),
         content_datetime,
         supersedes,
         model_info(scorer.engine),
