@@ -165,7 +165,7 @@ def _table(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
     columns = {"right": left + 74, "left": left + 290}
     for side, x in columns.items():
         text(draw, (x, top + 10), side.upper(), 16, picture.TEXT, bold=True)
-        text(draw, (x + 112, top + 33), "prob.", 14, MUTED, anchor="ra")
+        text(draw, (x + 120, top + 33), "prob.", 14, MUTED, anchor="ra")
         text(draw, (x + 188, top + 33), "diff. HU", 14, MUTED, anchor="ra")
     rows = region_rows(result)
     height = (bottom - top - 62) / max(1, len(rows))
@@ -192,7 +192,7 @@ def _cells(draw: ImageDraw.ImageDraw, result: Result, finding: RegionFinding, x:
         draw.ellipse((x + 3, y - 3, x + 9, y + 3), fill=RULE)
     colour = picture.AFFECTED if affected else picture.BORDERLINE if borderline else picture.TEXT
     difference = number(finding.contralateral_difference_hu, "{:+.1f}")
-    text(draw, (x + 112, y), probability(result, finding), 17, colour, anchor="rm")
+    text(draw, (x + 120, y), probability(result, finding), 17, colour, anchor="rm")
     text(draw, (x + 188, y), difference, 17, colour, anchor="rm")
     if borderline:
         text(draw, (x + 18, y), "borderline", 11, picture.BORDERLINE, anchor="lm")
@@ -206,7 +206,7 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
     draw.rounded_rectangle((left, top, left + PANEL, bottom), 8, fill=CARD)
     x, y = left + 16, top + 12
     y = _paragraph(draw, (x, y), summary_line(result), 18, picture.TEXT, width) + 4
-    if haemorrhage(result):
+    if haemorrhage(result) and result.status == "scored":  # otherwise it is the page's headline
         y = _paragraph(draw, (x, y), f"Suspected haemorrhage: {haemorrhage(result)}", 16, ALARM, width)
     if result.status == "scored":
         volumes = (
