@@ -27,6 +27,7 @@ TEST_SEEDS: Final = range(20_000, 30_000)
 
 Position = Literal["HFS", "HFP", "FFS", "FFP"]
 Kernel = Literal["SOFT", "BONE"]
+Definition = Literal["atlas", "second", "between"]
 Territory = Literal["ACA", "PCA"]
 
 # Streams of random numbers: each part of the head has its own, so that the same seed gives the same head
@@ -38,6 +39,7 @@ STREAM_NOISE: Final = 4
 STREAM_SPEC: Final = 5
 STREAM_PATTERN: Final = 6
 STREAM_CALCIUM: Final = 7
+STREAM_DEFINITION: Final = 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class SampleSpec:
     shape_spread: how far people differ in shape, relative.
     basal_ganglia_calcium: 0-1, calcium in the pallidum of both sides, more in one than in the other.
     series_number: SeriesNumber.
+    anatomy: identity of the label map that the head is made from, "<stem>:<12 hex of sha256>"; "" for the
+        average head.
+    definition: whose region borders are the truth of a head from a label map: our atlas's, the second
+        definition's, or borders drawn at random between the two.
     """
 
     seed: int
@@ -114,6 +120,8 @@ class SampleSpec:
     shape_spread: float = 1.0
     basal_ganglia_calcium: float = 0.0
     series_number: int = 2
+    anatomy: str = ""
+    definition: Definition = "atlas"
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, ">= 0")
@@ -141,6 +149,9 @@ class SampleSpec:
             "HFS, HFP, FFS or FFP",
         )
         _require(self.kernel in get_args(Kernel), "kernel", self.kernel, "SOFT or BONE")
+        _require(
+            self.definition in get_args(Definition), "definition", self.definition, "atlas, second or between"
+        )
         both = set(self.affected) & set(self.old_infarct)
         _require(not both, "old_infarct", sorted(both), "no region that is also affected")
 
