@@ -83,8 +83,8 @@ class BaseHead:
     skin_mm: signed distance to the skin, negative inside the head; None where ``outer_hu`` ends at the skin.
     calvarium_mm: thickness of the skull's vault or base at each point around the brain; None where
         ``outer_hu`` holds the skull.
-    outer_hu: tissue outside the inner table: muscle, fat, facial bone, sinuses, eyes; of a real head the skull,
-        the skin and the air around it, too.
+    outer_hu: tissue outside the inner table: muscle, fat, facial bone, sinuses, eyes; of a real head also the
+        skull, the skin and the air around it.
     labels: uint8, RegionId.label of the 20 regions by our atlas's definition.
     anatomy: identity of the label map, "<stem>:<12 hex of sha256>"; "" for the average head.
     interior: places of a real head's inner structures; None for the average head.

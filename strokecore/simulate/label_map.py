@@ -1,4 +1,4 @@
-"""A label map's fields: tissue shares, distances, densities and places, from its labels on the head's axes."""
+"""A label map's fields in the head's axes: tissue shares, distances, densities and places."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ FLUID: Final = 24  # everything between brain and skull, and in the spinal canal
 ARTERY, VEIN, CORD = 502, 514, 512
 AIR_LABEL, SKIN, OTHER, BONE = 0, 511, 507, 515
 
-# Share of grey matter that CT shows in each brain label; the rest of it is white. On CT the iron-rich pallidum is
-# grey; brain stem, ventral diencephalon and cord are mixtures.
+# Share of grey matter that CT shows in each brain label; the rest of it is white. On CT the iron-rich
+# pallidum is grey; brain stem, ventral diencephalon and cord are mixtures.
 GREY_SHARE: Final = {
     **dict.fromkeys((2, 25, 30, 41, 57, 62, 7, 46, 85), 0.0),
     **dict.fromkeys((3, 42, 8, 47, 17, 53, 18, 54, 26, 58, 11, 50, 12, 51), 1.0),
@@ -150,7 +150,9 @@ class BaseFields:
         }
 
 
-def base_fields(labels: LabelMap, native_from_head: sitk.Transform, atlas_from_head: sitk.Transform) -> BaseFields:
+def base_fields(
+    labels: LabelMap, native_from_head: sitk.Transform, atlas_from_head: sitk.Transform
+) -> BaseFields:
     """Every field of a person.
 
     Parameters
@@ -271,11 +273,12 @@ def _atlas_coordinates(
     matrix, shift = np.reshape(affine.GetMatrix(), (3, 3)), np.asarray(affine.GetTranslation())
     shift = shift + np.asarray(affine.GetCenter()) - matrix @ np.asarray(affine.GetCenter())
     z, y, x = (
-        (np.arange(n, dtype=np.float32) + np.float32(o))
-        for n, o in zip(shape, origin[::-1], strict=True)
+        (np.arange(n, dtype=np.float32) + np.float32(o)) for n, o in zip(shape, origin[::-1], strict=True)
     )
     heights, behind = (
-        (row[0] * x[None, None, :] + row[1] * y[None, :, None] + row[2] * z[:, None, None] + add).astype(np.float32)
+        (row[0] * x[None, None, :] + row[1] * y[None, :, None] + row[2] * z[:, None, None] + add).astype(
+            np.float32
+        )
         for row, add in ((matrix[2], shift[2]), (matrix[1], shift[1]))
     )
     return heights, behind
@@ -304,8 +307,8 @@ def _structures(labels: Int16Array, behind: Float32Array) -> UInt8Array:
     back = float(np.percentile(j, 99))
     rows = np.arange(labels.shape[1])[None, :, None]
     out[one_of(labels, (136, 163)) & (rows > back - 2)] = Structure.CHOROID
-    # The pineal gland is not labelled: it lies at the midline behind the third ventricle, between the thalami's
-    # back ends and a little below their middle height.
+    # The pineal gland is not labelled: it lies at the midline behind the third ventricle, between
+    # the thalami's back ends, a little below their middle.
     z, y, x = (np.arange(n, dtype=np.float32) for n in labels.shape)
     centre = (k.mean() - 3.0, back + 1.0, i.mean())
     ball = (
@@ -390,7 +393,8 @@ def _between(first: BoolArray, second: BoolArray) -> BoolArray:
 
     def towards(mask: BoolArray) -> tuple[Float32Array, Float64Array]:
         length, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
-        return (nearest - index) / np.maximum(length, 1e-3), length
+        direction = (nearest - index) / np.maximum(length, 1e-3).astype(np.float32)
+        return direction.astype(np.float32), length
 
     one, far_one = towards(first)
     other, far_other = towards(second)

@@ -1,8 +1,8 @@
 """Heads of real people: from a whole-head label map to a base head in atlas-like axes, with region truth.
 
-Labels are FreeSurfer's inside the brain and SimNIBS CHARM's outside it, as SynthSeg is trained on (Billot et al.,
-Med Image Anal 2023;86:102789; Puonti et al., NeuroImage 2020;219:117044). A person's own size and folds are
-kept: the axes are turned and shifted to the atlas's, nothing is scaled.
+Labels are FreeSurfer's inside the brain and SimNIBS CHARM's outside it, as SynthSeg is trained on (Billot et
+al., Med Image Anal 2023;86:102789; Puonti et al., NeuroImage 2020;219:117044). A person's own size and folds
+are kept: the axes are turned and shifted to the atlas's, nothing is scaled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +28,8 @@ from strokecore.simulate.sectors import atlas_sectors, head_axes_of, second_sect
 from strokecore.simulate.true_regions import cut_sectors
 
 log = logging.getLogger(__name__)
+
+Stored = dict[str, npt.NDArray[Any]]
 
 _SECOND_FILES: Final = {"I": "IC", **{f"M{n}": f"M{n}" for n in range(1, 7)}}
 """Sector and the name of its two masks (left, right) in a second atlas's folder, whose IC is the insula."""
@@ -77,7 +78,7 @@ def read_label_map(path: Path) -> LabelMap:
         image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     except RuntimeError as error:
         raise UsageError(
-            f"the label map {path.name} cannot be read as a 3D NIfTI file; give one with FreeSurfer's numbers."
+            f"the label map {path.name} cannot be read as a 3D NIfTI file; give one with FreeSurfer's labels."
         ) from error
     values = sitk.GetArrayFromImage(image)
     whole = np.rint(values).astype(np.int16)
@@ -101,7 +102,7 @@ def read_label_map(path: Path) -> LabelMap:
     return LabelMap(f"{stem}:{digest.hexdigest()[:12]}", digest.hexdigest(), labels)
 
 
-def _made(labels: LabelMap, atlas: Atlas, second: UInt8Array | None) -> dict[str, npt.NDArray[Any]]:
+def _made(labels: LabelMap, atlas: Atlas, second: UInt8Array | None) -> Stored:
     """Everything that is stored of a person."""
     log.info("making a head from label map %s", labels.identity)
     axes = head_axes_of(labels, atlas)
@@ -120,9 +121,9 @@ def _made(labels: LabelMap, atlas: Atlas, second: UInt8Array | None) -> dict[str
     return stored
 
 
-def _base_head(identity: str, stored: dict[str, npt.NDArray[Any]]) -> BaseHead:
+def _base_head(identity: str, stored: Stored) -> BaseHead:
     def share(name: str) -> npt.NDArray[np.float32]:
-        return stored[name].astype(np.float32) / 200
+        return stored[name].astype(np.float32) / np.float32(200)
 
     x, y, z = (float(v) for v in stored["origin_mm"])
     return BaseHead(
@@ -179,7 +180,7 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
-def _remembered(name: str) -> dict[str, npt.NDArray[Any]] | None:
+def _remembered(name: str) -> Stored | None:
     try:
         content = read_own(cache_folder(_FOLDER) / name)
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -191,9 +192,10 @@ def _remembered(name: str) -> dict[str, npt.NDArray[Any]] | None:
         return None
 
 
-def _remember(name: str, stored: dict[str, npt.NDArray[Any]]) -> None:
+def _remember(name: str, stored: Stored) -> None:
     file = io.BytesIO()
-    np.savez_compressed(file, **stored)
+    arrays: dict[str, Any] = dict(stored)
+    np.savez_compressed(file, **arrays)
     try:
         folder = cache_folder(_FOLDER)
         write_own(folder / name, file.getvalue())

@@ -19,7 +19,7 @@ from strokecore.simulate.label_map import CHOROID, CORD, GREY_SHARE, VENTRICLES,
 from strokecore.simulate.solids import Point
 from strokecore.simulate.true_regions import SECTORS
 
-# What a tissue is worth in the images that are registered: fluid is dark, nuclei stand out from white and grey.
+# What a tissue is worth in the images that are registered: fluid is dark, nuclei stand out.
 _GREY: Final = 0.6
 _WHITE: Final = 1.0
 _NUCLEI: Final = 1.5
@@ -152,7 +152,14 @@ def _thinned(image: sitk.Image, spacing: float) -> sitk.Image:
     smooth = sitk.SmoothingRecursiveGaussian(image, spacing * 0.75)
     size = [max(1, int(n * s / spacing)) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     return sitk.Resample(
-        smooth, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), [spacing] * 3, image.GetDirection(), 0.0
+        smooth,
+        size,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        image.GetOrigin(),
+        [spacing] * 3,
+        image.GetDirection(),
+        0.0,
     )
 
 

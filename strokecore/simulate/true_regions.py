@@ -1,4 +1,4 @@
-"""The 20 true regions of a person from a label map: own nuclei, and sectors cut to own cortex and white matter.
+"""The 20 true regions of a person from a label map: own nuclei; sectors cut to own cortex and white matter.
 
 Caudate, lentiform nucleus and internal capsule are the person's own whatever the definition. Where insula and
 M1-M6 begin and end is a convention: ours, the second definition's, or a random border between the two.
