@@ -153,25 +153,28 @@ class AsymmetryEngine:
     def _voxel_probability(
         self, head: Head, tissue: Tissue, mirror: MirrorMap, evidence: Mapping[RegionId, RegionEvidence]
     ) -> Float3D:
-        config = self.config
-        inside = head.regions > 0
-        log_odds = np.zeros(256, np.float32)  # by region label
-        threshold = self.decision.threshold
-        shift = np.log(threshold / (1 - threshold))
+        config, threshold = self.config, self.decision.threshold
+        suspected = np.zeros(256, np.bool_)  # by region label
+        log_odds = np.zeros(256, np.float32)
         for region, found in evidence.items():
             if found.probability is not None:
-                p = np.clip(found.probability, 1e-4, 1 - 1e-4)
-                log_odds[region.label] = config.region_weight * (np.log(p / (1 - p)) - shift)
+                p = np.clip((found.probability, threshold), 1e-4, 1 - 1e-4)
+                mine, even = np.log(p / (1 - p))
+                suspected[region.label] = found.borderline or mine >= even
+                log_odds[region.label] = config.region_weight * (mine - even)
         below = tissue.level_hu - mirror.smooth
-        darker = -mirror.difference
-        logit = (darker - config.voxel_hu) / config.voxel_scale_hu + log_odds[head.regions]
-        logit[(darker < config.least_hu) | (below < -config.bright_hu)] = -LOGIT_LIMIT
+        # a mirror brighter than healthy tissue is no reference for the part above
+        too_bright = np.maximum(0.0, mirror.smooth[:, :, ::-1] - (tissue.level_hu + config.bright_hu))
+        darker = -mirror.difference - too_bright
+        inside = (darker - config.voxel_hu) / config.voxel_scale_hu + log_odds[head.regions]
+        inside[(darker < config.least_hu) | (below < -config.bright_hu)] = -LOGIT_LIMIT
+        inside = np.where(mirror.compared, inside, (below - config.alone_hu) / config.voxel_scale_hu)
+        # where no region's evidence supports it, also in a region that is not suspected
         outside = np.minimum(darker - config.outside_hu, below - config.outside_dark_hu)
-        logit = np.where(inside, logit, outside / config.voxel_scale_hu)
-        alone = (below - config.alone_hu) / config.voxel_scale_hu
-        logit = np.where(mirror.compared, logit, np.where(inside, alone, -LOGIT_LIMIT))
+        outside = np.where(mirror.compared, outside / config.voxel_scale_hu, -LOGIT_LIMIT)
+        logit = np.where(suspected[head.regions], inside, outside)
         probability = 1.0 / (1.0 + np.exp(-np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT)))
-        judged = tissue.usable & (inside | _outside(head, mirror.support))
+        judged = tissue.usable & ((head.regions > 0) | _outside(head, mirror.support))
         return np.where(judged, probability, 0.0).astype(np.float32)
 
     def _outlined(self, head: Head, found: Bool3D) -> Bool3D:

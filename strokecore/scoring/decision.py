@@ -20,7 +20,8 @@ import numpy as np
 from strokecore.anatomy.regions import GANGLIONIC, REGION_NAMES, RegionId
 from strokecore.scoring.evidence import Evidence
 
-MEASUREMENTS: Final = ("difference", "local", "level")
+# A region this many standard deviations brighter than in people without a lesion is not healthy.
+BRIGHT_SD: Final = 2.0
 # Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0
 GROUPS: Final[Mapping[str, str]] = {
@@ -95,24 +96,37 @@ class Decision:
 
     def log_odds(self, region: RegionId, found: Evidence) -> float:
         """Log-odds by one opinion on the region's borders, before the calibration."""
-        normal, group = self.normal[region.name], GROUPS[region.name]
-        level = _units(found.level_hu - normal.level_mean, normal.level_sd, found.error_hu)
-        if found.difference_hu is None or found.local_hu is None:
-            weights = self.alone[group]
+        difference, local, level = in_units(found, self.normal[region.name])
+        if difference is None or local is None:
+            weights = self.alone[GROUPS[region.name]]
             return weights.offset - weights.level * level
-        # both sides bring their noise
-        error = found.error_hu * float(np.sqrt(2.0))
-        weights = self.weights[group]
+        weights = self.weights[GROUPS[region.name]]
         return (
-            weights.offset
-            - weights.difference * _units(found.difference_hu, normal.difference_sd, error)
-            - weights.local * _units(found.local_hu - normal.local_mean, normal.local_sd, error)
-            - weights.level * level
+            weights.offset - weights.difference * difference - weights.local * local - weights.level * level
         )
 
     def _calibrated(self, log_odds: float) -> float:
         value = np.clip(self.slope * log_odds + self.offset, -LOGIT_LIMIT, LOGIT_LIMIT)
         return 1.0 / (1.0 + float(np.exp(-value)))
+
+
+def in_units(found: Evidence, normal: Normal) -> tuple[float | None, float | None, float]:
+    """Difference, local and level in units of their scatter; None without a mirror.
+
+    A mirror that is brighter than healthy tissue is no reference for the part above: blood, calcium or
+    contrast on one side must not darken the other.
+    """
+    level = _units(found.level_hu - normal.level_mean, normal.level_sd, found.error_hu)
+    if found.difference_hu is None or found.local_hu is None:
+        return None, None, level
+    mirror_hu = found.level_hu - found.difference_hu - normal.level_mean
+    too_bright = max(0.0, mirror_hu - BRIGHT_SD * normal.level_sd)
+    error = found.error_hu * float(np.sqrt(2.0))  # both sides bring their noise
+    return (
+        _units(found.difference_hu + too_bright, normal.difference_sd, error),
+        _units(found.local_hu - normal.local_mean + too_bright, normal.local_sd, error),
+        level,
+    )
 
 
 @cache

@@ -25,7 +25,14 @@ from strokecore.anatomy.regions import RegionId
 from strokecore.arrays import Bool3D, Float3D, UInt8Array
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-from strokecore.scoring.tissue import MIN_SUPPORT, MIN_VOXELS, Tissue, by_region, smooth_within
+from strokecore.scoring.tissue import (
+    MIN_MIRROR_SHARE,
+    MIN_SUPPORT,
+    MIN_VOXELS,
+    Tissue,
+    by_region,
+    smooth_within,
+)
 
 # Voxels are compared with their mirror after this smoothing: less noise than the 2 HU that matter, and no
 # wider than the smallest regions.
@@ -93,6 +100,7 @@ def region_evidence(
     """
     densities = by_region(regions, tissue.usable, tissue.flat)
     differences = by_region(regions, mirror.compared, mirror.difference)
+    voxels = {region: values.size for region, (values,) in densities.items()}
     typical = {
         region: float(np.median(values))
         for region, (values,) in densities.items()
@@ -101,12 +109,12 @@ def region_evidence(
     found = {}
     for region, mine in typical.items():
         other, (pairs,) = typical.get(region.mirror), differences[region]
-        comparable = other is not None and pairs.size >= _MIN_PAIRS
+        comparable = pairs.size >= _MIN_PAIRS and voxels[region.mirror] >= MIN_MIRROR_SHARE * voxels[region]
         found[region] = Evidence(
             difference_hu=mine - other if other is not None and comparable else None,
-            local_hu=float(np.quantile(pairs, DARKER_PART)) if comparable else None,
+            local_hu=float(np.quantile(pairs, DARKER_PART)) if other is not None and comparable else None,
             level_hu=mine - tissue.level_hu,
-            error_hu=_standard_error(head, densities[region][0].size),
+            error_hu=_standard_error(head, voxels[region]),
         )
     return found
 

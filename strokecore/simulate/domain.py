@@ -312,7 +312,7 @@ def _sharp_kernel(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _plastic(rng: np.random.Generator) -> dict[str, Any]:
-    return {"plastic": rng.uniform(0.5, 1.0), "sharpness": rng.uniform(0.7, 1.0)}
+    return {"plastic": rng.uniform(0.5, 0.9), "sharpness": rng.uniform(0.7, 1.0)}
 
 
 def _diseases(rng: np.random.Generator, drawn: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -62,14 +62,15 @@ def _load(path: Path, second_folder: Path | None) -> BaseHead:
     atlas = load_atlas()
     second = _second_sectors(atlas, second_folder)
     key = hashlib.sha256()
-    parts = (labels.sha256, atlas.sha256, "" if second is None else _digest(second), _code_sha256())
+    second_sha256 = "" if second is None else _digest(second)
+    parts = (labels.sha256, atlas.sha256, second_sha256, _code_sha256())
     key.update("|".join(parts).encode())
     name = f"{key.hexdigest()}.npz"
     stored = _remembered(name)
     if stored is None:
         stored = _made(labels, atlas, second)
         _remember(name, stored)
-    return _base_head(labels.identity, stored)
+    return _base_head(labels.identity, second_sha256, stored)
 
 
 def read_label_map(path: Path) -> LabelMap:
@@ -121,7 +122,7 @@ def _made(labels: LabelMap, atlas: Atlas, second: UInt8Array | None) -> Stored:
     return stored
 
 
-def _base_head(identity: str, stored: Stored) -> BaseHead:
+def _base_head(identity: str, second_sha256: str, stored: Stored) -> BaseHead:
     def share(name: str) -> npt.NDArray[np.float32]:
         return stored[name].astype(np.float32) / np.float32(200)
 
@@ -139,6 +140,7 @@ def _base_head(identity: str, stored: Stored) -> BaseHead:
         labels=stored["regions"],
         spacing_mm=1.0,
         anatomy=identity,
+        second_sha256=second_sha256,
         interior=Interior(
             dura=share("dura"),
             sinuses=share("sinuses"),

@@ -25,7 +25,6 @@ from typing import Any, Final
 
 import numpy as np
 from scipy import optimize, special
-from strokecore.simulate.people import load_person
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import REGION_NAMES, RegionId
@@ -35,11 +34,12 @@ from strokecore.files import write_atomically
 from strokecore.head.canonical import align_series, crop, symmetric_box
 from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.scoring.decision import GROUPS, Normal, Weights
+from strokecore.scoring.decision import GROUPS, Normal, Weights, in_units
 from strokecore.scoring.evidence import Evidence, MirrorMap, labellings, region_evidence
 from strokecore.scoring.tissue import Tissue
 from strokecore.simulate import SIMULATOR_VERSION, write_sample
 from strokecore.simulate.domain import random_person_spec
+from strokecore.simulate.people import load_person
 
 FIT_PERSONS: Final = ("01", "02", "03", "04", "05", "06")
 VALIDATE_PERSONS: Final = ("07", "08")
@@ -145,19 +145,9 @@ def units(rows: list[Row], normal: dict[str, Normal], opinion: int | None = None
     """Measurements in units of their scatter, averaged over opinions (or of one); [n, 3], NaN unknown."""
     table = np.full((len(rows), 3), np.nan)
     for at, row in enumerate(rows):
-        n = normal[row.region.name]
         chosen = row.opinions if opinion is None else row.opinions[opinion : opinion + 1]
-        each = []
-        for e in chosen:
-            both = e.error_hu * np.sqrt(2)
-            pair = (np.nan, np.nan)
-            if e.difference_hu is not None and e.local_hu is not None:
-                pair = (
-                    e.difference_hu / np.hypot(n.difference_sd, both),
-                    (e.local_hu - n.local_mean) / np.hypot(n.local_sd, both),
-                )
-            each.append((*pair, (e.level_hu - n.level_mean) / np.hypot(n.level_sd, e.error_hu)))
-        table[at] = np.nanmean(np.array(each), axis=0)
+        each = np.array([in_units(e, normal[row.region.name]) for e in chosen], float)  # None is NaN
+        table[at] = [np.nan if np.isnan(part).all() else np.nanmean(part) for part in each.T]
     return table
 
 
