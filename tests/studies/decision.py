@@ -47,6 +47,8 @@ DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
 # Of five heads one has no infarct; the other four have one depth each.
 CYCLE: Final = len(DEPTHS_HU) + 1
 KEPT_HEMISPHERES: Final = 0.85
+# Half the usual matrix: the node's grid has pixels of 1 mm, and simulating and reading take a third.
+COARSE: Final[dict[str, Any]] = {"matrix": 256, "pixel_mm": 0.9}
 OUT: Final = Path("strokecore/scoring/decision.json")
 
 
@@ -73,7 +75,7 @@ def make_head(task: tuple[str, int], anatomies: Path, out: Path, second: Path | 
     depth = (0.0, *DEPTHS_HU)[seed % CYCLE]
     changes: dict[str, Any] = {"delta_hu": depth} if depth else {"affected": ()}
     definition = ("atlas", "second", "between")[seed % 3]
-    spec = random_person_spec(seed, base.identity, **changes, definition=definition)
+    spec = random_person_spec(seed, base.anatomy, **changes, definition=definition, **COARSE)
     write_sample(folder, spec, base)
 
 
