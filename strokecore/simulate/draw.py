@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/simulator.md: python -m strokecore.simulate.draw docs/simulator [LABELS.nii.gz]"""
+"""Draw the pictures of docs/simulator.md: python -m strokecore.simulate.draw docs/simulator [LABELS]"""
 
 from __future__ import annotations
 
