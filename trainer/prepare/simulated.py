@@ -188,7 +188,7 @@ def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
 
 
 def prepare_person(anatomies: Anatomies, out: Path, seed: int) -> CaseRecord | str:
-    """Make the file of a real person's case; returns its record, or why the node would refuse this head."""
+    """Make a real person's case; returns its record, or why the node would refuse this head."""
     base = load_person(anatomies.of(seed), anatomies.second_atlas)
     spec = random_person_spec(seed, base.anatomy)
     if spec.definition not in base.definitions:
