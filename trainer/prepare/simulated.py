@@ -125,8 +125,8 @@ def find_anatomies(folder: Path, persons: str = "*", second_atlas: Path | None =
         missing = [name for name in names if not any(_stem(path).endswith(name) for path in chosen)]
         if missing or "" in names:
             raise UsageError(
-                f"--persons is {persons!r}, and no label map's name ends in {', '.join(missing) or repr('')}; "
-                f"there are {', '.join(map(_stem, found)) or 'none'}."
+                f"--persons is {persons!r} and there are {', '.join(map(_stem, found)) or 'none'}; give ends "
+                "of their names, such as 01,02, or a pattern."
             )
     if not chosen:
         raise UsageError(

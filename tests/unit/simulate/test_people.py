@@ -18,6 +18,7 @@ from strokecore.simulate.head import bend_person, build_head
 from strokecore.simulate.people import load_person, read_label_map
 from strokecore.simulate.true_regions import true_regions
 
+pytestmark = pytest.mark.timeout(900)  # a head is made once: half a minute, more on a busy machine
 PERSON = "person_01"
 COARSE = {"matrix": 96, "pixel_mm": 2.4, "thickness_mm": 5.0}
 
