@@ -209,6 +209,8 @@ def random_person_spec(
         return np.random.default_rng([seed, _PERSON_STREAM, part])
 
     fields = _person(rng(0))
+    if not anatomy:
+        fields["definition"] = "atlas"  # the average head has no other
     drawn = {name: _confounder(name, rng(10 + k)) for k, name in enumerate(CONFOUNDERS)}
     if confounder is None:
         for part in (_scanner(rng(1)), *_diseases(rng(2), drawn)):

@@ -125,8 +125,8 @@ def find_anatomies(folder: Path, persons: str = "*", second_atlas: Path | None =
         missing = [name for name in names if not any(_stem(path).endswith(name) for path in chosen)]
         if missing or "" in names:
             raise UsageError(
-                f"--persons is {persons!r}, and no label map's name ends in {', '.join(missing) or repr('')}; "
-                f"there are {', '.join(map(_stem, found)) or 'none'}."
+                f"--persons is {persons!r} and there are {', '.join(map(_stem, found)) or 'none'}; give ends "
+                "of their names, such as 01,02, or a pattern."
             )
     if not chosen:
         raise UsageError(
@@ -188,7 +188,7 @@ def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
 
 
 def prepare_person(anatomies: Anatomies, out: Path, seed: int) -> CaseRecord | str:
-    """Make the file of a real person's case; returns its record, or why the node would refuse this head."""
+    """Make a real person's case; returns its record, or why the node would refuse this head."""
     base = load_person(anatomies.of(seed), anatomies.second_atlas)
     spec = random_person_spec(seed, base.anatomy)
     if spec.definition not in base.definitions:
