@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.config import ScoringConfig
@@ -65,11 +64,13 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, a region cut that is none, or an output
+        folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()
     engine, atlas = select_engine(config), load_atlas(config.atlas)
+    software = SoftwareInfo.of(config, atlas.sha256)
     folders = [case.folder.resolve() for case in cases if case.folder is not None]
     if any(out.resolve().is_relative_to(folder.parent) for folder in folders):
         raise UsageError("The output folder lies among the cases, where it would be taken for one; move it.")
@@ -83,7 +84,7 @@ def evaluate(
         date=datetime.now(UTC).date().isoformat(),
         workers=workers,
         model=model_info(engine),
-        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
+        software=software,
     )
     write_cases(outcomes, out)
     draw_all(outcomes, figures, out)
