@@ -99,8 +99,9 @@ def canonical_head(
     with step("brain"):
         brain = segment_brain(hu, CANONICAL_GRID, covered)
         field = density_field(hu, brain, CANONICAL_GRID, covered)
+        flat = hu - field
     with step("register"):
-        registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
+        registration = register_atlas(flat, brain, CANONICAL_GRID, covered, atlas)
         warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
     return Head(
         hu=hu,

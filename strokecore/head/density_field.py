@@ -64,7 +64,7 @@ _STIFFNESS: Final = 0.85
 _SMALLNESS: Final = 0.08
 
 # Shading is a slope; its value at these distances from the middle is at most about what scanners leave, and
-# small ones are more usual: the costs, per full cell, of the slope to the side, of its twist, and to the back.
+# small ones are more usual: the costs, per full cell, of the slope to the side, its twist, and to the back.
 _HALF_WIDTH_MM: Final = 65.0
 _HALF_LENGTH_MM: Final = 85.0
 _HALF_HEIGHT_MM: Final = 50.0
