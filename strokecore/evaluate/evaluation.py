@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.config import ScoringConfig
@@ -84,7 +83,7 @@ def evaluate(
         date=datetime.now(UTC).date().isoformat(),
         workers=workers,
         model=model_info(engine),
-        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
+        software=SoftwareInfo.of(config, atlas.sha256),
     )
     (out / REGION_CUT_FILE).unlink(missing_ok=True)  # of an earlier study in this folder
     write_cases(outcomes, out)
