@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId, Side
 from strokecore.arrays import dice
 from strokecore.config import ScoringConfig
@@ -20,15 +22,12 @@ from strokecore.flags import QualityFlag
 from strokecore.pipeline import score_folder
 from strokecore.reports.result_json import to_json
 from strokecore.reports.wording import reasons
-from strokecore.result import Result, Scored, SoftwareInfo, Status, blank_result
+from strokecore.result import INFARCT, Result, Scored, SoftwareInfo, Status, blank_result
 
 # A region that cannot be assessed is neither called nor cleared.
 UNASSESSED_PROBABILITY: Final = 0.5
 # Ten times the slowest case seen on 2 cores: longer is a hang, not work.
 TIMEOUT_S: Final = 300.0
-
-# Values of SourceMasks.lesion: acute infarct of either side.
-_LEFT, _RIGHT = 1, 2
 
 Scorer = Callable[[Path, ScoringConfig], Scored]
 
@@ -46,7 +45,7 @@ class Outcome:
     flags: codes of everything the node said about the scan's quality.
     probability: UNASSESSED_PROBABILITY where a region was not assessed.
     affected: called affected; False where a region was not assessed.
-    assessed: whether each region was assessed; all False where the case was not processed.
+    assessed: whether each region was judged; all False where the case was not processed or its score withheld.
     scores: ASPECTS by side, None when there is none.
     side: the affected side, None when there is none.
     infarct_ml: by side, None when the case was not processed.
@@ -111,7 +110,7 @@ def run_study(
         run = partial(run_case, config=config, score=score, scratch=Path(scratch))
         found = map_in_processes(run, cases, workers, timeout_s, done)
     return [
-        _lost(case, answer) if isinstance(answer, Lost) else answer
+        lost_outcome(case.name, case.truth, answer) if isinstance(answer, Lost) else answer
         for case, answer in zip(cases, found, strict=True)
     ]
 
@@ -134,10 +133,15 @@ def outcome(name: str, truth: Truth, result: Result) -> Outcome:
 
 def outcome_of_json(name: str, truth: Truth, record: dict[str, Any]) -> Outcome:
     """What a result.json says, beside the truth."""
-    found = {RegionId(row["name"], row["side"]): row for row in record["regions"] if row["assessable"]}
+    # a withheld score comes with regions that were measured, and not judged
+    found = {
+        RegionId(row["name"], row["side"]): row
+        for row in record["regions"]
+        if row["assessable"] and row["probability"] is not None
+    }
 
     def of_each(key: str, unassessed: Any) -> tuple[Any, ...]:
-        values = [found[region].get(key) if region in found else None for region in ALL_REGIONS]
+        values = [found[region][key] if region in found else None for region in ALL_REGIONS]
         return tuple(unassessed if value is None else value for value in values)
 
     aspects, volumes = record["aspects"], record["infarct_volume_ml"]
@@ -159,15 +163,15 @@ def outcome_of_json(name: str, truth: Truth, record: dict[str, Any]) -> Outcome:
         warnings=tuple(flag["code"] for flag in record["quality"] if flag["severity"] == "warning"),
         difference_hu=of_each("contralateral_difference_hu", None),
         borderline=of_each("borderline", False),
-        ranges={side: tuple(limits) if (limits := aspects[side].get("range")) else None for side in SIDES},
-        blood=record["status"] == "withheld" or record.get("haemorrhage") is not None,
+        ranges={side: tuple(limits) if (limits := aspects[side]["range"]) else None for side in SIDES},
+        blood=record["status"] == "withheld" or record["haemorrhage"] is not None,
     )
 
 
 def _reason(record: dict[str, Any]) -> str:
     """The code of the first reason why a result.json has no score."""
     flags = tuple(QualityFlag(**flag) for flag in record["quality"])
-    known = blank_result(SoftwareInfo(**record["software"]), record["content_datetime"])
+    known = blank_result(SoftwareInfo("", "", ""), record["content_datetime"])
     return reasons(replace(known, status=record["status"], quality=flags))[0].code
 
 
@@ -179,16 +183,16 @@ def _overlap(folder: Path, scored: Scored) -> dict[str, Any]:
         true = read_mask(folder, scored.series)
     except MaskError as error:
         return {"mask_error": str(error)}
-    found = (scored.masks.lesion == _LEFT) | (scored.masks.lesion == _RIGHT)
+    found = np.isin(scored.masks.lesion, list(INFARCT.values()))
     return {} if true is None or not (found.any() or true.any()) else {"dice": dice(found, true)}
 
 
-def _lost(case: Case, lost: Lost) -> Outcome:
+def lost_outcome(name: str, truth: Truth, lost: Lost) -> Outcome:
     """A case whose run ended without a result: every region unassessed."""
     nothing = (False,) * len(ALL_REGIONS)
     return Outcome(
-        name=case.name,
-        truth=case.truth,
+        name=name,
+        truth=truth,
         status="failed",
         code=lost.why,
         detail=lost.kind,

@@ -181,8 +181,8 @@ def read_mask(case: Path, series: Series) -> BoolArray | None:
 
 
 def person_of(anatomy: str) -> str | None:
-    """The person of an anatomy's identity: "person_07" of "person_07:1f0c..", None for the average head."""
-    return anatomy.partition(":")[0] or None
+    """The person of an anatomy: "person_07" of "person_07:1f0c.." and of "person_07.nii.gz"; None for ""."""
+    return anatomy.partition(":")[0].partition(".")[0] or None
 
 
 def _truth(record: dict[str, Any]) -> Truth:
