@@ -37,8 +37,12 @@ NOT_JUDGED_FROM: Final = 0.05
 # Names of the masks' files that are not ours: their IC is the insula, InCa the internal capsule.
 _MASK_NAMES: Final = {"I": "IC", "IC": "InCa", "L": "LN"}
 
-_GRID_MM: Final = 1.5
-_WINDOW_HU: Final = (-20.0, 90.0)
+_GRID_MM: Final = 2.0
+_CANAL_VOXELS: Final = 2
+# Fluid, white and grey matter; what surrounds the brain is 0.
+_WINDOW_HU: Final = (0.0, 50.0)
+# The template's brain stem ends higher than the scan: the lowest part of the head has no partner.
+_FLOOR_MM: Final = 40.0
 _TISSUE_HU: Final = (15.0, 60.0)
 # Densities between which this person's white and grey matter lie.
 _WHITE_HU, _GREY_HU = 28.0, 36.0
@@ -136,16 +140,17 @@ def registered_regions(series: Series, masks: Path) -> UInt8Array:
     moving = sitk.GetImageFromArray(atlas.template_hu.astype(np.float32))
     moving.SetSpacing(atlas.spacing_mm[::-1])
     moving.SetOrigin(atlas.origin_mm)
-    fixed_window, moving_window = (_windowed(image) for image in (fixed, moving))
-    affine = _affine(fixed_window, moving_window)
-    near = sitk.Resample(moving_window, fixed_window, affine, sitk.sitkLinear, _WINDOW_HU[0])
+    fixed_brain = _brain_alone(fixed, _brain(fixed))
+    moving_brain = _brain_alone(moving, sitk.GetImageFromArray(atlas.intracranial.astype(np.uint8)))
+    affine = _affine(fixed_brain, moving_brain)
+    near = sitk.Resample(moving_brain, fixed_brain, affine, sitk.sitkLinear, 0.0)
     demons = sitk.DiffeomorphicDemonsRegistrationFilter()
     demons.SetNumberOfIterations(60)
     demons.SetStandardDeviations(3.0)
     demons.SetSmoothDisplacementField(True)
-    matched = sitk.HistogramMatching(near, fixed_window, 256, 12)
-    field = demons.Execute(*(sitk.SmoothingRecursiveGaussian(image, 1.5) for image in (fixed_window, matched)))
-    whole = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))])
+    field = demons.Execute(*(sitk.SmoothingRecursiveGaussian(image, 2.0) for image in (fixed_brain, near)))
+    field = sitk.Cast(field, sitk.sitkVectorFloat64)
+    whole = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
     labels = np.zeros(fixed.GetSize()[::-1], np.uint8)
     share = np.full(labels.shape, 0.5, np.float32)
     for region in ALL_REGIONS:
@@ -159,25 +164,58 @@ def registered_regions(series: Series, masks: Path) -> UInt8Array:
 
 
 def _affine(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
+    """Turn and shift first, then scale and shear: an affine map that begins far away shrinks to nothing."""
     start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
+        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
+    rigid = sitk.Euler3DTransform(_fitted(fixed, moving, start).GetNthTransform(0))
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(rigid.GetCenter())
+    affine.SetMatrix(rigid.GetMatrix())
+    affine.SetTranslation(rigid.GetTranslation())
+    return _fitted(fixed, moving, affine)
+
+
+def _fitted(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> sitk.CompositeTransform:
     method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(40)
+    method.SetMetricAsMeanSquares()
+    method.SetMetricFixedMask(_above_floor(fixed))
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(0.2, 1)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 300)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200)
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([4.0, 2.0, 1.0])
+    method.SetShrinkFactorsPerLevel([4, 2])
+    method.SetSmoothingSigmasPerLevel([4.0, 2.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(start, inPlace=False)
-    return method.Execute(fixed, moving)
+    return sitk.CompositeTransform(method.Execute(fixed, moving))
 
 
-def _windowed(image: sitk.Image) -> sitk.Image:
-    return sitk.Cast(sitk.Clamp(image, lowerBound=_WINDOW_HU[0], upperBound=_WINDOW_HU[1]), sitk.sitkFloat32)
+def _above_floor(image: sitk.Image) -> sitk.Image:
+    array = sitk.GetArrayFromImage(image)
+    lowest = int(np.flatnonzero(array.any(axis=(1, 2)))[0])
+    mask = np.zeros(array.shape, np.uint8)
+    mask[lowest + round(_FLOOR_MM / _GRID_MM) :] = 1
+    mask = sitk.GetImageFromArray(mask)
+    mask.CopyInformation(image)
+    return mask
+
+
+def _brain_alone(image: sitk.Image, brain: sitk.Image) -> sitk.Image:
+    """Brain and fluid between _WINDOW_HU, 0 around them: both images are in HU, and the skull is in neither."""
+    brain.CopyInformation(image)
+    window = sitk.Clamp(image, lowerBound=_WINDOW_HU[0], upperBound=_WINDOW_HU[1])
+    return sitk.Cast(sitk.Mask(window, brain), sitk.sitkFloat32)
+
+
+def _brain(image: sitk.Image) -> sitk.Image:
+    """What lies inside the skull: the largest soft part after every canal through the bone was closed."""
+    soft = sitk.BinaryThreshold(image, -5.0, 90.0)
+    eroded = sitk.BinaryErode(soft, [_CANAL_VOXELS] * 3)
+    parts = sitk.RelabelComponent(sitk.ConnectedComponent(eroded))
+    grown = sitk.BinaryDilate(parts == 1, [_CANAL_VOXELS + 1] * 3)
+    return sitk.BinaryMorphologicalClosing(grown & soft, [4] * 3)
 
 
 def _isotropic(series: Series) -> sitk.Image:
