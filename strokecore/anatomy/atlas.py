@@ -26,6 +26,9 @@ ATLAS_FILES: Final = {
     "white": "white.nii.gz",
     "head": "head.nii.gz",
 }
+SECOND_REGIONS: Final = "second_regions"
+SECOND_REGIONS_FILE: Final = f"{SECOND_REGIONS}.nii.gz"
+"""The only file that a site's own atlas may lack."""
 DESCRIPTION_FILE: Final = "atlas.json"
 GRID_TOLERANCE_MM: Final = 1e-3
 """NIfTI stores positions as float32."""
@@ -40,6 +43,8 @@ class Atlas:
     name, version: from the folder's atlas.json.
     template_hu: int16, CT-like, HU; air -1000.
     regions: uint8, 0 or RegionId.label.
+    second_regions: uint8, the same regions as another reader draws them; None where the folder has no
+        such file.
     intracranial: bool, brain and CSF inside the skull.
     grey, white, csf: float32, shares 0-1 inside ``intracranial`` (their sum is 1 there), 0 elsewhere.
         ``csf`` holds ventricles, cisterns and sulci.
@@ -60,6 +65,7 @@ class Atlas:
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
     sha256: str
+    second_regions: UInt8Array | None = None
 
 
 def load_atlas(folder: Path | None = None) -> Atlas:
@@ -77,9 +83,13 @@ def load_atlas(folder: Path | None = None) -> Atlas:
 def _load(folder: Path) -> Atlas:
     name, version = _description(folder)
     images = {key: _read_image(folder / file) for key, file in ATLAS_FILES.items()}
+    if (folder / SECOND_REGIONS_FILE).exists():
+        images[SECOND_REGIONS] = _read_image(folder / SECOND_REGIONS_FILE)
     spacing_mm, origin_mm = _common_grid(folder, images)
     arrays = {key: sitk.GetArrayFromImage(image) for key, image in images.items()}
-    _check_labels(folder, arrays["regions"], origin_mm[0], spacing_mm[2])
+    _check_labels(folder / ATLAS_FILES["regions"], arrays["regions"], origin_mm[0], spacing_mm[2])
+    if SECOND_REGIONS in arrays:
+        _check_labels(folder / SECOND_REGIONS_FILE, arrays[SECOND_REGIONS], origin_mm[0], spacing_mm[2])
 
     intracranial = arrays["head"] == HeadClass.INTRACRANIAL
     grey, white = (arrays[key].astype(np.float32) / 100 for key in ("grey", "white"))
@@ -97,8 +107,10 @@ def _load(folder: Path) -> Atlas:
         spacing_mm=spacing_mm,
         origin_mm=origin_mm,
         sha256=_digest(arrays, spacing_mm, origin_mm),
+        second_regions=arrays[SECOND_REGIONS].astype(np.uint8) if SECOND_REGIONS in arrays else None,
     )
-    for volume in (atlas.template_hu, atlas.regions, intracranial, grey, white, csf, atlas.head):
+    volumes = (atlas.template_hu, atlas.regions, intracranial, grey, white, csf, atlas.head)
+    for volume in volumes if atlas.second_regions is None else (*volumes, atlas.second_regions):
         volume.flags.writeable = False  # one cached instance is shared by all callers
     return atlas
 
@@ -143,7 +155,7 @@ def _common_grid(
         )
         if not same:
             raise ModelPackageError(
-                f"Atlas folder {folder}: {ATLAS_FILES[key]} and {ATLAS_FILES['template']} lie on different "
+                f"Atlas folder {folder}: {key}.nii.gz and {ATLAS_FILES['template']} lie on different "
                 "grids. "
                 "Resample all volumes onto the template's grid (labels with nearest neighbour)."
             )
@@ -156,20 +168,20 @@ def _common_grid(
     return (z_mm, y_mm, x_mm), (x0_mm, y0_mm, z0_mm)
 
 
-def _check_labels(folder: Path, regions: npt.NDArray[np.generic], x0_mm: float, dx_mm: float) -> None:
+def _check_labels(path: Path, regions: npt.NDArray[np.generic], x0_mm: float, dx_mm: float) -> None:
     expected = {region.label for region in ALL_REGIONS}
     found = {int(value) for value in np.unique(regions)} - {0}
     if found != expected:
         missing, unknown = sorted(expected - found), sorted(found - expected)
         raise ModelPackageError(
-            f"Atlas folder {folder}: {ATLAS_FILES['regions']} lacks labels {missing} and has unknown labels "
+            f"Atlas folder {path.parent}: {path.name} lacks labels {missing} and has unknown labels "
             f"{unknown}. Use labels 1-10 (left) and 11-20 (right) in the order of strokecore.anatomy.regions."
         )
     for region in ALL_REGIONS:
         if _centroid_x_mm(regions, region, x0_mm, dx_mm) * (1 if region.side == "left" else -1) <= 0:
             raise ModelPackageError(
-                f"Atlas folder {folder}: label {region.label} ({region.side} {region.name}) lies on "
-                "the other side. "
+                f"Atlas folder {path.parent}: {path.name}: label {region.label} "
+                f"({region.side} {region.name}) lies on the other side. "
                 "Left and right are the patient's; check the file's orientation and the label numbers."
             )
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from strokecore.anatomy.atlas import ATLAS_FILES, SHIPPED_FOLDER
+from strokecore.anatomy.atlas import ATLAS_FILES, SECOND_REGIONS_FILE, SHIPPED_FOLDER
 from strokecore.anatomy.head_model import HeadClass, head_classes, hounsfield
 from strokecore.anatomy.regions import REGION_NAMES
 from strokecore.arrays import Float64Array, UInt8Array
@@ -44,11 +44,13 @@ THALAMUS_GREY_SHARE = 0.65
 def build(folder: Path) -> None:
     """Write the atlas volumes into ``folder``."""
     hemisphere, brain = _read_sources()
-    labels = label_hemisphere(hemisphere)
     grey, white = _as_ct_sees(hemisphere)
 
     half_grey, half_white, half_brain = (_to_half_grid(v) for v in (grey, white, brain))
-    half_labels = _labels_to_half_grid(labels)
+    first, second = (
+        _mirrored_labels(_labels_to_half_grid(label_hemisphere(hemisphere, definition)))
+        for definition in (d.FIRST, d.SECOND)
+    )
     grey_percent, white_percent = (_percent(_mirrored(v)) for v in (half_grey, half_white))
     classes = head_classes(_mirrored(half_brain) >= 0.5, (SPACING_MM,) * 3)
     for share in (grey_percent, white_percent):
@@ -57,13 +59,14 @@ def build(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     volumes: dict[str, UInt8Array | npt.NDArray[np.int16]] = {
         "template": hounsfield(grey_percent / 100, white_percent / 100, classes),
-        "regions": _mirrored_labels(half_labels),
+        "regions": first,
         "grey": grey_percent,
         "white": white_percent,
         "head": classes,
     }
     for name, volume in volumes.items():
         _write_nifti(folder / ATLAS_FILES[name], volume)
+    _write_nifti(folder / SECOND_REGIONS_FILE, second)
 
 
 def _read_sources() -> tuple[Hemisphere, Float64Array]:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.arrays import BoolArray, Float64Array
+from strokecore.arrays import BoolArray, Float64Array, UInt8Array
 from strokecore.head.canonical import align_series
 from strokecore.reading.series import read_series
 
@@ -31,6 +31,7 @@ COLOURS: Final = {
     "M6": (70, 200, 200),
 }
 GANGLIONIC_PLANES_MM: Final = (-9.0, -4.5, 0.0, 4.5, 9.0, 13.5, 18.0)
+BOTH_PLANES_MM: Final = (-6.0, 0.0, 6.0, 12.0, 18.0, 24.0, 36.0, 54.0)
 SUPRAGANGLIONIC_PLANES_MM: Final = (22.5, 28.5, 34.5, 40.5, 46.5, 52.5)
 CORONAL_PLANES_MM: Final = (-24.0, 0.0, 12.0)  # LPS y: frontal horn, commissure, thalamus
 SAGITTAL_PLANES_MM: Final = (28.5, 39.0)  # LPS x: lentiform, insula
@@ -44,12 +45,19 @@ Plane = npt.NDArray[Any]
 
 
 def draw_plane(
-    hu: Plane, labels: Plane, title: str, marks: tuple[str, str], *, stretch: tuple[float, float] = (1.0, 1.0)
+    hu: Plane,
+    labels: Plane,
+    title: str,
+    marks: tuple[str, str],
+    *,
+    second: Plane | None = None,
+    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> Image.Image:
     """One slice with tinted, outlined and named regions.
 
     ``hu`` and ``labels`` are [row, column]; ``marks`` are the letters at the left and right image
-    edge; ``stretch`` multiplies SCALE for rows and columns that are not 1.5 mm apart.
+    edge; of the labels in ``second`` only the borders are drawn, in white; ``stretch`` multiplies SCALE for
+    rows and columns that are not 1.5 mm apart.
     """
     low, high = WINDOW_HU
     grey = np.clip((_enlarged(hu, stretch, 1) - low) / (high - low), 0, 1) * 255
@@ -60,6 +68,9 @@ def draw_plane(
         edge = inside & ~ndimage.binary_erosion(inside)
         picture[inside] = (1 - TINT) * picture[inside] + TINT * np.array(COLOURS[region.name])
         picture[edge] = COLOURS[region.name]
+    if second is not None:
+        other = _enlarged(second, stretch, 0).astype(int)
+        picture[(ndimage.grey_erosion(other, (3, 3)) != other)] = 255
     image = Image.fromarray(picture.astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for region in ALL_REGIONS:
@@ -96,7 +107,10 @@ def _write_name(draw: ImageDraw.ImageDraw, region: RegionId, mask: BoolArray) ->
 
 
 def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
-    """Named sheets: the two levels, coronal and sagittal planes. Axial slices as radiologists see them."""
+    """Named sheets: the two levels, coronal and sagittal planes, and both definitions where there are two.
+
+    Axial slices as radiologists see them.
+    """
     z, y, x = (
         np.arange(n) * step + start
         for n, step, start in zip(atlas.regions.shape, atlas.spacing_mm, atlas.origin_mm[::-1], strict=True)
@@ -116,7 +130,12 @@ def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
         planes = (atlas.template_hu[::-1, :, i], atlas.regions[::-1, :, i])
         return draw_plane(*planes, f"left, {x[i]:.1f} mm from midline", ("A", "P"))
 
-    return {
+    def both(z_mm: float, second: UInt8Array) -> Image.Image:
+        k = int(np.abs(z - z_mm).argmin())
+        planes = (atlas.template_hu[k], atlas.regions[k])
+        return draw_plane(*planes, f"z {z[k]:+.1f} mm", ("R", "L"), second=second[k])
+
+    sheets = {
         "ganglionic": sheet([axial(z_mm) for z_mm in GANGLIONIC_PLANES_MM], columns=4),
         "supraganglionic": sheet([axial(z_mm) for z_mm in SUPRAGANGLIONIC_PLANES_MM], columns=3),
         "coronal_sagittal": sheet(
@@ -124,6 +143,9 @@ def draw_atlas(atlas: Atlas) -> dict[str, Image.Image]:
             columns=3,
         ),
     }
+    if (second := atlas.second_regions) is not None:
+        sheets["both_definitions"] = sheet([both(z_mm, second) for z_mm in BOTH_PLANES_MM], columns=4)
+    return sheets
 
 
 def draw_on_head(dicom_folder: Path, atlas: Atlas) -> Image.Image:

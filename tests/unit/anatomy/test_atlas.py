@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -13,7 +14,14 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from strokecore.anatomy.atlas import ATLAS_FILES, DESCRIPTION_FILE, SHIPPED_FOLDER, Atlas, load_atlas
+from strokecore.anatomy.atlas import (
+    ATLAS_FILES,
+    DESCRIPTION_FILE,
+    SECOND_REGIONS_FILE,
+    SHIPPED_FOLDER,
+    Atlas,
+    load_atlas,
+)
 from strokecore.anatomy.head_model import HeadClass
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP, GANGLIONIC, REGION_NAMES, RegionId
 from strokecore.arrays import dice
@@ -21,12 +29,12 @@ from strokecore.atlas_tools import definitions
 from strokecore.errors import ModelPackageError
 
 # Plausible volumes per hemisphere in ml: caudate and lentiform of adults are 3-5 and 5-8 ml, and MNI152 is a
-# little larger than the average adult.
+# quarter to a third larger than the average adult.
 VOLUME_ML = {
     "C": (3, 6),
-    "L": (5, 9),
-    "IC": (4, 9),
-    "I": (6, 12),
+    "L": (7, 10),
+    "IC": (3, 9),
+    "I": (8, 16),
     **dict.fromkeys(("M1", "M2", "M3", "M4", "M5", "M6"), (15, 70)),
 }
 
@@ -38,9 +46,33 @@ YARDSTICK_SHIFT_MM = (2.04, -0.76, 1.56)
 YARDSTICK_SCALE = 1.09
 
 
+# The smaller volume that a person's region has where MNI152 holds 1 ml, and what a call needs at least.
+PERSON_SHARE = 0.7
+MEASURABLE_ML = 1.5
+
+# Dice of the two definitions: what two honest readers share (docs/atlas.md).
+SHARED = {
+    "C": (0.65, 0.85),
+    "L": (0.75, 0.90),
+    "IC": (0.65, 0.85),
+    "I": (0.75, 0.90),
+    **dict.fromkeys(("M1", "M2"), (0.75, 0.90)),
+    **dict.fromkeys(("M3", "M4", "M5", "M6"), (0.65, 0.85)),
+}
+
+
 @pytest.fixture(scope="module")
 def atlas() -> Atlas:
     return load_atlas()
+
+
+@pytest.fixture(scope="module", params=["first", "second"])
+def definition(request: pytest.FixtureRequest, atlas: Atlas) -> Atlas:
+    """The atlas with one of its two definitions as its regions."""
+    if request.param == "first":
+        return atlas
+    assert atlas.second_regions is not None
+    return dataclasses.replace(atlas, regions=atlas.second_regions)
 
 
 def mask(atlas: Atlas, name: str, side: str = "left") -> npt.NDArray[np.bool_]:
@@ -65,31 +97,41 @@ def test_grid_is_symmetric_and_all_volumes_share_it(atlas: Atlas) -> None:
         assert not volume.flags.writeable
 
 
-def test_left_and_right_mirror_each_other_exactly(atlas: Atlas) -> None:
+def test_left_and_right_mirror_each_other_exactly(definition: Atlas) -> None:
     swapped = np.zeros(21, dtype=np.uint8)
     for region in ALL_REGIONS:
         swapped[region.label] = region.mirror.label
-    assert np.array_equal(swapped[atlas.regions[:, :, ::-1]], atlas.regions)
-    assert np.array_equal(atlas.template_hu[:, :, ::-1], atlas.template_hu)
+    assert np.array_equal(swapped[definition.regions[:, :, ::-1]], definition.regions)
+    assert np.array_equal(definition.template_hu[:, :, ::-1], definition.template_hu)
 
 
 @pytest.mark.parametrize("region", ALL_REGIONS, ids=str)
-def test_region_lies_wholly_on_its_side_with_a_plausible_volume(atlas: Atlas, region: RegionId) -> None:
-    inside = mask(atlas, region.name, region.side)
-    x = points_mm(atlas, inside)[:, 0]
+def test_region_lies_wholly_on_its_side_with_a_plausible_volume(definition: Atlas, region: RegionId) -> None:
+    inside = mask(definition, region.name, region.side)
+    x = points_mm(definition, inside)[:, 0]
     assert (x > 0).all() if region.side == "left" else (x < 0).all()
     low, high = VOLUME_ML[region.name]
-    assert low <= inside.sum() * np.prod(atlas.spacing_mm) / 1000 <= high
+    assert low <= inside.sum() * np.prod(definition.spacing_mm) / 1000 <= high
+    tissue_ml = (inside & (definition.csf < 0.5)).sum() * np.prod(definition.spacing_mm) / 1000
+    assert tissue_ml * PERSON_SHARE >= MEASURABLE_ML
 
 
 @pytest.mark.parametrize("name", REGION_NAMES)
-def test_region_is_brain_in_one_piece(atlas: Atlas, name: str) -> None:
-    inside = mask(atlas, name)
-    assert atlas.intracranial[inside].all()
-    assert atlas.csf[inside].mean() < 0.12
+def test_region_is_brain_in_one_piece(definition: Atlas, name: str) -> None:
+    inside = mask(definition, name)
+    assert definition.intracranial[inside].all()
+    assert definition.csf[inside].mean() < 0.12
     parts, count = ndimage.label(inside, np.ones((3, 3, 3)))
     sizes = ndimage.sum_labels(inside, parts, range(1, count + 1))
     assert sizes.max() >= 0.98 * inside.sum()
+
+
+@pytest.mark.parametrize("name", REGION_NAMES)
+def test_second_definition_differs_as_two_readers_do(atlas: Atlas, name: str) -> None:
+    assert atlas.second_regions is not None
+    second = np.asarray(atlas.second_regions == RegionId(name, "left").label)
+    low, high = SHARED[name]
+    assert low <= dice(mask(atlas, name), second) <= high
 
 
 def test_grey_and_white_structures_are_what_they_should_be(atlas: Atlas) -> None:
@@ -124,15 +166,16 @@ def test_cortical_regions_follow_each_other_from_front_to_back(atlas: Atlas) -> 
 @pytest.mark.parametrize(("lower", "upper"), [("M1", "M4"), ("M2", "M5"), ("M3", "M6")])
 def test_supraganglionic_regions_stand_directly_above(atlas: Atlas, lower: str, upper: str) -> None:
     below, above = (points_mm(atlas, mask(atlas, name)) for name in (lower, upper))
-    assert below[:, 2].max() < definitions.LEVEL_BORDER_MM <= above[:, 2].min()
-    assert abs(below[:, 1].mean() - above[:, 1].mean()) < 12
+    assert below[:, 2].max() < definitions.FIRST.level_border_mm <= above[:, 2].min()
+    # the front of the brain recedes as the slices rise, and M4 with it
+    assert abs(below[:, 1].mean() - above[:, 1].mean()) < 15
 
 
 def test_each_level_gives_at_least_two_thick_slices(atlas: Atlas) -> None:
     bottom, border, top = (
-        definitions.GANGLIONIC_BOTTOM_MM,
-        definitions.LEVEL_BORDER_MM,
-        definitions.SUPRAGANGLIONIC_TOP_MM,
+        definitions.FIRST.ganglionic_bottom_mm,
+        definitions.FIRST.level_border_mm,
+        definitions.FIRST.supraganglionic_top_mm,
     )
     assert min(border - bottom, top - border) >= 6 * 5.0
     for name in DEEP:
@@ -199,10 +242,11 @@ def test_deep_nuclei_agree_with_the_yardstick(atlas: Atlas, shared_data: Path) -
         )
         for transform in (yardstick_transform().GetInverse(), sitk.Transform())
     )
-    for name, value in (("C", 1), ("L", 2)):
+    # The least Dice with the unmoved file is what the yardstick, moved, has with itself; our L also holds the
+    # external capsule.
+    for name, value, least in (("C", 1, 0.60), ("L", 2, 0.55)):
         assert dice(mask(atlas, name), moved == value) >= 0.75
-        # as much as the yardstick, moved, has with itself
-        assert dice(mask(atlas, name), unmoved == value) >= 0.60
+        assert dice(mask(atlas, name), unmoved == value) >= least
     assert (mask(atlas, "IC") & (moved == 3)).sum() < 0.1 * mask(atlas, "IC").sum()
 
 
@@ -260,20 +304,38 @@ def test_changed_content_changes_the_hash(atlas: Atlas, own_folder: Path) -> Non
     assert load_atlas(own_folder).sha256 != atlas.sha256
 
 
-def test_swapped_sides_are_refused(own_folder: Path) -> None:
-    rewrite(own_folder / ATLAS_FILES["regions"], lambda labels: np.ascontiguousarray(labels[:, :, ::-1]))
-    with pytest.raises(ModelPackageError, match="other side"):
+def test_an_atlas_without_a_second_definition_is_another_one(atlas: Atlas, own_folder: Path) -> None:
+    (own_folder / SECOND_REGIONS_FILE).unlink()
+    own = load_atlas(own_folder)
+    assert own.second_regions is None
+    assert np.array_equal(own.regions, atlas.regions)
+    assert own.sha256 != atlas.sha256
+
+
+@pytest.mark.parametrize("file", [ATLAS_FILES["regions"], SECOND_REGIONS_FILE])
+def test_swapped_sides_are_refused(own_folder: Path, file: str) -> None:
+    rewrite(own_folder / file, lambda labels: np.ascontiguousarray(labels[:, :, ::-1]))
+    with pytest.raises(ModelPackageError, match=f"{file}.*other side"):
         load_atlas(own_folder)
 
 
-def test_missing_and_unknown_labels_are_named(own_folder: Path) -> None:
-    rewrite(own_folder / ATLAS_FILES["regions"], lambda labels: np.where(labels == 4, 33, labels))
-    with pytest.raises(ModelPackageError, match=r"\[4\].*\[33\]"):
+@pytest.mark.parametrize("file", [ATLAS_FILES["regions"], SECOND_REGIONS_FILE])
+def test_missing_and_unknown_labels_are_named(own_folder: Path, file: str) -> None:
+    rewrite(own_folder / file, lambda labels: np.where(labels == 4, 33, labels))
+    with pytest.raises(ModelPackageError, match=rf"{file}.*\[4\].*\[33\]"):
         load_atlas(own_folder)
 
 
-def test_volume_on_another_grid_is_refused(own_folder: Path) -> None:
-    path = own_folder / ATLAS_FILES["grey"]
+@pytest.mark.parametrize("file", [ATLAS_FILES["regions"], SECOND_REGIONS_FILE])
+def test_a_damaged_file_is_refused(own_folder: Path, file: str) -> None:
+    (own_folder / file).write_bytes(b"no image")
+    with pytest.raises(ModelPackageError, match=f"{file} could not be read"):
+        load_atlas(own_folder)
+
+
+@pytest.mark.parametrize("file", [ATLAS_FILES["grey"], SECOND_REGIONS_FILE])
+def test_volume_on_another_grid_is_refused(own_folder: Path, file: str) -> None:
+    path = own_folder / file
     image = sitk.ReadImage(str(path))
     image.SetOrigin((1.0, 2.0, 3.0))
     sitk.WriteImage(image, str(path))

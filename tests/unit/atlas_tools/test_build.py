@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from strokecore.anatomy.atlas import ATLAS_FILES, SHIPPED_FOLDER
+from strokecore.anatomy.atlas import ATLAS_FILES, SECOND_REGIONS_FILE, SHIPPED_FOLDER
 
 
 def test_build_gives_the_shipped_bytes(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_build_gives_the_shipped_bytes(tmp_path: Path) -> None:
     from strokecore.atlas_tools.build import build
 
     build(tmp_path)
-    for name in ATLAS_FILES.values():
+    for name in (*ATLAS_FILES.values(), SECOND_REGIONS_FILE):
         assert sitk_content(tmp_path / name) == sitk_content(SHIPPED_FOLDER / name), name
 
 
