@@ -89,13 +89,15 @@ def score_folder(
 
     Raises
     ------
-    UsageError: an engine or series that is not available.
+    UsageError: an engine or series that is not available, a region cut that is none.
     ModelPackageError: a damaged atlas or model package.
     """
     config = config or ScoringConfig()
-    scorer = Scorer(config, select_engine(config), load_atlas(config.atlas))
+    atlas = load_atlas(config.atlas)
+    software = SoftwareInfo.of(config, atlas.sha256)
+    scorer = Scorer(config, select_engine(config), atlas)
     known = blank_result(
-        SoftwareInfo.of(config, scorer.atlas.sha256),
+        software,
         content_datetime,
         supersedes,
         model_info(scorer.engine),

@@ -65,11 +65,12 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, a region cut that is none, or an output folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()
     engine, atlas = select_engine(config), load_atlas(config.atlas)
+    software = SoftwareInfo.of(config, atlas.sha256)
     folders = [case.folder.resolve() for case in cases if case.folder is not None]
     if any(out.resolve().is_relative_to(folder.parent) for folder in folders):
         raise UsageError("The output folder lies among the cases, where it would be taken for one; move it.")
@@ -83,7 +84,7 @@ def evaluate(
         date=datetime.now(UTC).date().isoformat(),
         workers=workers,
         model=model_info(engine),
-        software=SoftwareInfo.of(config, atlas.sha256),
+        software=software,
     )
     (out / REGION_CUT_FILE).unlink(missing_ok=True)  # of an earlier study in this folder
     write_cases(outcomes, out)

@@ -219,7 +219,10 @@ def _inside(points, middle, half):
 
 
 def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True) -> Result:
-    """ASPECTS right 7 (I, M1, M2), left 9 with M6 not assessed; 10 and 10 where ``affected`` is False."""
+    """ASPECTS right 7 (I, M1, M2), left 9 with M6 not assessed; 10 and 10 where ``affected`` is False.
+
+    Borderline: right M2, which counts, and right M3 and left IC, which do not.
+    """
     positive = {("I", "right"), ("M1", "right"), ("M2", "right")} if affected else set()
     findings = []
     for region in ALL_REGIONS:
@@ -248,6 +251,11 @@ def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True)
             mean_hu=None,
             contralateral_difference_hu=None,
         )
+        doubts = {("M2", "right"): {}, ("M3", "right"): {"reason": "not_outlined"}, ("IC", "left"): {}}
+        findings = [
+            replace(f, borderline=True, **doubts[f.name, f.side]) if (f.name, f.side) in doubts else f
+            for f in findings
+        ]
     result = Result(
         status="scored",
         aspects={
