@@ -65,7 +65,8 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that is not available, a region cut that is none, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, a region cut that is none, or an output
+        folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()

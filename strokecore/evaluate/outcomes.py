@@ -45,7 +45,7 @@ class Outcome:
     flags: codes of everything the node said about the scan's quality.
     probability: UNASSESSED_PROBABILITY where a region was not assessed.
     affected: called affected; False where a region was not assessed.
-    assessed: whether each region was judged; all False where the case was not processed or its score withheld.
+    assessed: whether each region was judged; all False where the case was refused or its score withheld.
     scores: ASPECTS by side, None when there is none.
     side: the affected side, None when there is none.
     infarct_ml: by side, None when the case was not processed.

@@ -78,7 +78,9 @@ class RealHead:
 def real_cases(first_seed: int, limit: int | None) -> list[RealCase]:
     """PER_DEPTH infarcts of each depth, original and mirror image by turns, and both without infarct."""
     per_depth = PER_DEPTH if limit is None else min(limit, PER_DEPTH)
-    found = [RealCase(f"real-{first_seed + mirror}", first_seed + mirror, bool(mirror), None) for mirror in (0, 1)]
+    found = [
+        RealCase(f"real-{first_seed + mirror}", first_seed + mirror, bool(mirror), None) for mirror in (0, 1)
+    ]
     for number in range(per_depth * len(DEPTHS_HU)):
         seed = first_seed + 2 + number
         mirror = bool(number // len(DEPTHS_HU) % 2)
@@ -156,7 +158,9 @@ def registered_regions(series: Series, masks: Path) -> UInt8Array:
     for region in ALL_REGIONS:
         name = _MASK_NAMES.get(region.name, region.name)
         mask = sitk.ReadImage(str(masks / f"MNI152_{name}_{region.side[0].upper()}.nii.gz"), sitk.sitkFloat32)
-        inside = sitk.GetArrayFromImage(sitk.Resample(sitk.DICOMOrient(mask, "LPS"), fixed, whole, sitk.sitkLinear, 0.0))
+        inside = sitk.GetArrayFromImage(
+            sitk.Resample(sitk.DICOMOrient(mask, "LPS"), fixed, whole, sitk.sitkLinear, 0.0)
+        )
         inside = inside / max(float(inside.max()), 1e-6)
         labels[inside > share] = region.label
         share = np.maximum(share, inside)
@@ -203,7 +207,7 @@ def _above_floor(image: sitk.Image) -> sitk.Image:
 
 
 def _brain_alone(image: sitk.Image, brain: sitk.Image) -> sitk.Image:
-    """Brain and fluid between _WINDOW_HU, 0 around them: both images are in HU, and the skull is in neither."""
+    """Brain and fluid between _WINDOW_HU, 0 around them: both images are in HU, the skull is in neither."""
     brain.CopyInformation(image)
     window = sitk.Clamp(image, lowerBound=_WINDOW_HU[0], upperBound=_WINDOW_HU[1])
     return sitk.Cast(sitk.Mask(window, brain), sitk.sitkFloat32)
@@ -297,7 +301,8 @@ def _drop(head: RealHead, case: RealCase) -> Float32Array:
 def _half(points: npt.NDArray[np.float32], regions: UInt8Array, side: Side) -> BoolArray:
     """Voxels of one hemisphere: nearer to its regions' mean than to the other's, along x."""
     means = {
-        s: float(points[np.isin(regions, [r.label for r in ALL_REGIONS if r.side == s])][:, 0].mean()) for s in SIDES
+        s: float(points[np.isin(regions, [r.label for r in ALL_REGIONS if r.side == s])][:, 0].mean())
+        for s in SIDES
     }
     middle = (means["left"] + means["right"]) / 2
     x = points[..., 0]

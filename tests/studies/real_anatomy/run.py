@@ -52,11 +52,15 @@ def run_case(case: StudyCase, out: Path, second_atlas: Path) -> None:
         write_dicom(to, spec, head.hu, head.geometry)
 
     spacing_mm = (head.geometry.thickness_mm, head.geometry.pixel_mm, head.geometry.pixel_mm)
-    score_and_keep(images, folder, lambda results: fit(results, head.regions, head.geometry.positions_mm, spacing_mm))
+    score_and_keep(
+        images, folder, lambda results: fit(results, head.regions, head.geometry.positions_mm, spacing_mm)
+    )
 
 
 def score_and_keep(
-    write_images: Callable[[Path], None], folder: Path, measure: Callable[[Path], dict[str, Any]] | None = None
+    write_images: Callable[[Path], None],
+    folder: Path,
+    measure: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Write images to scratch, run ``strokecore score`` on them, and keep result, picture and ``measure``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +116,7 @@ def fit(
     return found
 
 
-def placed_regions(
-    path: Path, shape: tuple[int, ...], positions_mm: npt.NDArray[np.float64]
-) -> UInt8Array:
+def placed_regions(path: Path, shape: tuple[int, ...], positions_mm: npt.NDArray[np.float64]) -> UInt8Array:
     """The node's regions.dcm on the voxels of the scan, RegionId.label; uint8 [k, j, i]."""
     segmentation = pydicom.dcmread(path)
     labels = {f"{region.name} {region.side}": region.label for region in ALL_REGIONS}
@@ -145,4 +147,3 @@ def border_error_mm(mine: BoolArray, true: BoolArray, spacing_mm: tuple[float, f
         border = other & ~ndimage.binary_erosion(other)
         distances.append(ndimage.distance_transform_edt(~border, sampling=step_mm)[edge])
     return round(float(np.concatenate(distances).mean()), 2)
-
