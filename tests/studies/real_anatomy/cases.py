@@ -13,6 +13,7 @@ from strokecore.anatomy.regions import SIDES
 from strokecore.evaluate.figures import PLAIN
 from strokecore.evaluate.truth import Split, Truth, split_of
 from strokecore.simulate import CONFOUNDERS, SampleSpec, random_person_spec
+from strokecore.simulate.spec import BloodPlace
 
 # Whose anatomy may be looked at for what; 11 and 12 stay unopened.
 PERSON_SPLIT: Final[dict[str, Split]] = {
@@ -31,7 +32,7 @@ _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
 _NORMALS_PER_CONFOUNDER: Final = 10
 # Place, smallest and largest volume, how many.
-_BLEEDS: Final = (
+_BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
     ("parenchymal", 5.0, 5.0, 20),
     ("parenchymal", 1.0, 1.0, 20),
     ("subdural", 10.0, 40.0, 16),
