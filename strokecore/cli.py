@@ -140,7 +140,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from strokecore.evaluate.evaluation import evaluate
     from strokecore.evaluate.table import print_study
 
-    cases = find_cases(options.cases, options.delta_hu, options.normals)
+    cases = find_cases(options.cases, options.delta_hu, options.normals, options.anatomy)
     cases = of_one_split(cases, options.split, mixed=options.mixed_splits)
     columns = (TextColumn("cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -359,7 +359,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mixed-splits", action="store_true", help="allow cases of several splits")
     evaluate.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one case; 300")
     evaluate.add_argument(
-        "--delta-hu", type=float, default=5.0, help="depth of simulated infarcts in grey matter; 5"
+        "--anatomy",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="LABELS",
+        help="make the simulated heads from this person's label map; several take turns",
+    )
+    evaluate.add_argument(
+        "--delta-hu",
+        type=float,
+        help="depth of simulated infarcts in grey matter; 5, or with --anatomy 2, 3, 5 and 8 drawn",
     )
     evaluate.add_argument(
         "--normals", type=int, metavar="N", help="simulated heads without infarct, the last N; a third"
