@@ -10,7 +10,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONI
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-from strokecore.scoring.decision import GROUPS, Decision, Normal, Weights
+from strokecore.scoring.decision import GROUPS, Company, Decision, Normal, Weights
 
 SHAPE = (40, 100, 121)
 SPACING_MM = (2.0, 2.0, 1.0)
@@ -69,4 +69,5 @@ def plain_decision(threshold: float = 0.5) -> Decision:
         normal=dict.fromkeys(REGION_NAMES, Normal(1.0, 1.0, 1.0, 0.0, 0.0)),
         weights=dict.fromkeys(GROUPS.values(), weights),
         alone=dict.fromkeys(GROUPS.values(), Weights(-7.5, 0.0, 0.0, 2.5)),
+        company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.0, 0.0)),
     )
