@@ -68,6 +68,7 @@ def _score(options: argparse.Namespace) -> int:
         engine=options.engine,
         model=options.model,
         atlas=options.atlas,
+        region_cut=options.region_cut,
         withhold_on_blood=not options.score_despite_blood,
         minimum_age_years=options.minimum_age,
     )
@@ -107,6 +108,14 @@ def _score(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     from strokecore.simulate import parse_affected, random_spec, write_sample
 
+    base, changes = None, {}
+    if options.anatomy is not None:
+        from strokecore.simulate.people import load_person
+
+        base = load_person(options.anatomy, options.second_atlas)
+        changes = {"anatomy": base.anatomy, "definition": options.definition}
+    elif options.second_atlas is not None or options.definition != "atlas":
+        raise UsageError("--second-atlas and --definition belong to --anatomy; give a label map as well.")
     spec = random_spec(
         options.seed,
         affected=parse_affected(options.affected),
@@ -114,8 +123,9 @@ def _sample(options: argparse.Namespace) -> int:
         thickness_mm=options.thickness,
         tilt_deg=options.tilt,
         blood_ml=options.blood_ml,
+        **changes,
     )
-    folder = write_sample(options.out, spec)
+    folder = write_sample(options.out, spec, base)
     files = len(list(folder.glob("*.dcm")))
     print(f"{files} slices of a simulated head CT in {folder}; the truth is in {folder / 'truth'}")
     return EXIT_OK
@@ -130,14 +140,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from strokecore.evaluate.evaluation import evaluate
     from strokecore.evaluate.table import print_study
 
-    cases = find_cases(options.cases, options.delta_hu, options.normals)
+    cases = find_cases(options.cases, options.delta_hu, options.normals, options.anatomy)
     cases = of_one_split(cases, options.split, mixed=options.mixed_splits)
     columns = (TextColumn("cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("cases", total=len(cases))
         record = evaluate(
             cases,
-            ScoringConfig(engine=options.engine, model=options.model),
+            ScoringConfig(engine=options.engine, model=options.model, region_cut=options.region_cut),
             options.out,
             command=options.command,
             workers=options.workers,
@@ -292,6 +302,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     score.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
     score.add_argument("--atlas", type=Path, help="folder of the site's own atlas")
+    score.add_argument(
+        "--region-cut", type=Path, metavar="FILE", help="the site's own decision point, as JSON"
+    )
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
     score.add_argument("--minimum-age", type=int, default=18, metavar="YEARS", help="refuse younger patients")
     score.add_argument("--score-despite-blood", action="store_true", help="do not withhold the score")
@@ -309,6 +322,21 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--thickness", type=float, default=5.0, help="slice thickness in mm")
     sample.add_argument("--tilt", type=float, default=0.0, help="gantry tilt in degrees")
     sample.add_argument("--blood-ml", type=float, default=0.0, help="volume of a haemorrhage")
+    sample.add_argument(
+        "--anatomy", type=Path, metavar="LABELS.nii.gz", help="make a real person's head, from a label map"
+    )
+    sample.add_argument(
+        "--definition",
+        choices=("atlas", "second", "between"),
+        default="atlas",
+        help="whose region borders are that person's truth; %(default)s",
+    )
+    sample.add_argument(
+        "--second-atlas",
+        type=Path,
+        metavar="DIR",
+        help="masks of the second definition, MNI152_M1_L.nii.gz ...",
+    )
     sample.set_defaults(run=_sample)
 
     evaluate = commands.add_parser("evaluate", help="how good the node is on cases with known truth")
@@ -321,6 +349,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="folder for figures, tables and pictures")
     evaluate.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     evaluate.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
+    evaluate.add_argument(
+        "--region-cut", type=Path, metavar="FILE", help="a decision point to be tried, as JSON"
+    )
     evaluate.add_argument("--workers", type=int, default=1, help="cases scored at the same time; 1")
     evaluate.add_argument(
         "--split", choices=("tune", "validate", "test"), help="only the cases of this split"
@@ -328,7 +359,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mixed-splits", action="store_true", help="allow cases of several splits")
     evaluate.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for one case; 300")
     evaluate.add_argument(
-        "--delta-hu", type=float, default=5.0, help="depth of simulated infarcts in grey matter; 5"
+        "--anatomy",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="LABELS",
+        help="make the simulated heads from this person's label map; several take turns",
+    )
+    evaluate.add_argument(
+        "--delta-hu",
+        type=float,
+        help="depth of simulated infarcts in grey matter; 5, or with --anatomy 2, 3, 5 and 8 drawn",
     )
     evaluate.add_argument(
         "--normals", type=int, metavar="N", help="simulated heads without infarct, the last N; a third"

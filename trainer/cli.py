@@ -65,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_simulated(options: argparse.Namespace) -> int:
-    from trainer.prepare.simulated import parse_seeds, prepare_simulated
+    from trainer.prepare.simulated import find_anatomies, parse_seeds, prepare_simulated
 
     seeds = parse_seeds(options.seeds)
-    return _prepared(prepare_simulated(options.out, options.n, seeds, options.workers), options.n)
+    anatomies = None
+    if options.anatomies is not None:
+        anatomies = find_anatomies(options.anatomies, options.persons, options.second_atlas)
+    return _prepared(prepare_simulated(options.out, options.n, seeds, options.workers, anatomies), options.n)
 
 
 def _prepare_aisd(options: argparse.Namespace) -> int:
@@ -163,20 +166,31 @@ def _ablate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from trainer.export import export
 
-    try:
-        note = options.card_note.read_text("utf-8") if options.card_note else ""
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{options.card_note} cannot be read as text ({type(error).__name__}).") from error
     folder = export(
         options.run_folder,
         options.out,
         options.data,
         joined=options.join_weight_free,
-        note=note,
+        note=_card_note(options),
         typed=options.typed,
     )
     _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
     return EXIT_OK
+
+
+def _refit(options: argparse.Namespace) -> int:
+    from trainer.export import refit
+
+    folder = refit(options.model, options.out, options.data, note=_card_note(options))
+    _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
+    return EXIT_OK
+
+
+def _card_note(options: argparse.Namespace) -> str:
+    try:
+        return str(options.card_note.read_text("utf-8")) if options.card_note else ""
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{options.card_note} cannot be read as text ({type(error).__name__}).") from error
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -275,6 +289,17 @@ def _parser() -> argparse.ArgumentParser:
         help="add the graphs that TensorRT runs in bf16 and fp16",
     )
     export.set_defaults(run=_export)
+
+    refit = commands.add_parser(
+        "refit", help="fit a package's thresholds and weights anew after an update of strokecore"
+    )
+    refit.add_argument("model", type=Path, metavar="MODEL")
+    refit.add_argument("out", type=Path, metavar="OUT")
+    refit.add_argument("--data", type=Path, required=True, metavar="DATA", help="prepared by this version")
+    refit.add_argument(
+        "--card-note", type=Path, metavar="FILE", help="Markdown for the end of the model card"
+    )
+    refit.set_defaults(run=_refit)
     return parser
 
 
@@ -289,6 +314,21 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="1000..29999",
         metavar="A..B",
         help="0-9999 train, 10000-19999 validate, 20000-29999 test; %(default)s",
+    )
+    simulated.add_argument(
+        "--anatomies",
+        type=Path,
+        metavar="DIR",
+        help="make real people's heads, from this folder's label maps",
+    )
+    simulated.add_argument(
+        "--persons",
+        default="*",
+        metavar="01,02",
+        help="which of them: ends of names, or a pattern; keep those of each split apart; %(default)s",
+    )
+    simulated.add_argument(
+        "--second-atlas", type=Path, metavar="DIR", help="masks of a second definition of the regions"
     )
     simulated.set_defaults(run=_prepare_simulated)
 

@@ -19,12 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.evaluate import statistics as st
+from strokecore.evaluate.calibration import REGION_CUT_FILE, region_cut, write_region_cut
 from strokecore.evaluate.cases import Case
 from strokecore.evaluate.figures import side_answer, summarise
 from strokecore.evaluate.outcomes import TIMEOUT_S, Outcome, Scorer, run_study
@@ -65,11 +65,13 @@ def evaluate(
 
     Raises
     ------
-    UsageError: a missing extra, an engine that is not available, or an output folder among the cases.
+    UsageError: a missing extra, an engine that is not available, a region cut that is none, or an output
+        folder among the cases.
     ModelPackageError: a damaged atlas or model package.
     """
     _require_extras()
     engine, atlas = select_engine(config), load_atlas(config.atlas)
+    software = SoftwareInfo.of(config, atlas.sha256)
     folders = [case.folder.resolve() for case in cases if case.folder is not None]
     if any(out.resolve().is_relative_to(folder.parent) for folder in folders):
         raise UsageError("The output folder lies among the cases, where it would be taken for one; move it.")
@@ -83,11 +85,14 @@ def evaluate(
         date=datetime.now(UTC).date().isoformat(),
         workers=workers,
         model=model_info(engine),
-        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
+        software=software,
     )
+    (out / REGION_CUT_FILE).unlink(missing_ok=True)  # of an earlier study in this folder
     write_cases(outcomes, out)
     draw_all(outcomes, figures, out)
-    write_study(record, out)  # last: where it stands, the rest is complete
+    study = write_study(record, out)  # last of the figures: where it stands, the rest is complete
+    if record["region_cut"] is not None:
+        write_region_cut(study, record)
     return record
 
 
@@ -112,6 +117,7 @@ def study_record(
         "model": asdict(model),
         "cases_from": _origin(outcomes),
         "figures": figures,
+        "region_cut": region_cut(outcomes),
         "region_order": list(REGION_KEYS),
         "cases": [_case(outcome) for outcome in outcomes],
     }
@@ -155,10 +161,11 @@ def compare(first: Path, second: Path, draws: int = st.BOOTSTRAP_DRAWS) -> Compa
     ):
         raise UsageError("The two studies are not of the same cases; evaluate both on the same folder.")
     truth = np.array([case["truth"] for case in a], bool)
+    judged = np.array([case.get("judged", np.ones_like(case["truth"])) for case in a], bool)
     counts = st.draw_patients(len(a), draws)
     values, drawn = [], []
     for cases in (a, b):
-        probability = np.array([case["probability"] for case in cases], float)
+        probability = np.where(judged, [case["probability"] for case in cases], np.nan)
         values.append(st.auc(truth, probability))
         drawn.append(st.auc_draws(truth, probability, counts))
     return Comparison(
@@ -203,11 +210,21 @@ def _case(outcome: Outcome) -> dict[str, Any]:
         "flags": list(outcome.flags),
         "digest": outcome.digest,
         "truth": [int(value) for value in outcome.truth.regions],
+        "judged": [int(value) for value in outcome.truth.judged],
         "affected": [int(value) for value in outcome.affected],
+        "borderline": [int(value) for value in outcome.borderline],
         "assessed": [int(value) for value in outcome.assessed],
         "probability": [round(value, 6) for value in outcome.probability],
+        "difference_hu": outcome.difference_hu,
+        "observer_hu": outcome.truth.observer_hu,
+        "person": outcome.truth.person,
+        "delta_hu": outcome.truth.delta_hu,
+        "confounder": outcome.truth.confounder,
+        "true_blood": asdict(outcome.truth.blood) if outcome.truth.blood else None,
+        "blood": outcome.blood,
         "true_aspects": outcome.truth.scores,
         "aspects": outcome.scores,
+        "range": outcome.ranges,
         "true_side": outcome.truth.side,
         "side": outcome.side,
         "true_infarct_ml": outcome.truth.infarct_ml,
@@ -227,6 +244,9 @@ def _row(outcome: Outcome) -> dict[str, object]:
         "code": outcome.code,
         "detail": outcome.detail,
         "flags": _words(outcome.flags),
+        "person": truth.person,
+        "delta_hu": truth.delta_hu,
+        "confounder": truth.confounder,
     }
     for side in SIDES:
         row[f"true_aspects_{side}"] = truth.scores[side]
@@ -239,7 +259,8 @@ def _row(outcome: Outcome) -> dict[str, object]:
     for side in SIDES:
         row[f"true_infarct_ml_{side}"] = truth.infarct_ml and truth.infarct_ml[side]
         row[f"infarct_ml_{side}"] = outcome.infarct_ml and outcome.infarct_ml[side]
-    trio = list(zip(REGION_KEYS, truth.regions, outcome.affected, outcome.assessed, strict=True))
+    rows = zip(REGION_KEYS, truth.regions, outcome.affected, outcome.assessed, truth.judged, strict=True)
+    trio = [(key, true, called, seen) for key, true, called, seen, judged in rows if judged]
     return row | {
         "dice": outcome.dice,
         "mask_error": outcome.mask_error,

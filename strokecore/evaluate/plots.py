@@ -1,4 +1,4 @@
-"""The pictures of a study: ROC, Bland-Altman, confusion of the ASPECTS, and rates by region."""
+"""The pictures of a study: ROC, reliability, AUC by depth, Bland-Altman, confusion, rates by region."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 _DPI: Final = 120
 _INK, _SOFT, _WARM = "#1f4e79", "#9db7d1", "#b5541c"
+_COLOURS: Final = (_INK, _WARM, "#3d7a4e", "#8a5aa8")
 _SMALLEST_DOT, _LARGEST_DOT = 12.0, 500.0
 _NOTE: Final = "Research use only."
 
 
 def draw_all(outcomes: Sequence[Outcome], figures: dict[str, Any], folder: Path) -> list[Path]:
-    """Write roc.png, regions.png, bland_altman.png and aspects_confusion.png; returns the files."""
+    """Write a PNG of each picture; returns the files. by_depth.png only where infarcts of known depth are."""
     drawn = {
         "roc": roc(outcomes, figures),
         "regions": rates_by_region(figures),
         "bland_altman": bland_altman(outcomes, figures),
         "aspects_confusion": confusion(outcomes),
+        "reliability": reliability(figures),
     }
+    if figures["detection"]:
+        drawn["by_depth"] = auc_by_depth(figures)
     paths = []
     for name, figure in drawn.items():
         path = folder / f"{name}.png"
@@ -44,10 +48,12 @@ def draw_all(outcomes: Sequence[Outcome], figures: dict[str, Any], folder: Path)
 def roc(outcomes: Sequence[Outcome], figures: dict[str, Any]) -> Figure:
     """Region ROC over all cases, with the point at which the node decides."""
     figure, axes = _figure(5.2, 5.2)
+    judged = np.array([o.truth.judged for o in outcomes])
     truth = np.array([o.truth.regions for o in outcomes])
     found = figures["regions"]
-    if truth.any() and not truth.all():
-        false, true = st.roc_curve(truth, np.array([o.probability for o in outcomes]))
+    if (truth & judged).any() and (~truth & judged).any():
+        probability = np.array([o.probability for o in outcomes])
+        false, true = st.roc_curve(truth, np.where(judged, probability, np.nan))
         axes.plot(false, true, color=_INK, lw=1.8)
         # the decision also asks for a tall enough lesion, so its point need not lie on the curve
         point = (1 - found["specificity"]["value"], found["sensitivity"]["value"])
@@ -62,6 +68,58 @@ def roc(outcomes: Sequence[Outcome], figures: dict[str, Any]) -> Figure:
         aspect="equal",
         title=f"Regions: AUC {in_words(found['auc'])}",
     )
+    return figure
+
+
+def reliability(figures: dict[str, Any]) -> Figure:
+    """Share of regions that are affected against their probability; the area of a dot is how many."""
+    figure, axes = _figure(5.2, 5.2)
+    for (group, found), colour in zip(figures["calibration"].items(), _COLOURS, strict=True):
+        bins = found["reliability"]
+        if not bins:
+            continue
+        most = max(row["regions"] for row in bins)
+        x, y = ([row[key] for row in bins] for key in ("probability", "affected"))
+        error = found["expected_calibration_error"]["value"]
+        axes.plot(x, y, color=colour, lw=1.2, label=f"{group}: error {error:.3f}")
+        areas = [max(_SMALLEST_DOT, _LARGEST_DOT / 3 * row["regions"] / most) for row in bins]
+        axes.scatter(x, y, s=areas, color=colour, alpha=0.6, lw=0)
+    axes.plot([0, 1], [0, 1], color=_SOFT, lw=0.8, ls="--")
+    axes.set(
+        xlabel="the node's probability",
+        ylabel="share affected",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+        title="Reliability of the regions' probabilities",
+    )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def auc_by_depth(figures: dict[str, Any]) -> Figure:
+    """Region AUC by the infarct's depth: the node, its plain mirror difference, and the observer."""
+    figure, axes = _figure(6.4, 4.4)
+    depths = {float(name): row for name, row in figures["detection"].items() if name != "clear"}
+    lines = {"node": ("auc", _INK), "mirror difference": ("mirror", _WARM), "observer": ("observer", _SOFT)}
+    shift = 0.02 * max(depths)
+    for place, (label, (key, colour)) in enumerate(lines.items()):
+        found = {d: row["regions"]["all"].get(key) for d, row in depths.items()}
+        known = {d: e for d, e in found.items() if e is not None and e["value"] is not None}
+        if not known:
+            continue
+        x = [d + (place - 1) * shift for d in known]
+        axes.plot(x, [e["value"] for e in known.values()], "o-", color=colour, label=label, ms=5, lw=1.4)
+        for at, e in zip(x, known.values(), strict=True):
+            if e["low"] is not None:
+                axes.plot([at, at], [e["low"], e["high"]], color=colour, lw=1.0)
+    axes.set(ylim=(0.45, 1.02), xlabel="depth of the infarct in grey matter, HU", ylabel="region AUC")
+    axes.set_title("Detection limit: regions ranked by node, mirror difference and observer")
+    axes.set_xticks(list(depths), [f"{d:g}" for d in depths])
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", frameon=False)
     return figure
 
 

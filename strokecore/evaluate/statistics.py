@@ -27,6 +27,8 @@ INTERVAL: Final = (2.5, 97.5)
 ONE_SIDED: Final = 0.025
 # 95 % of a normal distribution lies within this many standard deviations.
 NORMAL_95: Final = 1.96
+# 1 - 0.95 is a little more than 0.05.
+_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,14 @@ def auc(truth: BoolArray, probability: Float64Array) -> float:
     """Area under the ROC curve, NaN when one class is empty; arrays of any equal shape.
 
     The probability that a positive ranks above a negative, ties counting half: the Mann-Whitney statistic
-    (Hanley & McNeil, Radiology 1982;143:29).
+    (Hanley & McNeil, Radiology 1982;143:29). Regions whose probability is NaN are left out.
     """
-    positives = int(truth.sum())
-    negatives = truth.size - positives
-    ranks = stats.rankdata(probability, axis=None)  # mean rank where tied
-    above = float(ranks[truth.ravel()].sum()) - positives * (positives + 1) / 2
+    known = np.isfinite(probability)
+    hit = truth[known]
+    positives = int(hit.sum())
+    negatives = hit.size - positives
+    ranks = stats.rankdata(probability[known])  # mean rank where tied
+    above = float(ranks[hit].sum()) - positives * (positives + 1) / 2
     return float(ratio(above, positives * negatives))
 
 
@@ -137,10 +141,13 @@ def auc_draws(truth: BoolArray, probability: Float64Array, counts: Counts) -> Fl
     """AUC of every bootstrap draw, float64 [draws]; ``truth`` and ``probability`` are [patients, regions].
 
     Each pair of patients contributes its pairs of a positive and a negative once, however often both are
-    drawn; so the draws need only the table of wins between patients.
+    drawn; so the draws need only the table of wins between patients. NaN is left out, as in auc.
     """
-    wins = np.stack([_wins(row[t], truth, probability) for t, row in zip(truth, probability, strict=True)])
-    positives, negatives = truth.sum(axis=1), (~truth).sum(axis=1)
+    known = np.isfinite(probability)
+    positive = truth & known
+    rows = zip(positive, probability, strict=True)
+    wins = np.stack([_wins(row[t], positive, probability) for t, row in rows])
+    positives, negatives = positive.sum(axis=1), (known & ~truth).sum(axis=1)
     drawn = counts.astype(np.float64)
     pairs = (drawn @ positives) * (drawn @ negatives)
     return np.asarray(ratio(((drawn @ wins) * drawn).sum(axis=1), pairs), np.float64)
@@ -192,17 +199,52 @@ def kappa(first: BoolArray, second: BoolArray) -> float:
 
 
 def roc_curve(truth: BoolArray, probability: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """False and true positive rates from (0, 0) to (1, 1), one point per distinct probability."""
-    order = np.argsort(-probability, axis=None, kind="stable")
-    hit, score = truth.ravel()[order], probability.ravel()[order]
+    """False and true positive rates from (0, 0) to (1, 1), one point per distinct probability but NaN."""
+    known = np.isfinite(probability)
+    truth, probability = truth[known], probability[known]
+    order = np.argsort(-probability, kind="stable")
+    hit, score = truth[order], probability[order]
     last = np.append(np.flatnonzero(np.diff(score)), score.size - 1)  # of each group of ties
     true = np.append(0, np.cumsum(hit)[last])
     false = np.append(0, np.cumsum(~hit)[last])
     return np.asarray(ratio(false, false[-1]), float), np.asarray(ratio(true, true[-1]), float)
 
 
+def sensitivity_at(
+    specificity: float, truth: BoolArray, probability: Float64Array, counts: Counts
+) -> Estimate:
+    """Highest sensitivity of a cut that leaves at least ``specificity``; arrays [patients, regions].
+
+    The cut is chosen on the very cases that it is judged by, as a point of their ROC curve is, and anew in
+    every draw. NaN is left out.
+    """
+    value = _sensitivity_at(specificity, truth, probability, np.ones((1, len(truth)), np.int64))[0]
+    several = len(truth) > 1
+    return estimate(value, _sensitivity_at(specificity, truth, probability, counts) if several else [])
+
+
+def _sensitivity_at(
+    specificity: float, truth: BoolArray, probability: Float64Array, counts: Counts
+) -> Float64Array:
+    """One sensitivity per draw, NaN where a draw has no positive or no negative."""
+    patient, region = np.nonzero(np.isfinite(probability))
+    score = probability[patient, region]
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # of each group of ties
+    hit, weight = truth[patient, region][order], counts[:, patient[order]]
+    nothing = np.zeros((len(counts), 1))  # the cut above every probability
+    true = np.hstack([nothing, np.cumsum(weight * hit, axis=1)[:, last]]) if score.size else nothing
+    false = np.hstack([nothing, np.cumsum(weight * ~hit, axis=1)[:, last]]) if score.size else nothing
+    allowed = ratio(false, false[:, -1:]) <= 1 - specificity + _ROUNDING
+    best = np.where(allowed, ratio(true, true[:, -1:]), 0.0).max(axis=1)
+    return np.where(false[:, -1] > 0, best, np.nan)
+
+
 def _wins(positive: Float64Array, truth: BoolArray, probability: Float64Array) -> Float64Array:
-    """How often ``positive`` probabilities beat the negatives of each patient, ties half; [patients]."""
+    """How often ``positive`` probabilities beat the negatives of each patient, ties half; [patients].
+
+    NaN is beaten by nothing.
+    """
     wins = np.zeros(len(truth))
     for value in positive:
         beaten = (probability < value) + 0.5 * (probability == value)

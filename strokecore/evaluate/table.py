@@ -18,7 +18,8 @@ def print_study(record: dict[str, Any], console: Console) -> None:
     """The headline figures, the regions, and every case that got no score."""
     figures = record["figures"]
     table = Table("figure", "value (95 % interval)", box=box.SIMPLE_HEAD)
-    for name, value in [*_cases(record), *_region_rates(figures), *_scores(figures), *_rest(figures)]:
+    parts = (_cases(record), _region_rates(figures), _depths(figures), _scores(figures), _rest(figures))
+    for name, value in (row for part in parts for row in part):
         table.add_row(escape(name), escape(value))
     console.print(table)
     console.print(_by_name(figures["regions"]["by_name"]))
@@ -26,6 +27,11 @@ def print_study(record: dict[str, Any], console: Console) -> None:
         if case["status"] != "scored":
             detail = f" ({case['detail']})" if case["detail"] else ""
             console.print(escape(f"{case['name']}: {case['status']}, {case['code']}{detail}"), style="yellow")
+    if cut := record["region_cut"]:
+        console.print(
+            f"Region cut: {cut['threshold']:g} keeps {cut['kept']:.0%} of "
+            f"{cut['hemispheres_without_infarct']} hemispheres without infarct at 10 (region_cut.json)."
+        )
     console.print("Intervals are drawn over patients. Research use only.", style="dim")
 
 
@@ -35,7 +41,11 @@ def _cases(record: dict[str, Any]) -> Rows:
     seeds = f", seeds {origin['seeds'][0]}-{origin['seeds'][1]}" if origin["seeds"] else ""
     states = ", ".join(f"{count} {status}" for status, count in done["by_status"].items())
     return [
-        ("cases", f"{cases['all']}: {cases['with_infarct']} with infarct, {cases['without']} without"),
+        (
+            "cases",
+            f"{cases['all']}: {cases['with_infarct']} with infarct, {cases['without']} without"
+            + (f", {cases['with_blood']} with blood" if cases["with_blood"] else ""),
+        ),
         ("split", ", ".join(origin["splits"]) + seeds),
         ("engine", f"{model['name']} {model['version']} ({model['engine']}, {model['precision']})"),
         ("processed", f"{in_words(done['fraction'])}; {states}"),
@@ -44,14 +54,38 @@ def _cases(record: dict[str, Any]) -> Rows:
 
 def _region_rates(figures: dict[str, Any]) -> Rows:
     found = figures["regions"]
-    missing = found["not_assessed"]
+    missing, doubtful = found["not_assessed"], found["borderline"]
     return [
         ("region AUC", in_words(found["auc"])),
         ("  of cases with infarct", in_words(found["auc_cases_with_infarct"])),
         ("region sensitivity", in_words(found["sensitivity"])),
         ("region specificity", in_words(found["specificity"])),
         ("regions not assessed", f"{missing['affected']} affected, {missing['normal']} normal"),
+        ("regions borderline", f"{doubtful['affected']} affected, {doubtful['normal']} normal"),
+        ("calibration error", in_words(figures["calibration"]["all"]["expected_calibration_error"])),
     ]
+
+
+def _depths(figures: dict[str, Any]) -> Rows:
+    rows = []
+    for depth, row in figures["detection"].items():
+        found = row["regions"]["all"]
+        if depth == "clear":
+            rows.append(("sensitivity, at least 4 HU", in_words(found["sensitivity"])))
+            rows.append(("  at specificity 0.95", in_words(found["sensitivity_at_95"])))
+            continue
+        beside = [
+            f"{words} {found[key]['value']:.3f}" for key, words in _BESIDE.items() if _known(found, key)
+        ]
+        rows.append((f"region AUC, {depth} HU", "; ".join([in_words(found["auc"]), *beside])))
+    return rows
+
+
+_BESIDE = {"mirror": "mirror difference", "observer": "observer", "of_observer": "of the observer's"}
+
+
+def _known(figures: dict[str, Any], key: str) -> bool:
+    return key in figures and figures[key]["value"] is not None
 
 
 def _scores(figures: dict[str, Any]) -> Rows:
@@ -62,11 +96,16 @@ def _scores(figures: dict[str, Any]) -> Rows:
             (f"ASPECTS, {title}", f"{found['scored']} scored, {found['not_scored']} not"),
             ("  ICC(2,1)", in_words(found["icc_2_1"])),
             ("  bias", _bias(found["bland_altman"], "{:+.2f}")),
+            ("  mean absolute error", in_words(found["mean_absolute_error"], "{:.2f}")),
             ("  exact", in_words(found["exact"])),
             ("  within 1", in_words(found["within_1"])),
         ]
         for cut, figure in found["dichotomies"].items():
             rows += [(f"  {cut} {name}", in_words(figure[name])) for name in _DICHOTOMY]
+    limits = figures["aspects"]["range"]
+    if limits["hemispheres"]:
+        words = f"{in_words(limits['coverage'])}; {limits['width']['value']:.2f} points wide"
+        rows.append(("range holds the truth", words))
     return rows
 
 
@@ -86,6 +125,10 @@ def _rest(figures: dict[str, Any]) -> Rows:
                 f"{healthy['at_most_7']} score 7 or less, {healthy['not_scored']} not scored",
             )
         )
+    rows += [
+        (f"blood found: {kind}", f"{in_words(row['found'])} of {row['cases']}")
+        for kind, row in figures["blood"].items()
+    ]
     if volume["cases"]:
         rows.append(("infarct volume error, ml", _bias(volume["bland_altman"], "{:+.1f}")))
     overlap = figures["infarct_dice"]

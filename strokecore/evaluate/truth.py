@@ -57,6 +57,14 @@ class Simulator:
 
 
 @dataclass(frozen=True)
+class Blood:
+    """A haemorrhage that was drawn: where ("parenchymal", "subdural", ..) and how much, ml."""
+
+    place: str
+    ml: float
+
+
+@dataclass(frozen=True)
 class Truth:
     """What is true of one head.
 
@@ -66,6 +74,13 @@ class Truth:
     infarct_ml: volume of the acute infarct by side; None when not known.
     split: what the case may be used for; None when not said.
     seed, simulator: of a simulated case.
+    unjudged: regions of which so little is involved that neither answer is wrong; part of no region figure.
+    person: whose anatomy a simulated case has; None for the average head and for a hospital's cases.
+    delta_hu: depth of the simulated infarct; None without infarct or where it is not known.
+    observer_hu: this side minus the other in the true region, HU, as an observer who knows the region, the
+        density field and the noise would measure it, in ALL_REGIONS order; () when not known.
+    confounder: what in this head imitates or hides an infarct, "plain" for nothing; None when not said.
+    blood: None where none was drawn.
     """
 
     affected: frozenset[RegionId]
@@ -73,11 +88,34 @@ class Truth:
     split: Split | None = None
     seed: int | None = None
     simulator: Simulator | None = None
+    unjudged: frozenset[RegionId] = frozenset()
+    person: str | None = None
+    delta_hu: float | None = None
+    observer_hu: tuple[float | None, ...] = ()
+    confounder: str | None = None
+    blood: Blood | None = None
 
     @property
     def regions(self) -> tuple[bool, ...]:
         """Whether each region is affected, in ALL_REGIONS order."""
         return tuple(region in self.affected for region in ALL_REGIONS)
+
+    @property
+    def judged(self) -> tuple[bool, ...]:
+        """Whether each region counts in the figures, in ALL_REGIONS order."""
+        return tuple(region not in self.unjudged for region in ALL_REGIONS)
+
+    @property
+    def clean_sides(self) -> tuple[Side, ...]:
+        """The hemispheres without any infarct, counted or not, of a head without blood."""
+        touched = {region.side for region in self.affected | self.unjudged}
+        touched |= {side for side, ml in (self.infarct_ml or {}).items() if ml > 0}
+        return () if self.blood else tuple(side for side in SIDES if side not in touched)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the head has neither infarct nor blood."""
+        return len(self.clean_sides) == len(SIDES)
 
     @property
     def scores(self) -> dict[Side, int]:
@@ -142,15 +180,31 @@ def read_mask(case: Path, series: Series) -> BoolArray | None:
     return found
 
 
+def person_of(anatomy: str) -> str | None:
+    """The person of an anatomy: "person_07" of "person_07:1f0c.." and of "person_07.nii.gz"; None for ""."""
+    return anatomy.partition(":")[0].partition(".")[0] or None
+
+
 def _truth(record: dict[str, Any]) -> Truth:
-    seed = record["spec"]["seed"] if "spec" in record else None
+    spec = record.get("spec", {})
+    seed = spec.get("seed")
     made_by = record.get("simulator")
+    affected = frozenset(_affected(record))
+    rows = {RegionId(row["name"], row["side"]): row for row in record.get("regions", ())}
+    observer = tuple(rows[region].get("observer_difference_hu") for region in ALL_REGIONS if region in rows)
+    blood_ml = spec.get("blood_ml", 0.0)
     return Truth(
-        affected=frozenset(_affected(record)),
+        affected=affected,
         infarct_ml={s: float(record["infarct_ml"][s]) for s in SIDES} if "infarct_ml" in record else None,
         split=record.get("split") or (split_of(seed) if seed is not None else None),
         seed=seed,
         simulator=Simulator(made_by["version"], made_by["sha256"]) if made_by else None,
+        unjudged=frozenset(region for region, row in rows.items() if not row.get("judged", True)),
+        person=person_of(spec.get("anatomy", "")),
+        delta_hu=spec.get("delta_hu") if affected else None,
+        observer_hu=observer if any(value is not None for value in observer) else (),
+        confounder=record.get("confounder"),
+        blood=Blood(spec.get("blood_place", "parenchymal"), blood_ml) if blood_ml else None,
     )
 
 

@@ -36,6 +36,7 @@ class Head:
     grid: canonical grid, symmetric about the mid-sagittal plane.
     brain: tissue masks on the same grid.
     regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
+    second_regions: uint8 [z, y, x], the same by the atlas's second definition; all 0 where it has none.
     grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
         registered atlas.
     tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
@@ -49,6 +50,7 @@ class Head:
     grid: Grid
     brain: Brain
     regions: UInt8Array
+    second_regions: UInt8Array
     grey: Float32Array
     tissue: Float32Array
     covered: BoolArray
@@ -97,8 +99,9 @@ def canonical_head(
     with step("brain"):
         brain = segment_brain(hu, CANONICAL_GRID, covered)
         field = density_field(hu, brain, CANONICAL_GRID, covered)
+        flat = hu - field
     with step("register"):
-        registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
+        registration = register_atlas(flat, brain, CANONICAL_GRID, covered, atlas)
         warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
     return Head(
         hu=hu,
@@ -106,6 +109,7 @@ def canonical_head(
         grid=CANONICAL_GRID,
         brain=brain,
         regions=warped.regions,
+        second_regions=warped.second_regions,
         grey=warped.grey,
         tissue=warped.tissue,
         covered=covered,
@@ -131,6 +135,7 @@ def crop(head: Head, box: Box) -> Head:
         ),
         brain=Brain(**brain),
         regions=head.regions[box],
+        second_regions=head.second_regions[box],
         grey=head.grey[box],
         tissue=head.tissue[box],
         covered=head.covered[box],

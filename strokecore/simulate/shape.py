@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from strokecore.arrays import Float32Array, UInt8Array
-from strokecore.simulate.solids import HEAD_SPACING_MM, Point
+from strokecore.simulate.solids import Point
 
 # Grid of the individual head: finer than the atlas, and about the width of a soft kernel's point spread.
 FINE_MM: Final = 1.2
@@ -29,6 +29,15 @@ _FINE_SCALES_MM: Final = ((14.0, 1.5), (7.0, 0.9))
 _BOUNDARY_SCALES_MM: Final = ((16.0, 2.4), (8.0, 1.7))
 _AFFINE_SCALE_SD: Final = 0.03
 _AFFINE_SHEAR_SD: Final = 0.015
+# Ventricles are widened by a field of this spacing; the walls' normals are smoothed over the second, the
+# displacement fades over the third (half of a hemisphere's width) and ends this deep below the skull.
+_WIDENING_MM: Final = 2.0
+_WIDENING_SMOOTH_MM: Final = 2.0
+_WIDENING_REACH_MM: Final = 20.0
+_WIDENING_END_MM: Final = 15.0
+# A midline shift is largest at the third ventricle and septum and gone at the skull (x, y, z).
+_SHIFT_CENTRE_MM: Final = (0.0, 5.0, 12.0)
+_SHIFT_REACH_MM: Final = (34.0, 50.0, 32.0)
 # Petalia: the right frontal and left occipital poles reach further in most people.
 _PETALIA_MM: Final = (0.8, 0.6)  # mean, sd
 
@@ -100,10 +109,10 @@ def smooth_noise(
     field /= max(float(field.std()), 1e-6)
     if factor == 1:
         return np.asarray(field[tuple(slice(0, n) for n in shape)], np.float32)
-    return _enlarged(field, factor, shape)
+    return enlarged(field, factor, shape)
 
 
-def _enlarged(field: Float32Array, factor: int, shape: tuple[int, ...]) -> Float32Array:
+def enlarged(field: Float32Array, factor: int, shape: tuple[int, ...]) -> Float32Array:
     """Linear interpolation of ``field`` onto ``shape``, ``factor`` times finer, voxel [0, 0, 0] shared."""
     image = sitk.GetImageFromArray(field)
     image.SetSpacing([float(factor)] * field.ndim)
@@ -134,8 +143,11 @@ class Warp:
     brain: sitk.Transform
 
 
-def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
-    """Draw one person's shape; ``spread`` multiplies every deviation from the average but petalia."""
+def individual_warp(rng: np.random.Generator, spread: float = 1.0, midline_shift_mm: float = 0.0) -> Warp:
+    """Draw one person's shape; ``spread`` multiplies every deviation from the average but petalia.
+
+    ``midline_shift_mm`` moves the middle of the brain to the patient's left; the skull stays.
+    """
     box = np.asarray(FINE_BOX_MM, np.float32)
     low = box[:, 0] - 2 * _WARP_MM
     counts = np.ceil((box[:, 1] - box[:, 0]) / _WARP_MM).astype(int) + 5
@@ -152,6 +164,10 @@ def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
     poles = np.abs(points[..., 1]) / 70.0
     field[..., 1] -= (petalia * lateral * poles).astype(np.float32)
     fine = _random_field(rng, shape, _FINE_SCALES_MM) * np.float32(spread)
+    if midline_shift_mm:
+        from_centre = (points - _SHIFT_CENTRE_MM) / _SHIFT_REACH_MM
+        # The warp leads from the person back to the average head: against the shift.
+        fine[..., 0] -= np.float32(midline_shift_mm) * np.exp(-(from_centre**2).sum(axis=-1))
     origin = [float(v) for v in low]
     return Warp(_transform(field, origin), _transform(field + fine, origin))
 
@@ -163,32 +179,70 @@ def _transform(field: Float32Array, origin: list[float]) -> sitk.Transform:
     return sitk.DisplacementFieldTransform(image)
 
 
-def perturbed(rng: np.random.Generator, labels: UInt8Array) -> UInt8Array:
-    """``labels`` on the average head's grid with their borders moved by 2-4 mm."""
-    shape = tuple(int(np.ceil(n * HEAD_SPACING_MM / _WARP_MM)) + 1 for n in labels.shape)
+def perturbed(rng: np.random.Generator, labels: UInt8Array, spacing_mm: float) -> UInt8Array:
+    """``labels`` on a base head's grid with their borders moved by 2-4 mm."""
+    shape = tuple(int(np.ceil(n * spacing_mm / _WARP_MM)) + 1 for n in labels.shape)
     field = _random_field(rng, (shape[0], shape[1], shape[2]), _BOUNDARY_SCALES_MM)
     moving = sitk.GetImageFromArray(labels)
-    moving.SetSpacing([HEAD_SPACING_MM] * 3)
+    moving.SetSpacing([spacing_mm] * 3)
     moved = sitk.Resample(moving, moving, _transform(field, [0.0] * 3), sitk.sitkNearestNeighbor, 0.0)
     return np.asarray(sitk.GetArrayFromImage(moved))
+
+
+def ventricle_widening(
+    ventricle_mm: Float32Array,
+    intracranial_mm: Float32Array,
+    origin_mm: Point,
+    spacing_mm: float,
+    width_mm: float,
+    lean: float,
+) -> sitk.Transform:
+    """Maps a point of a head with wider ventricles to the base head's: walls move out, tissue with them.
+
+    Real ventricles displace the nuclei beside them instead of taking their place; the displacement fades
+    with the distance from the wall and towards the skull.
+
+    Parameters
+    ----------
+    ventricle_mm, intracranial_mm: the base head's signed distances [z, y, x].
+    width_mm: how far every wall moves; negative narrows.
+    lean: by which share the left side moves more, the right one less.
+    """
+    step = max(1, round(_WIDENING_MM / spacing_mm))
+    ventricle, inside = (a[::step, ::step, ::step] for a in (ventricle_mm, intracranial_mm))
+    spacing = spacing_mm * step
+    smooth = ndimage.gaussian_filter(ventricle, _WIDENING_SMOOTH_MM / spacing)
+    reach = np.exp(-np.clip(ventricle, 0, None) / _WIDENING_REACH_MM) * np.clip(
+        -inside / _WIDENING_END_MM, 0, 1
+    )
+    x = np.float32(origin_mm[0]) + np.arange(ventricle.shape[2], dtype=np.float32) * np.float32(spacing)
+    amount = -width_mm * reach * (1 + lean * np.tanh(x / 6.0))
+    along_z, along_y, along_x = np.gradient(smooth, spacing)
+    normal = np.stack([along_x, along_y, along_z], axis=-1)
+    field = (normal * amount[..., None]).astype(np.float64)
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.SetOrigin(origin_mm)
+    image.SetSpacing([spacing] * 3)
+    return sitk.DisplacementFieldTransform(image)
 
 
 def bend(
     field: npt.NDArray[np.generic],
     origin_mm: Point,
+    spacing_mm: float,
     transform: sitk.Transform,
     grid: FineGrid,
     outside: float,
     *,
     smooth: bool = False,
 ) -> npt.NDArray[np.generic]:
-    """Sample a field of the average head on an individual's grid: floats linearly, labels nearest.
+    """Sample a field of a base head on an individual's grid: floats linearly, labels nearest.
 
     ``smooth`` says that the field has no detail finer than two voxels, so that every second one is enough.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(field))
     image.SetOrigin(origin_mm)
-    image.SetSpacing([HEAD_SPACING_MM] * 3)
+    image.SetSpacing([spacing_mm] * 3)
     nearest = np.issubdtype(field.dtype, np.integer)
     step = 2 if smooth else 1
     size = [n // step + step for n in grid.shape[::-1]] if smooth else list(grid.shape[::-1])
@@ -203,4 +257,4 @@ def bend(
         outside,
     )
     values = sitk.GetArrayFromImage(moved)
-    return _enlarged(values, step, grid.shape) if smooth else values
+    return enlarged(values, step, grid.shape) if smooth else values

@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
-from strokecore.arrays import BoolArray, Float32Array
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
+from strokecore.simulate.anatomy import Structure
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
-from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
+from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_LEUKOARAIOSIS, STREAM_TISSUE, SampleSpec
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
 # between people; the contrast of grey to white lies between 6 and 8 HU.
 GREY_HU: Final = (37.2, 0.8)
 WHITE_HU: Final = (29.4, 0.6)
 CSF_HU: Final = (7.0, 1.0)
-DEEP_GREY_EXTRA_HU: Final = 1.5
-DURA_HU: Final = 55.0
-SINUS_HU: Final = 54.0  # venous sinuses at normal haematocrit
 CALCIUM_HU: Final = 240.0
 OLD_CAVITY_HU: Final = 11.0
 BLOOD_HU: Final = 64.0
@@ -46,8 +45,17 @@ Cut = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
+class BentInterior:
+    """A real head's inner structures (see Interior) after the individual warp, on the brain's grid."""
+
+    dura: Float32Array
+    sinuses: Float32Array
+    structures: UInt8Array
+
+
+@dataclass(frozen=True, eq=False)
 class BentBrain:
-    """The average brain's fields (see AverageHead) after the individual warp, on the brain's grid."""
+    """A base head's brain (see BaseHead) after the individual warp, on the brain's grid."""
 
     grid: FineGrid
     gm: Float32Array
@@ -55,17 +63,18 @@ class BentBrain:
     ventricle_mm: Float32Array
     deep_grey: Float32Array
     intracranial_mm: Float32Array
+    interior: BentInterior | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class BentSkull:
-    """Fields of the average skull and face after the individual warp, on the whole fine grid."""
+    """A base head's skull and face (see BaseHead) after the individual warp, on the whole fine grid."""
 
     grid: FineGrid
     intracranial_mm: Float32Array
-    skin_mm: Float32Array
-    calvarium_mm: Float32Array
-    inner_hu: Float32Array
+    skin_mm: Float32Array | None
+    calvarium_mm: Float32Array | None
+    outer_hu: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +86,8 @@ class Person:
     grid: the fine grid of the whole head; hu: float32 [z, y, x] on it.
     brain_grid, brain: the part that holds the brain, as a grid and as slices of ``hu``.
     grey, white: tissue fractions 0-1 on the brain's part, after sulci and ventricles have been widened.
-    inside: bool on the brain's part, inside the inner table.
+    intracranial_mm, ventricle_mm: on the brain's part, signed distances to inner table and ventricles' wall.
+    grey_hu, csf_hu: this person's cortex and fluid.
     """
 
     grid: FineGrid
@@ -86,7 +96,15 @@ class Person:
     brain: Cut
     grey: Float32Array
     white: Float32Array
-    inside: BoolArray
+    intracranial_mm: Float32Array
+    ventricle_mm: Float32Array
+    grey_hu: float
+    csf_hu: float
+
+    @property
+    def inside(self) -> BoolArray:
+        """Inside the inner table; bool on the brain's part."""
+        return self.intracranial_mm < 0
 
 
 def _soft(distance_mm: Float32Array, width_mm: float = FINE_MM) -> Float32Array:
@@ -99,15 +117,39 @@ def build_person(spec: SampleSpec, brain: BentBrain, place: Cut, skull: BentSkul
     rng = spec.rng(STREAM_TISSUE)
     hu = _skull_and_scalp(skull, rng)
     grey, white, csf = _brain_fractions(spec, brain, rng)
+    densities = _densities(spec, rng)
     part = hu[place]
-    part += _soft(brain.intracranial_mm) * (_brain_hu(spec, brain, grey, white, csf, rng) - part)
-    return Person(skull.grid, hu, brain.grid, place, grey, white, brain.intracranial_mm < 0)
+    inner = _brain_hu(spec, brain, grey, white, csf, densities, rng)
+    part += _soft(brain.intracranial_mm) * (inner - part)
+    return Person(
+        skull.grid,
+        hu,
+        brain.grid,
+        place,
+        grey,
+        white,
+        brain.intracranial_mm,
+        brain.ventricle_mm,
+        grey_hu=densities[0],
+        csf_hu=densities[2],
+    )
+
+
+def _densities(spec: SampleSpec, rng: np.random.Generator) -> tuple[float, float, float]:
+    """HU of this person's grey matter, white matter and fluid."""
+    drawn = [float(rng.normal(*pair)) for pair in (GREY_HU, WHITE_HU, CSF_HU)]
+    asked = (spec.grey_hu, spec.white_hu, spec.csf_hu)
+    grey, white, csf = (d if a is None else a for d, a in zip(drawn, asked, strict=True))
+    more = (spec.contrast - 1) * (grey - white) / 2
+    return grey + spec.brain_shift_hu + more, white + spec.brain_shift_hu - more, csf
 
 
 def _brain_fractions(
     spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Grey, white and fluid fractions: averaged maps sharpened, fluid spaces set to this person's width."""
+    if bent.interior is not None:
+        return _real_fractions(spec, bent, rng)
     total = bent.gm + bent.wm
     fluid = 1 - total
     # The average of many brains shows a sulcus as a faint valley; a threshold makes it a fluid cleft again.
@@ -131,31 +173,45 @@ def _brain_fractions(
     return (tissue * share).astype(np.float32), (tissue * (1 - share)).astype(np.float32), csf
 
 
+def _real_fractions(
+    spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Fractions of a real head: its own folds, sulci widened by atrophy (the warp widens the ventricles)."""
+    total = bent.gm + bent.wm
+    variation = smooth_noise(rng, total.shape, FINE_MM, 7.0) * 0.05
+    threshold = 0.55 - 0.22 * spec.atrophy
+    csf = np.clip((1 - total + variation - threshold) / 0.7 + 0.5, 0, 1).astype(np.float32)
+    share = bent.gm / np.maximum(total, 1e-3)
+    tissue = 1 - csf
+    return (tissue * share).astype(np.float32), (tissue * (1 - share)).astype(np.float32), csf
+
+
 def _brain_hu(
     spec: SampleSpec,
     bent: BentBrain,
     grey: Float32Array,
     white: Float32Array,
     csf: Float32Array,
+    densities: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Float32Array:
     shape = grey.shape
-    grey_hu, white_hu, csf_hu = (rng.normal(*pair) for pair in (GREY_HU, WHITE_HU, CSF_HU))
-    more = (spec.contrast - 1) * (grey_hu - white_hu) / 2
-    grey_hu, white_hu = grey_hu + spec.brain_shift_hu + more, white_hu + spec.brain_shift_hu - more
+    grey_hu, white_hu, csf_hu = densities
     hu = grey * grey_hu + white * white_hu + csf * csf_hu
-    hu += DEEP_GREY_EXTRA_HU * bent.deep_grey * (1 - csf)
+    hu += spec.deep_grey_extra_hu * bent.deep_grey * (1 - csf)
     if spec.leukoaraiosis > 0:
-        patchy = 1 + 0.35 * smooth_noise(rng, shape, FINE_MM, 6.0)
+        patchy = 1 + 0.35 * smooth_noise(spec.rng(STREAM_LEUKOARAIOSIS), shape, FINE_MM, 6.0)
         rim = np.exp(-np.clip(bent.ventricle_mm, 0, None) / _LEUKOARAIOSIS_REACH_MM)
-        _, _, z = bent.grid.axes_mm
+        x, _, z = bent.grid.axes_mm
         supratentorial = np.clip((z[:, None, None] + 2) / 8, 0, 1)
-        hu -= spec.leukoaraiosis * _LEUKOARAIOSIS_HU * white * rim * np.clip(patchy, 0, 2) * supratentorial
+        lean = 1 + np.float32(spec.leukoaraiosis_asymmetry) * np.tanh(x / 6.0)
+        depth = np.float32(spec.leukoaraiosis * _LEUKOARAIOSIS_HU) * lean
+        hu -= depth * white * rim * np.clip(patchy, 0, 2) * supratentorial
     tissue = 1 - csf
     broad = smooth_noise(rng, shape, FINE_MM, _ASYMMETRY_LENGTH_MM)
     hu += tissue * np.float32(_ASYMMETRY_HU * spec.asymmetry) * broad
     hu += tissue * np.float32(_TEXTURE_HU * spec.texture) * smooth_noise(rng, shape, FINE_MM, spec.texture_mm)
-    _add_dura_and_sinuses(hu, bent, csf)
+    _add_dura_and_sinuses(hu, bent, csf, spec)
     if spec.calcification:
         _add_calcium(hu, bent, rng)
     if spec.basal_ganglia_calcium > 0:
@@ -173,12 +229,20 @@ def _add_pallidal_calcium(hu: Float32Array, bent: BentBrain, spec: SampleSpec) -
     plane = np.exp(-(((y - cy) / ry) ** 2))[None, :, None] * np.exp(-(((z - cz) / rz) ** 2))[:, None, None]
     for side in (-1.0, 1.0):
         amount = spec.basal_ganglia_calcium * (1.0 if side == more else share)
-        spot = np.exp(-(((x - side * cx) / rx) ** 2))[None, None, :] * plane
+        if bent.interior is None:
+            spot = np.exp(-(((x - side * cx) / rx) ** 2))[None, None, :] * plane
+        else:
+            own = (bent.interior.structures == Structure.PALLIDUM) & (x * side > 0)[None, None, :]
+            spot = ndimage.gaussian_filter(own.astype(np.float32), 1.0)
         hu += np.float32(amount * _PALLIDAL_CALCIUM_HU) * spot * patchy
 
 
-def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) -> None:
+def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array, spec: SampleSpec) -> None:
     """Falx, tentorium and the superior sagittal and transverse sinuses (in place)."""
+    if bent.interior is not None:
+        hu += bent.interior.dura * (np.float32(spec.dura_hu) - hu)
+        hu += bent.interior.sinuses * (np.float32(spec.sinus_hu) - hu)
+        return
     x, y, z = (
         a[s]
         for a, s in zip(
@@ -195,7 +259,7 @@ def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) 
         np.exp(-(((z - roof) / 1.1) ** 2)) * ((y > 30) & (np.abs(x) < 60) & (z < 4)) * np.clip(csf * 2, 0, 1)
     )
     cover = np.clip(np.maximum(falx, 0.5 * tent), 0, 1)
-    hu += cover * (DURA_HU - hu)
+    hu += cover * (np.float32(spec.dura_hu) - hu)
     sagittal = (
         np.clip((4.2 - depth) / 1.5, 0, 1)
         * np.clip(1.5 - np.abs(x) / 3.6, 0, 1)
@@ -205,7 +269,7 @@ def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) 
     transverse = np.clip((3.6 - depth) / 1.5, 0, 1) * np.clip(1.6 - np.abs(z + 26) / 3.5, 0, 1) * (y > 62)
     straight = np.exp(-((x / 1.8) ** 2) - ((z - 8 + 0.42 * (y - 38)) / 2.0) ** 2) * ((y > 32) & (y < 96))
     sinus = np.clip(np.maximum(np.maximum(sagittal, transverse), straight), 0, 1)
-    hu += sinus * (SINUS_HU - hu)
+    hu += sinus * (np.float32(spec.sinus_hu) - hu)
 
 
 def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) -> None:
@@ -217,6 +281,8 @@ def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) ->
             spots.append(
                 ((side * rng.uniform(21, 24), rng.uniform(38, 43), rng.uniform(6, 11)), rng.uniform(1.5, 3.0))
             )
+    if bent.interior is not None:
+        spots = _at_own_places(bent, spots)
     for (cx, cy, cz), radius in spots:
         bound = tuple(
             slice(int(np.searchsorted(a, c - 3 * radius)), int(np.searchsorted(a, c + 3 * radius)))
@@ -228,12 +294,28 @@ def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) ->
         hu[bound] += cover * (CALCIUM_HU - hu[bound])
 
 
+def _at_own_places(
+    bent: BentBrain, spots: list[tuple[tuple[float, float, float], float]]
+) -> list[tuple[tuple[float, float, float], float]]:
+    """The spots moved to the nearest voxel of a real head's own pineal gland or choroid plexus."""
+    assert bent.interior is not None, "the average head has no places of its own"
+    x, y, z = bent.grid.axes_mm
+    k, j, i = np.nonzero(np.isin(bent.interior.structures, [Structure.PINEAL, Structure.CHOROID]))
+    if not len(k):
+        return []
+    points = np.stack([x[i], y[j], z[k]], axis=1)
+    nearest = [points[np.argmin(((points - centre) ** 2).sum(axis=1))] for centre, _ in spots]
+    return [((float(p[0]), float(p[1]), float(p[2])), r) for p, (_, r) in zip(nearest, spots, strict=True)]
+
+
 def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Float32Array:
     """Air, skin, scalp, face and the vault with its two tables and diploe."""
+    if bent.skin_mm is None or bent.calvarium_mm is None:
+        return _real_skull(bent.outer_hu, rng)
     shape = bent.grid.shape
     thickness = bent.calvarium_mm * np.float32(np.clip(rng.normal(1, 0.12), 0.75, 1.35))
     thickness = thickness + 0.5 * smooth_noise(rng, shape, FINE_MM, 16.0)
-    hu = bent.inner_hu.copy()
+    hu = bent.outer_hu.copy()
     skin_mm = bent.skin_mm
     skin = _soft(-2.6 - skin_mm)
     hu += skin * (SKIN_HU - hu) * (hu > -300)
@@ -250,6 +332,13 @@ def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Float32Array:
     outside = 1 - _soft(skin_mm)
     hu += outside * (AIR - hu)
     return np.asarray(hu, np.float32)
+
+
+def _real_skull(outer_hu: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """A real head's skull, scalp and face with this seed's density of bone and grain of its marrow."""
+    bone = np.clip((outer_hu - 150) / 300, 0, 1)
+    grain = 90 * smooth_noise(rng, outer_hu.shape, FINE_MM, 2.5)
+    return np.asarray(outer_hu * (1 + bone * rng.normal(0, 0.06)) + bone * grain, np.float32)
 
 
 def _with_frontal_sinus(

@@ -17,9 +17,10 @@ from strokecore.head.canonical import Head
 from strokecore.learned import selection
 from strokecore.pipeline import score_folder
 from strokecore.reports.outputs import failed_run
-from strokecore.result import Scored
+from strokecore.result import HAEMORRHAGE, INFARCT, Scored
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
+from strokecore.simulate import SampleSpec, parse_affected, write_sample
 
 PATIENT_WORDS = ("SIMULATED", "SIM-3")
 STEPS = {"read", "frame", "brain", "register", "segment", "score", "dicom", "total"}
@@ -103,6 +104,33 @@ def test_a_second_run_into_the_same_folder_gives_the_same_bytes(written: Path, s
     (written / "sc" / "stale.dcm").write_bytes(b"from another run")
     assert main(["score", str(sample_ct), "--out", str(written)]) == 0
     assert {p.name: p.read_bytes() for p in written.rglob("*.dcm")} == before
+
+
+def test_a_bleeding_head_is_withheld_without_a_call_and_names_the_blood(tmp_path: Path) -> None:
+    spec = SampleSpec(seed=3, affected=parse_affected("right:I,M1,M2"), blood_ml=12.0, blood_side="left")
+    sample = write_sample(tmp_path / "ct", spec)
+    withheld, despite = (
+        score_folder(sample, ScoringConfig(withhold_on_blood=withhold)) for withhold in (True, False)
+    )
+    assert (withheld.result.status, despite.result.status) == ("withheld", "scored")
+    for scored in (withheld, despite):
+        assert scored.masks is not None
+        blood = scored.result.haemorrhage
+        assert blood is not None
+        assert blood.side == "left"
+        assert 9 < blood.ml < 15
+        assert "left" in blood.place
+        assert (scored.masks.lesion == HAEMORRHAGE).any()
+    assert any(finding.affected for finding in despite.result.regions)
+    assert withheld.masks is not None
+    assert not np.isin(withheld.masks.lesion, list(INFARCT.values())).any()
+    assert withheld.result.infarct_volume_ml == {"left": 0.0, "right": 0.0}
+    assert all(score.score is score.range is None for score in withheld.result.aspects.values())
+    for finding in withheld.result.regions:
+        assert (finding.affected, finding.borderline, finding.probability) == (False, False, None)
+    codes = {flag.code for flag in withheld.result.quality}
+    assert "suspected_haemorrhage" in codes
+    assert not codes & {"borderline", "single_slice", "not_outlined", "unconfirmed_infarct"}
 
 
 def test_a_child_is_refused_with_a_picture(sample_ct: Path, tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def said(name: str, true: str, found: str, **values: Any) -> Outcome:
     return outcome(name, truth_of(true), result_of(found, **values))
 
 
+def said_of(name: str, true: str, found: str, **truth: Any) -> Outcome:
+    """The outcome of a case of which more is known than its regions."""
+    return outcome(name, truth_of(true, **truth), result_of(found))
+
+
 def random_outcomes(patients: int, seed: int) -> list[Outcome]:
     """Outcomes of a middling reader: probabilities overlap, some regions are missed."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import pytest
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.errors import UsageError
 from strokecore.evaluate.cases import find_cases, of_one_split, simulated_cases
-from strokecore.evaluate.truth import Simulator, read_truth, split_of
+from strokecore.evaluate.truth import Blood, Simulator, read_truth, split_of
 from strokecore.simulate import SIMULATOR_VERSION, random_affected, simulator_sha256
 from tests.unit.evaluate.cases import affected, write_case
 
@@ -181,6 +181,76 @@ def test_splits_are_not_mixed_unless_asked() -> None:
     assert of_one_split(cases[:2]) == cases[:2]
     with pytest.raises(UsageError, match="20000-29999"):
         of_one_split(cases, "test")
+
+
+def label_maps(folder: Path) -> list[Path]:
+    paths = [folder / f"person_0{n}.nii.gz" for n in (7, 8)]
+    for path in paths:
+        path.touch()
+    return paths
+
+
+def test_persons_take_turns_and_infarcts_are_of_the_population(tmp_path: Path) -> None:
+    cases = find_cases("simulated:10000..10008", normals=3, persons=label_maps(tmp_path))
+    assert [case.truth.person for case in cases[:3]] == ["person_07", "person_08", "person_07"]
+    assert [bool(case.truth.affected) for case in cases] == [True] * 6 + [False] * 3
+    assert {case.truth.delta_hu for case in cases[:6]} <= {2.0, 3.0, 5.0, 8.0}
+    assert cases[6].truth.delta_hu is None
+    specs = [case.spec for case in cases if case.spec is not None]
+    assert all(0.3 <= share <= 1 for spec in specs for share in spec.involvement)
+    deep = find_cases("simulated:10000..10002", delta_hu=8.0, normals=0, persons=label_maps(tmp_path))
+    assert {case.truth.delta_hu for case in deep} == {8.0}
+
+
+def test_a_missing_label_map_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no label map person_03\.nii\.gz"):
+        find_cases("simulated:0..1", persons=[tmp_path / "person_03.nii.gz"])
+    with pytest.raises(UsageError, match="simulated cases only"):
+        find_cases(str(tmp_path), persons=label_maps(tmp_path))
+
+
+def test_a_person_belongs_to_one_split(tmp_path: Path) -> None:
+    persons = label_maps(tmp_path)
+    cases = simulated_cases(range(9998, 10_002), persons=persons)  # each of them in both splits
+    with pytest.raises(UsageError, match=r"person_07 is in several splits: tune, validate"):
+        of_one_split(cases, "validate")
+    assert of_one_split(cases, "validate", mixed=True) == cases[2:]
+    apart = [*simulated_cases([9998], persons=persons[:1]), *simulated_cases([10_001], persons=persons[1:])]
+    assert of_one_split(apart, "validate") == apart[1:]
+
+
+def test_what_the_simulator_says_of_a_person_s_regions_is_read(tmp_path: Path) -> None:
+    little, whole = RegionId("M2", "left"), RegionId("M1", "left")
+    written = rows(whole)
+    for row in written:
+        row["judged"] = (row["name"], row["side"]) != ("M2", "left")
+        row["observer_difference_hu"] = -4.5 if (row["name"], row["side"]) == ("M1", "left") else 0.25
+    spec = {"seed": 12, "anatomy": "person_07:0123456789ab", "delta_hu": 5.0, "blood_ml": 0.0}
+    truth = read_truth(
+        write_case(
+            tmp_path / "a",
+            {
+                "affected": {"left": ["M1"], "right": []},
+                "regions": written,
+                "spec": spec,
+                "confounder": "plain",
+            },
+        )
+    )
+    assert (truth.affected, truth.unjudged) == ({whole}, {little})
+    assert truth.judged[ALL_REGIONS.index(little)] is False
+    assert truth.observer_hu[ALL_REGIONS.index(whole)] == -4.5
+    assert (truth.person, truth.delta_hu, truth.confounder, truth.blood) == ("person_07", 5.0, "plain", None)
+    assert truth.clean_sides == ("right",)
+    assert not truth.clean
+
+
+def test_blood_is_part_of_the_truth(tmp_path: Path) -> None:
+    spec = {"seed": 12, "blood_ml": 12.5, "blood_place": "subdural", "delta_hu": 6.0}
+    truth = read_truth(write_case(tmp_path / "a", affected() | {"spec": spec}))
+    assert truth.blood == Blood("subdural", 12.5)
+    assert truth.delta_hu is None  # there is no infarct
+    assert truth.clean_sides == ()
 
 
 def test_a_case_without_split_does_not_mix_with_one_that_has(tmp_path: Path) -> None:

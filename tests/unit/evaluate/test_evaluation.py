@@ -20,10 +20,10 @@ from strokecore.evaluate.evaluation import REGION_KEYS, compare, evaluate, study
 from strokecore.evaluate.figures import summarise
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.plots import draw_all
-from tests.unit.evaluate.cases import affected, fake_score, random_outcomes, said, write_case
+from tests.unit.evaluate.cases import affected, fake_score, random_outcomes, said, said_of, write_case
 from tests.unit.reports.output_cases import MODEL, SOFTWARE
 
-PICTURES = {"roc.png", "regions.png", "bland_altman.png", "aspects_confusion.png"}
+PICTURES = {"roc.png", "regions.png", "bland_altman.png", "aspects_confusion.png", "reliability.png"}
 
 
 @pytest.fixture
@@ -148,6 +148,31 @@ def test_pictures_are_drawn_whatever_there_is(outcomes: list[Outcome], tmp_path:
     assert {path.name for path in paths} == PICTURES
     for path in paths:
         assert np.asarray(Image.open(path).convert("L")).std() > 5
+
+
+def test_infarcts_of_known_depth_are_drawn_by_depth(tmp_path: Path) -> None:
+    outcomes = [said_of(f"{d}", "left:M1", "left:M1", delta_hu=d) for d in (2.0, 5.0)] + [said("n", "", "")]
+    assert draw_all(outcomes, summarise(outcomes, draws=20), tmp_path)[-1].name == "by_depth.png"
+
+
+def test_a_site_s_cut_is_written_when_there_are_hemispheres_enough(
+    scorer: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(10):
+        write_case(
+            tmp_path / "cases" / f"{number}", affected(), {"affected": "left:M1" if number < 3 else ""}
+        )
+    out = tmp_path / "out"
+    assert main(["evaluate", str(tmp_path / "cases"), "--out", str(out)]) == 0
+    cut = json.loads((out / "region_cut.json").read_text())
+    assert (cut["threshold"], cut["hemispheres_without_infarct"], cut["kept"]) == (0.1001, 20, 0.85)
+    assert "0.1001" in capsys.readouterr().out
+    # an earlier study's cut does not outlive it
+    assert main(["evaluate", str(tmp_path / "cases"), "--out", str(out), "--split", "test"]) == 2
+    (tmp_path / "few").mkdir()
+    write_case(tmp_path / "few" / "a", affected())
+    assert main(["evaluate", str(tmp_path / "few"), "--out", str(out)]) == 0
+    assert not (out / "region_cut.json").exists()
 
 
 def test_where_simulated_cases_come_from_is_recorded() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import reduce
 from operator import getitem
 
 import pytest
 
-from strokecore.anatomy.regions import REGION_NAMES, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
 from strokecore.evaluate.figures import side_answer, summarise
 from strokecore.evaluate.outcomes import Outcome, outcome
-from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, truth_of
+from strokecore.evaluate.truth import Blood
+from tests.unit.evaluate.cases import random_outcomes, refused_result, result_of, said, said_of, truth_of
 
 DRAWS = 200
 # right 7 found as 8; left 9 found as 9; healthy with one false alarm; one refused
@@ -29,7 +31,7 @@ def figures() -> dict:
 
 
 def test_cases_and_what_was_processed(figures: dict) -> None:
-    assert figures["cases"] == {"all": 4, "with_infarct": 3, "without": 1}
+    assert figures["cases"] == {"all": 4, "with_infarct": 3, "with_blood": 0, "without": 1}
     assert figures["processed"]["fraction"]["value"] == 0.75
     assert figures["processed"]["by_status"] == {"scored": 3, "refused": 1}
     assert figures["processed"]["not_scored_codes"] == {"too_few_slices": 1}
@@ -101,12 +103,122 @@ def test_a_dichotomy_tells_which_way_it_erred() -> None:
 
 
 def test_heads_without_infarct(figures: dict) -> None:
-    assert figures["without_infarct"] == {
-        "hemispheres": 2,
-        "exactly_10": 1,
-        "at_most_7": 0,
-        "not_scored": 0,
+    found = figures["without_infarct"]
+    assert (found["hemispheres"], found["exactly_10"], found["at_most_7"], found["not_scored"]) == (
+        2,
+        1,
+        0,
+        0,
+    )
+    # opposite an infarct: both of the scored ones are clean, the refused one has no score
+    opposite = found["opposite_an_infarct"]
+    assert (opposite["hemispheres"], opposite["exactly_10"], opposite["not_scored"]) == (3, 2, 1)
+    assert found["all"]["share_exactly_10"]["value"] == pytest.approx(3 / 4)
+    assert found["all"]["points_lost"]["value"] == pytest.approx(1 / 4)
+
+
+def test_what_a_confounder_costs() -> None:
+    cases = [
+        said_of("a", "", "", confounder="plain"),
+        said_of("b", "", "left:M1", confounder="plain"),  # half a point per head, a quarter per hemisphere
+        said_of("c", "", "left:M1,M2,M3", confounder="cupping"),
+        said_of("d", "", "", confounder="streaks"),
+    ]
+    found = summarise(cases, DRAWS)["without_infarct"]["by_confounder"]
+    assert {name: row["cost"] for name, row in found.items()} == {
+        "plain": 0.0,
+        "cupping": 1.25,
+        "streaks": -0.25,
     }
+    assert found["cupping"]["at_most_7"] == 1
+    assert found["streaks"]["exactly_10"] == 2
+    without_plain = summarise(cases[2:], DRAWS)["without_infarct"]["by_confounder"]
+    assert without_plain["cupping"]["cost"] is None
+
+
+def test_a_score_that_was_withheld_is_no_false_alarm() -> None:
+    withheld = replace(
+        said("a", "", ""), status="withheld", scores=dict.fromkeys(("left", "right")), blood=True
+    )
+    found = summarise([withheld, said("b", "", "")], DRAWS)["without_infarct"]
+    assert (found["exactly_10"], found["not_scored"], found["share_exactly_10"]["value"]) == (2, 2, 1.0)
+    assert found["withheld"]["value"] == 0.5
+
+
+def test_paint_under_a_full_score_needs_a_warning() -> None:
+    painted = said("a", "", "", infarct_ml=0.7)
+    warned = replace(painted, warnings=("streaks",))
+    called = said("c", "", "right:M1", infarct_ml=5.0)
+    found = summarise([painted, warned, called], DRAWS)["without_infarct"]
+    assert found["painted_unwarned"] == 1
+
+
+def test_blood_is_told_by_kind_and_size() -> None:
+    kinds = (
+        ("parenchymal", 1.0, False),
+        ("parenchymal", 5.0, True),
+        ("parenchymal", 5.0, False),
+        ("subdural", 12.0, True),
+    )
+    cases = [
+        replace(said_of(f"{n}", "", "", blood=Blood(place, ml)), blood=found)
+        for n, (place, ml, found) in enumerate(kinds)
+    ]
+    found = summarise(cases, DRAWS)
+    assert {kind: (row["cases"], row["found"]["value"]) for kind, row in found["blood"].items()} == {
+        "parenchymal, 0 to 2 ml": (1, 0.0),
+        "parenchymal, 2 to 10 ml": (2, 0.5),
+        "subdural, 10 ml or more": (1, 1.0),
+    }
+    assert found["cases"]["with_blood"] == 4
+    assert found["cases"]["without"] == found["without_infarct"]["hemispheres"] == 0
+
+
+def test_a_range_is_judged_by_whether_it_holds_the_truth() -> None:
+    cases = [
+        replace(said("a", "left:M1,M2", "left:M1"), ranges={"left": (7, 9), "right": (10, 10)}),
+        replace(said("b", "left:M1,M2", "left:M1"), ranges={"left": (9, 10), "right": None}),
+    ]
+    found = summarise(cases, DRAWS)["aspects"]["range"]
+    assert found["hemispheres"] == 3
+    assert found["coverage"]["value"] == pytest.approx(2 / 3)
+    assert found["width"]["value"] == pytest.approx(1.0)
+
+
+def test_regions_that_are_not_judged_are_in_no_region_figure() -> None:
+    doubtful = frozenset({RegionId("M2", "left")})
+    cases = [
+        said_of("a", "left:M1", "left:M1,M2", unjudged=doubtful),
+        said_of("b", "left:M1", "left:M1", unjudged=doubtful),
+    ]
+    found = summarise(cases, DRAWS)["regions"]
+    assert (found["affected"], found["normal"], found["not_judged"]) == (2, 36, 2)
+    assert found["specificity"]["value"] == found["auc"]["value"] == 1.0
+    assert found["by_name"]["M2"]["normal"] == 2
+
+
+def test_borderline_regions_are_counted_by_what_they_truly_are() -> None:
+    doubt = tuple(r.side == "left" and r.name in ("M1", "M2") for r in ALL_REGIONS)
+    found = summarise([replace(said("a", "left:M1", ""), borderline=doubt)], DRAWS)["regions"]["borderline"]
+    assert found == {"affected": 1, "normal": 1}
+
+
+def test_every_person_has_figures_of_his_own() -> None:
+    cases = [
+        said_of("a", "left:M1", "left:M1", person="person_07"),
+        said_of("b", "left:M1", "", person="person_08"),
+        said_of("c", "left:M1", "left:M1", person="person_08"),
+    ]
+    found = summarise(cases, DRAWS)["by_person"]
+    assert {name: row["regions"]["sensitivity"]["value"] for name, row in found.items()} == {
+        "person_07": 1.0,
+        "person_08": 0.5,
+    }
+
+
+def test_the_mean_absolute_error_of_the_score(figures: dict) -> None:
+    assert figures["aspects"]["hemispheres"]["mean_absolute_error"]["value"] == pytest.approx(2 / 6)
+    assert figures["aspects"]["affected_hemispheres"]["mean_absolute_error"]["value"] == 0.5
 
 
 def test_the_side(figures: dict) -> None:

@@ -51,6 +51,17 @@ def test_the_shipped_model_is_named_without_a_folder() -> None:
     assert parse_settings(configuration(Model="shipped")).model == "shipped"
 
 
+def test_a_region_cut_is_read_when_the_plugin_loads(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.json"
+    assert codes(configuration(RegionCut=str(cut))) == ["region_cut_invalid"]
+    cut.write_text('{"schema": 1, "threshold": 42}')
+    with pytest.raises(SettingsError, match=r"RegionCut: .* between 0 and 1"):
+        parse_settings(configuration(RegionCut=str(cut)))
+    assert codes(configuration(RegionCut="cut.json")) == ["option_invalid"]  # relative to what?
+    cut.write_text('{"schema": 1, "threshold": 0.42}')
+    assert parse_settings(configuration(RegionCut=str(cut))).region_cut == str(cut)
+
+
 def test_the_cache_lies_beside_orthancs_database_unless_it_is_named() -> None:
     index = {"IndexDirectory": "/var/lib/orthanc/db", "StorageDirectory": "/var/lib/orthanc/files"}
     assert (

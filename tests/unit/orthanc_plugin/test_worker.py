@@ -177,6 +177,15 @@ def test_workers_share_the_cores_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "STROKECORE_THREADS" not in environment_of(replace(settings, workers=3), tmp_path)
 
 
+def test_the_scorer_gets_the_sites_options(tmp_path: Path) -> None:
+    note = tmp_path / "words"
+    code = f"import sys; open({str(note)!r}, 'w').write(' '.join(sys.argv[1:]))"
+    settings = replace(scorer(tmp_path, code), engine="onnx", model="shipped", region_cut="/etc/cut.json")
+    with workspace(str(tmp_path)) as folder, pytest.raises(AttemptError):
+        score(settings, folder)
+    assert note.read_text().endswith("--model shipped --region-cut /etc/cut.json")
+
+
 def test_the_engine_is_proved_before_the_first_patient_and_decides_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,133 @@
+"""The cases of the study: infarcts, heads without any, and bleeds, all of the committed population."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from strokecore.anatomy.regions import SIDES
+from strokecore.evaluate.figures import PLAIN
+from strokecore.evaluate.truth import Split, Truth, split_of
+from strokecore.simulate import CONFOUNDERS, SampleSpec, random_person_spec
+from strokecore.simulate.spec import BloodPlace
+
+# Whose anatomy may be looked at for what; 11 and 12 stay unopened.
+PERSON_SPLIT: Final[dict[str, Split]] = {
+    **dict.fromkeys(("01", "02", "03", "04", "05", "06"), "tune"),
+    **dict.fromkeys(("07", "08"), "validate"),
+    **dict.fromkeys(("09", "10"), "test"),
+}
+FIRST_SEED: Final[dict[Split, int]] = {"tune": 1000, "validate": 11_000, "test": 21_000}
+# Of the parts, beside each other from the first seed on.
+SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
+
+# For each person: ten infarcts of each depth and eight heads without one, interleaved so that any number of
+# first cases is balanced.
+_DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
+_INFARCTS_PER_DEPTH: Final = 10
+_CLEAN: Final = 8
+_NORMALS_PER_CONFOUNDER: Final = 10
+# Place, smallest and largest volume, how many.
+_BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
+    ("parenchymal", 5.0, 5.0, 20),
+    ("parenchymal", 1.0, 1.0, 20),
+    ("subdural", 10.0, 40.0, 16),
+    ("bilateral_subdural", 10.0, 40.0, 16),
+    ("subarachnoid", 8.0, 20.0, 16),
+    ("ventricular", 5.0, 20.0, 16),
+)
+_BLOOD_STREAM: Final = 105
+
+
+@dataclass(frozen=True)
+class StudyCase:
+    """One head of one person; ``spec.anatomy`` is set when the person is loaded."""
+
+    name: str
+    part: str
+    person: Path
+    spec: SampleSpec
+    confounder: str | None = None
+
+    @property
+    def truth(self) -> Truth:
+        """What is known before the head was made: of a case that was lost."""
+        return Truth(
+            frozenset(self.spec.affected),
+            split=split_of(self.spec.seed),
+            seed=self.spec.seed,
+            person=self.person.name.split(".")[0],
+            delta_hu=self.spec.delta_hu if self.spec.affected else None,
+            confounder=self.confounder,
+        )
+
+
+def study_cases(
+    persons: Mapping[str, Path],
+    first_seed: int,
+    parts: Sequence[str],
+    limit: int | None,
+    definition: str | None,
+) -> list[StudyCase]:
+    """All cases, persons by turns; ``limit`` keeps the first so many of every kind of each part."""
+    makers = {"infarct": _infarcts, "normal": _normals, "blood": _bleeds}
+    changes = {} if definition is None else {"definition": definition}
+    people = list(persons.values())
+    found = []
+    for part, maker in makers.items():
+        if part not in parts:
+            continue
+        start = first_seed + SEED_OFFSET[part]
+        for number, (confounder, spec) in enumerate(maker(start, len(people), changes)):
+            person = people[number % len(people)]
+            found.append(StudyCase(f"{part}-{spec.seed}", part, person, spec, confounder))
+    return found if limit is None else _first_of_each(found, limit)
+
+
+Draws = Iterator[tuple[str | None, SampleSpec]]
+
+
+def _infarcts(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
+    cycle = [
+        depth
+        for turn in range(_INFARCTS_PER_DEPTH)
+        for depth in _DEPTHS_HU
+        if depth is not None or turn < _CLEAN
+    ]
+    for number, depth in enumerate(depth for depth in cycle for _ in range(persons)):
+        affected = () if depth is None else None
+        spec = random_person_spec(seed + number, "", affected=affected, delta_hu=depth, **changes)
+        yield None, spec
+
+
+def _normals(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
+    names = [name for _ in range(_NORMALS_PER_CONFOUNDER) for name in (PLAIN, *CONFOUNDERS)]
+    # those of one name beside each other: the persons take turns within it
+    for number, name in enumerate(sorted(names, key=names.index)):
+        yield name, random_person_spec(seed + number, "", affected=(), confounder=name, **changes)
+
+
+def _bleeds(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
+    kinds = [kind for kind in _BLEEDS for _ in range(kind[3])]
+    for number, (place, low, high, _) in enumerate(kinds):
+        rng = np.random.default_rng([seed + number, _BLOOD_STREAM])
+        spec = random_person_spec(seed + number, "", affected=(), **changes)
+        side = SIDES[int(rng.integers(2))]
+        ml = round(float(rng.uniform(low, high)), 2)
+        yield None, replace(spec, blood_place=place, blood_ml=ml, blood_side=side)
+
+
+def _first_of_each(cases: Sequence[StudyCase], limit: int) -> list[StudyCase]:
+    taken: dict[object, int] = {}
+    kept = []
+    for case in cases:
+        depth = case.spec.delta_hu if case.spec.affected else None
+        kind = (case.part, depth, case.confounder, case.spec.blood_place, case.spec.blood_ml > 2)
+        taken[kind] = taken.get(kind, 0) + 1
+        if taken[kind] <= limit:
+            kept.append(case)
+    return kept
