@@ -197,14 +197,15 @@ def _fitted(pair: _Pair, field: Field, box: Box, level: _Level) -> list[Float32A
     here = np.indices(head.shape, np.float64)
     head_slope = _slope(head, spacing_mm)
     for _ in range(level.steps):
-        indices = [
-            at + part / step for at, part, step in zip(here, moved[::-1], spacing_mm, strict=True)
-        ]
-        expected = sample(template, np.stack(indices))
+        indices = np.stack(
+            [at + part / step for at, part, step in zip(here, moved[::-1], spacing_mm, strict=True)]
+        )
         expected = sample(template, indices)
         difference = head - expected
         weight = seen * np.minimum(1.0, _HUBER_HU / np.maximum(np.abs(difference), 1e-6)).astype(np.float32)
-        slope = [np.float32(0.5) * (a + b) for a, b in zip(head_slope, _slope(expected, spacing_mm), strict=True)]
+        slope = [
+            np.float32(0.5) * (a + b) for a, b in zip(head_slope, _slope(expected, spacing_mm), strict=True)
+        ]
         for part, step in zip(moved, _step(slope, difference, weight, window), strict=True):
             part += np.clip(step, -_LONGEST_STEP_MM, _LONGEST_STEP_MM)
             ndimage.gaussian_filter(part, smoothing, output=part, mode="nearest", truncate=_TRUNCATE)
