@@ -79,7 +79,7 @@ _BACKWARD_COST: Final = 40.0
 _FRONTAL_SECTORS: Final = 1
 _OCCIPITAL_SECTORS: Final = 2
 _MCA_HEIGHTS_MM: Final = (-27.0, 63.0)
-_MCA_WEIGHT: Final = 0.15
+_MCA_WEIGHT: Final = 0.3
 
 # From one depth of a column to the next, outwards, a field grows no faster than with the shortest length, but
 # for the anatomy of a cell. More is the edge of a layer, and what lies beside it may hold a part of it.
