@@ -108,6 +108,14 @@ def _score(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     from strokecore.simulate import parse_affected, random_spec, write_sample
 
+    base, changes = None, {}
+    if options.anatomy is not None:
+        from strokecore.simulate.people import load_person
+
+        base = load_person(options.anatomy, options.second_atlas)
+        changes = {"anatomy": base.anatomy, "definition": options.definition}
+    elif options.second_atlas is not None or options.definition != "atlas":
+        raise UsageError("--second-atlas and --definition belong to --anatomy; give a label map as well.")
     spec = random_spec(
         options.seed,
         affected=parse_affected(options.affected),
@@ -115,8 +123,9 @@ def _sample(options: argparse.Namespace) -> int:
         thickness_mm=options.thickness,
         tilt_deg=options.tilt,
         blood_ml=options.blood_ml,
+        **changes,
     )
-    folder = write_sample(options.out, spec)
+    folder = write_sample(options.out, spec, base)
     files = len(list(folder.glob("*.dcm")))
     print(f"{files} slices of a simulated head CT in {folder}; the truth is in {folder / 'truth'}")
     return EXIT_OK
@@ -313,6 +322,21 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--thickness", type=float, default=5.0, help="slice thickness in mm")
     sample.add_argument("--tilt", type=float, default=0.0, help="gantry tilt in degrees")
     sample.add_argument("--blood-ml", type=float, default=0.0, help="volume of a haemorrhage")
+    sample.add_argument(
+        "--anatomy", type=Path, metavar="LABELS.nii.gz", help="make a real person's head, from a label map"
+    )
+    sample.add_argument(
+        "--definition",
+        choices=("atlas", "second", "between"),
+        default="atlas",
+        help="whose region borders are that person's truth; %(default)s",
+    )
+    sample.add_argument(
+        "--second-atlas",
+        type=Path,
+        metavar="DIR",
+        help="masks of the second definition, MNI152_M1_L.nii.gz ...",
+    )
     sample.set_defaults(run=_sample)
 
     evaluate = commands.add_parser("evaluate", help="how good the node is on cases with known truth")

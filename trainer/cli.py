@@ -65,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_simulated(options: argparse.Namespace) -> int:
-    from trainer.prepare.simulated import parse_seeds, prepare_simulated
+    from trainer.prepare.simulated import find_anatomies, parse_seeds, prepare_simulated
 
     seeds = parse_seeds(options.seeds)
-    return _prepared(prepare_simulated(options.out, options.n, seeds, options.workers), options.n)
+    anatomies = None
+    if options.anatomies is not None:
+        anatomies = find_anatomies(options.anatomies, options.persons, options.second_atlas)
+    return _prepared(prepare_simulated(options.out, options.n, seeds, options.workers, anatomies), options.n)
 
 
 def _prepare_aisd(options: argparse.Namespace) -> int:
@@ -289,6 +292,21 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="1000..29999",
         metavar="A..B",
         help="0-9999 train, 10000-19999 validate, 20000-29999 test; %(default)s",
+    )
+    simulated.add_argument(
+        "--anatomies",
+        type=Path,
+        metavar="DIR",
+        help="make real people's heads, from this folder's label maps",
+    )
+    simulated.add_argument(
+        "--persons",
+        default="*",
+        metavar="01,02",
+        help="which of them: ends of names, or a pattern; keep those of each split apart; %(default)s",
+    )
+    simulated.add_argument(
+        "--second-atlas", type=Path, metavar="DIR", help="masks of a second definition of the regions"
     )
     simulated.set_defaults(run=_prepare_simulated)
 

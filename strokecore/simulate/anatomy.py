@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from strokecore.anatomy.regions import SIDES, RegionId
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.simulate.face import calvarium_thickness, inner_tissue, petrous_mm, skin_distance
 from strokecore.simulate.solids import HEAD_SPACING_MM, Axes, Point, ellipsoid_mm, head_axes
+from strokecore.simulate.spec import Definition
 
 # Distance from the brain to the inner table: subarachnoid space, dura and venous sinuses.
 _SUBARACHNOID_MM: Final = 1.5
@@ -87,6 +88,7 @@ class BaseHead:
         skull, the skin and the air around it.
     labels: uint8, RegionId.label of the 20 regions by our atlas's definition.
     anatomy: identity of the label map, "<stem>:<12 hex of sha256>"; "" for the average head.
+    second_sha256: hash of the second definition of the regions; "" where there is none.
     interior: places of a real head's inner structures; None for the average head.
     """
 
@@ -102,7 +104,13 @@ class BaseHead:
     labels: UInt8Array
     spacing_mm: float = HEAD_SPACING_MM
     anatomy: str = ""
+    second_sha256: str = ""
     interior: Interior | None = None
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """Definitions of the regions that this head's truth can follow."""
+        return get_args(Definition) if self.second_sha256 else ("atlas",)
 
     @property
     def axes_mm(self) -> tuple[Float32Array, Float32Array, Float32Array]:

@@ -18,7 +18,7 @@ STREAK_SOURCES_MM: Final = (
     (-24.0, -48.0, -82.0),
 )
 _SOURCE_REACH_MM: Final = (7.0, 7.0, 11.0, 11.0)  # across the slice
-_SOURCE_HU: Final = (7.0, 7.0, 16.0, 16.0)  # sd of a line's brightness at its source
+_SOURCE_HU: Final = (11.0, 11.0, 20.0, 20.0)  # sd of a line's brightness at its source
 _LINES: Final = 9
 _LINE_MM: Final = 1.3  # half width at the source; it opens with the distance
 _LINE_OPENING: Final = 0.03

@@ -209,6 +209,8 @@ def random_person_spec(
         return np.random.default_rng([seed, _PERSON_STREAM, part])
 
     fields = _person(rng(0))
+    if not anatomy:
+        fields["definition"] = "atlas"  # the average head has no other
     drawn = {name: _confounder(name, rng(10 + k)) for k, name in enumerate(CONFOUNDERS)}
     if confounder is None:
         for part in (_scanner(rng(1)), *_diseases(rng(2), drawn)):
@@ -312,7 +314,7 @@ def _sharp_kernel(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _plastic(rng: np.random.Generator) -> dict[str, Any]:
-    return {"plastic": rng.uniform(0.5, 1.0), "sharpness": rng.uniform(0.7, 1.0)}
+    return {"plastic": rng.uniform(0.5, 0.9), "sharpness": rng.uniform(0.7, 1.0)}
 
 
 def _diseases(rng: np.random.Generator, drawn: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

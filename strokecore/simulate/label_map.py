@@ -188,7 +188,9 @@ def base_fields(
     ventricle_mm = _signed_distance(ventricle)
     heights, behind = _atlas_coordinates(atlas_from_head, origin, own.shape)
     structures = _structures(own, behind)
-    dura, sinuses = _dura_and_sinuses(own, intracranial_mm, intracranial)
+    box = _box(intracranial, own.shape, margin=2)
+    dura, sinuses = np.zeros(own.shape, np.float32), np.zeros(own.shape, np.float32)
+    dura[box], sinuses[box] = _dura_and_sinuses(own[box], intracranial_mm[box], intracranial[box])
     return BaseFields(
         origin_mm=origin,
         labels=own,

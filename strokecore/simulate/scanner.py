@@ -35,8 +35,8 @@ _POINT_SPREAD_MM: Final = {"SOFT": 0.45, "BONE": 0.0}
 _SHARPEN: Final = 1.2
 _SHARPEN_MM: Final = 0.8
 
-# Noise that iterative reconstruction leaves: Gaussian power of this frequency, blotches of about 5 mm.
-_PLASTIC_PER_MM: Final = 0.06
+# Noise that iterative reconstruction leaves: Gaussian power of this frequency, blotches of about 3 mm.
+_PLASTIC_PER_MM: Final = 0.09
 SLICES_AT_ONCE: Final = 40
 
 _BONE_HU: Final = 300.0

@@ -49,7 +49,7 @@ def true_regions(head: BaseHead, definition: Definition, seed: int) -> UInt8Arra
     if definition == "atlas":
         return head.labels
     inner = head.interior
-    if inner is None or len(inner.sector_halves_mm) < 2:
+    if inner is None or definition not in head.definitions:
         raise UsageError(
             f'definition is "{definition}", and this head has one definition of the regions only; '
             'use definition "atlas", or give a label map and the folder of a second atlas.'

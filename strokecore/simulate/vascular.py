@@ -1,8 +1,8 @@
 """The shape of an infarct: one smooth volume that takes a wanted share of each of several regions.
 
 An infarct ends where collateral blood arrives, not at a region's border: its shape is the level set of a
-random field that falls with the distance from the infarct's core, with one level per region so that the
-wanted share of it is reached. It wanders into neighbours and into white matter outside all regions.
+random field that falls with the distance from the vessels' ways through it, with one level per region so
+that the wanted share of it is reached. It wanders into neighbours and into white matter outside all regions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from strokecore.head.grid import on_side
 from strokecore.simulate.shape import FineGrid, enlarged, smooth_noise
 
 _STEP: Final = 2  # levels are found on every second voxel
-# The field: (correlation length mm, weight), and the distance from the core over which it falls by one.
+# The field: (correlation length mm, weight), and the distance from the vessels over which it falls by one.
 _FIELD: Final = ((14.0, 1.0), (6.0, 0.45))
-_CORE_MM: Final = 30.0
+_CORE_MM: Final = 18.0
 # Levels change from region to region over this length; outside the regions the field falls by one over this.
 _LEVEL_MM: Final = 5.0
-_OUTSIDE_MM: Final = 5.0
+_OUTSIDE_MM: Final = 7.0
 _REACH_MM: Final = 12.0
 _ROUNDS: Final = 6
 _SMALL_SHARE: Final = 0.15  # a part smaller than this share of the infarct is no infarct of its own
@@ -72,15 +72,7 @@ def _level_set(
     union = np.isin(labels, list(wanted))
     height = sum(weight * smooth_noise(rng, labels.shape, spacing, length) for length, weight in _FIELD)
     height = np.asarray(height, np.float32)
-    candidates = np.argwhere(union)
-    core = candidates[int(rng.integers(len(candidates)))]
-    away = np.sqrt(
-        sum(
-            ((np.arange(n) - c).reshape([-1 if a == k else 1 for k in range(3)]) * spacing) ** 2
-            for a, (n, c) in enumerate(zip(labels.shape, core, strict=True))
-        )
-    )
-    height -= (away / _CORE_MM).astype(np.float32)
+    height -= _from_vessels(rng, [labels == label for label in wanted], spacing) / np.float32(_CORE_MM)
     out_mm, nearest = ndimage.distance_transform_edt(~union, sampling=spacing, return_indices=True)
     height -= (out_mm / _OUTSIDE_MM).astype(np.float32)
     height[~np.broadcast_to(here[..., ::_STEP], labels.shape) | (out_mm > _REACH_MM)] = -np.inf
@@ -101,6 +93,30 @@ def _level_set(
                 levels[label] += np.quantile(above[place], 1 - wanted[label])
     above = np.maximum(above, -5)
     return np.asarray(enlarged(np.asarray(above, np.float32), _STEP, regions.shape) > 0)
+
+
+def _from_vessels(rng: np.random.Generator, places: list[BoolArray], spacing_mm: float) -> Float32Array:
+    """Millimetres from the infarct's core, a random point of it, or from a straight way to each region.
+
+    Parts in several regions hang together because they reach each other along these ways.
+    """
+    points = [np.argwhere(place) for place in places]
+    start = points[int(rng.integers(len(points)))]
+    core = start[int(rng.integers(len(start)))].astype(np.float32)
+    grid = [
+        np.arange(n, dtype=np.float32).reshape([-1 if a == k else 1 for k in range(3)])
+        for a, n in enumerate(places[0].shape)
+    ]
+    nearest = np.full(places[0].shape, np.inf, np.float32)
+    for here in points:
+        entry = here[np.argmin(((here - core) ** 2).sum(axis=1))]
+        way = (entry + here.mean(axis=0)) / 2 - core
+        from_core = [g - c for g, c in zip(grid, core, strict=True)]
+        along = sum(d * w for d, w in zip(from_core, way, strict=True)) / max(float(way @ way), 1.0)
+        along = np.clip(along, 0, 1)
+        squared = sum((d - along * w) ** 2 for d, w in zip(from_core, way, strict=True))
+        nearest = np.minimum(nearest, squared)
+    return np.asarray(np.sqrt(nearest) * spacing_mm, np.float32)
 
 
 def _without_small_parts(mask: BoolArray) -> BoolArray:

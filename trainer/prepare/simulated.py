@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +21,13 @@ from strokecore.simulate import (
     TUNE_SEEDS,
     VALIDATE_SEEDS,
     SampleSpec,
+    random_person_spec,
     simulate,
     simulator_sha256,
 )
+from strokecore.simulate.anatomy import BaseHead
 from strokecore.simulate.head import SimulatedHead
+from strokecore.simulate.people import load_person
 from strokecore.simulate.spec import canonical_json
 from strokecore.simulate.write import write_dicom
 from trainer.data.canonical import canonical_case
@@ -34,6 +41,7 @@ SPLIT_SEEDS: Final[dict[Split, range]] = {
     "validate": VALIDATE_SEEDS,
     "test": TEST_SEEDS,
 }
+_ANATOMY_STREAM: Final = 105  # apart from the simulator's own streams and the other draws of cases
 # How a number of cases is shared among the splits whose seeds are in reach.
 _SPLIT_SHARES: Final[dict[Split, float]] = {"train": 0.7, "validate": 0.1, "test": 0.2}
 
@@ -79,20 +87,86 @@ def choose_seeds(number: int, seeds: range) -> list[int]:
     return [seed for split, count in counts.items() for seed in reach[split][:count]]
 
 
-def prepare_simulated(out: Path, number: int, seeds: range, workers: int) -> Iterator[Dataset | int]:
+@dataclass(frozen=True)
+class Anatomies:
+    """Label maps that simulated people are made from.
+
+    Attributes
+    ----------
+    paths: in the order of their names. second_atlas: see people.load_person.
+    """
+
+    paths: tuple[Path, ...]
+    second_atlas: Path | None = None
+
+    def of(self, seed: int) -> Path:
+        """The label map of a seed's person."""
+        rng = np.random.default_rng([seed, _ANATOMY_STREAM])
+        return self.paths[int(rng.integers(len(self.paths)))]
+
+
+def find_anatomies(folder: Path, persons: str = "*", second_atlas: Path | None = None) -> Anatomies:
+    """The label maps of a folder.
+
+    Parameters
+    ----------
+    persons: which of them: a glob pattern for their names, or the ends of names such as "01,02".
+
+    Raises
+    ------
+    UsageError: there is none, or one that is asked for is missing.
+    """
+    found = sorted(folder.glob("*.nii.gz"))
+    if any(sign in persons for sign in "*?["):
+        chosen = [path for path in found if fnmatch.fnmatchcase(_stem(path), persons)]
+    else:
+        names = [name.strip() for name in persons.split(",")]
+        chosen = [path for path in found if any(name and _stem(path).endswith(name) for name in names)]
+        missing = [name for name in names if not any(_stem(path).endswith(name) for path in chosen)]
+        if missing or "" in names:
+            raise UsageError(
+                f"--persons is {persons!r} and there are {', '.join(map(_stem, found)) or 'none'}; give ends "
+                "of their names, such as 01,02, or a pattern."
+            )
+    if not chosen:
+        raise UsageError(
+            f"no label map NAME.nii.gz fits {persons!r}; give a folder of them, and --persons as 01,02 or a "
+            "pattern."
+        )
+    return Anatomies(tuple(chosen), second_atlas)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".nii.gz")
+
+
+def prepare_simulated(
+    out: Path, number: int, seeds: range, workers: int, anatomies: Anatomies | None = None
+) -> Iterator[Dataset | int]:
     """Simulate and prepare ``number`` heads; yields the count done so far, and at last the dataset.
 
     Cases that a stopped run has written are taken as they are.
 
+    Parameters
+    ----------
+    anatomies: make real people's heads of the population (random_person_spec), one person per seed; None
+        bends the average head.
+
     Raises
     ------
-    UsageError: bad seeds, or ``out`` already holds a dataset.
+    UsageError: bad seeds, a bad label map, or ``out`` already holds a dataset.
     """
     if number < 1:
         raise UsageError(f"--n is {number}, expected at least 1.")
-    jobs = {case_id(seed): seed for seed in choose_seeds(number, seeds)}
+    chosen = choose_seeds(number, seeds)
+    make: Callable[[Path, int], CaseRecord | str] = prepare_seed
+    if anatomies is not None:
+        # one person after the other, because a process keeps one person's head
+        chosen = sorted(chosen, key=lambda seed: (anatomies.of(seed), seed))
+        make = partial(prepare_person, anatomies)
+    jobs = {case_id(seed): seed for seed in chosen}
     writer = DatasetWriter(out)
-    yield from prepare_cases(writer, jobs, prepare_seed, workers)
+    yield from prepare_cases(writer, jobs, make, workers)
     yield writer.close(
         "simulated",
         "territory",
@@ -110,11 +184,27 @@ def case_id(seed: int) -> str:
 def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
     """Make one case's file; returns its record, or why the node would refuse this head."""
     spec, wanted = training_spec(seed)
+    return _prepare(out, spec, wanted.group, None)
+
+
+def prepare_person(anatomies: Anatomies, out: Path, seed: int) -> CaseRecord | str:
+    """Make a real person's case; returns its record, or why the node would refuse this head."""
+    base = load_person(anatomies.of(seed), anatomies.second_atlas)
+    spec = random_person_spec(seed, base.anatomy)
+    if spec.definition not in base.definitions:
+        spec = dataclasses.replace(spec, definition="atlas")
+    return _prepare(out, spec, "population", base)
+
+
+def _prepare(out: Path, spec: SampleSpec, wanted: str, base: BaseHead | None) -> CaseRecord | str:
+    seed = spec.seed
     made_from = {"spec": canonical_json(spec.to_dict()), "simulator": simulator_sha256()}
+    if base is not None:
+        made_from["second_atlas"] = base.second_sha256
     made = made_case(out, case_id(seed), made_from)
     if made is not None:
         return made
-    head = simulate(spec)
+    head = simulate(spec) if base is None else simulate(spec, base)
     with tempfile.TemporaryDirectory() as folder:
         write_dicom(Path(folder), spec, head.hu, head.geometry)
         try:
@@ -126,13 +216,14 @@ def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
                 head.infarct_regions[order],
                 case_id=case_id(seed),
                 split=split_of(seed),
-                affected=tuple(f"{region.side}:{region.name}" for region in wanted.affected),
+                affected=tuple(f"{region.side}:{region.name}" for region in spec.affected),
                 provenance={
                     "seed": str(seed),
-                    "wanted": wanted.group,
+                    "wanted": wanted,
                     "delta_hu": str(spec.delta_hu),
                     "supraganglionic_share": str(spec.supraganglionic_share),
                     **_confounders(spec),
+                    **_person(spec),
                 },
             )
         except Refusal as refusal:
@@ -147,6 +238,10 @@ def _confounders(spec: SampleSpec) -> dict[str, str]:
     if spec.other_territory:
         found["other_territory"] = ",".join(f"{side}:{name}" for name, side in spec.other_territory)
     return found
+
+
+def _person(spec: SampleSpec) -> dict[str, str]:
+    return {"anatomy": spec.anatomy, "definition": spec.definition} if spec.anatomy else {}
 
 
 def _slice_order(series: Series, head: SimulatedHead) -> list[int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from strokecore.errors import Refusal, UsageError
-from strokecore.simulate import TEST_SEEDS, TUNE_SEEDS, VALIDATE_SEEDS
+from strokecore.simulate import TEST_SEEDS, TUNE_SEEDS, VALIDATE_SEEDS, random_person_spec
 from strokecore.simulate.write import write_dicom
 from tests.unit.trainer.prepare import miniature_aisd as mini
 from tests.unit.trainer.prepare.fakes import FakeCanonical
@@ -18,7 +19,14 @@ from trainer.data.canonical import pattern
 from trainer.data.cases import Dataset, write_case
 from trainer.prepare import simulated
 from trainer.prepare.patterns import training_spec
-from trainer.prepare.simulated import choose_seeds, parse_seeds, prepare_seed, prepare_simulated, split_of
+from trainer.prepare.simulated import (
+    choose_seeds,
+    find_anatomies,
+    parse_seeds,
+    prepare_seed,
+    prepare_simulated,
+    split_of,
+)
 
 
 def test_splits_are_the_simulators_seed_ranges():
@@ -157,6 +165,53 @@ def test_one_seed_goes_through_dicom_and_is_kept(tmp_path, monkeypatch):
     assert fake.calls == 1
     made_from = json.loads((tmp_path / "cases" / "sim-00041.json").read_text())["made_from"]
     assert json.loads(made_from["spec"]) == json.loads(json.dumps(spec.to_dict()))
+
+
+@pytest.fixture
+def label_maps(tmp_path):
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for name in ("person_03", "person_01", "person_02"):
+        (folder / f"{name}.nii.gz").touch()
+    return folder
+
+
+def test_persons_are_chosen_by_name_and_drawn_per_seed(label_maps):
+    def names(anatomies):
+        return [path.name[:9] for path in anatomies.paths]
+
+    everybody = find_anatomies(label_maps)
+    assert names(everybody) == ["person_01", "person_02", "person_03"]
+    assert names(find_anatomies(label_maps, "03,01")) == ["person_01", "person_03"]
+    assert names(find_anatomies(label_maps, "*_0[12]")) == ["person_01", "person_02"]
+    for persons in ("04", "01,04", "x*", "", "01,"):
+        with pytest.raises(UsageError, match=r"label map|--persons"):
+            find_anatomies(label_maps, persons)
+    drawn = Counter(everybody.of(seed) for seed in range(300))
+    assert set(drawn) == set(everybody.paths)
+    assert min(drawn.values()) > 70
+
+
+def test_a_persons_case_says_whose_head_it_is(tmp_path, label_maps, monkeypatch):
+    """A second definition that is not there becomes the atlas's; a stopped run takes the case as it is."""
+    head, fake = mini.head(), FakeCanonical()
+    base = SimpleNamespace(anatomy="person_01:0123456789ab", definitions=("atlas",), second_sha256="")
+    seen = []
+    monkeypatch.setattr(simulated, "load_person", lambda path, second: base)
+    monkeypatch.setattr(simulated, "simulate", lambda spec, given: seen.append((spec, given)) or head)
+    monkeypatch.setattr(simulated, "write_dicom", lambda out, spec, *a: write_dicom(out, mini.SPEC, *a))
+    monkeypatch.setattr(simulated, "canonical_case", fake)
+    people = find_anatomies(label_maps, "01")
+    steps = list(prepare_simulated(tmp_path / "out", 4, range(41, 45), 1, people))
+    assert [record.id for record in steps[-1].records] == [f"sim-{seed:05d}" for seed in range(41, 45)]
+    for spec, given in seen:
+        assert given is base
+        assert spec == replace(random_person_spec(spec.seed, base.anatomy), definition="atlas")
+    provenance = steps[-1].records[0].provenance
+    assert (provenance["anatomy"], provenance["definition"]) == (base.anatomy, "atlas")
+    assert provenance["wanted"] == "population"
+    simulated.prepare_person(people, tmp_path / "out", 41)
+    assert fake.calls == len(seen) == 4
 
 
 def test_refusal_of_a_head_is_a_reason(tmp_path, monkeypatch):
