@@ -19,7 +19,7 @@ import numpy as np
 from strokecore.anatomy.regions import REGION_NAMES, SIDES, RegionId, Side
 from strokecore.errors import UsageError
 
-SIMULATOR_VERSION: Final = "1.2.0"
+SIMULATOR_VERSION: Final = "2.0.0"
 
 TUNE_SEEDS: Final = range(10_000)
 VALIDATE_SEEDS: Final = range(10_000, 20_000)
@@ -44,6 +44,7 @@ STREAM_SCARS: Final = 8  # lacunes, and the rims of old cavities
 STREAM_FIELD: Final = 9  # density that is not tissue
 STREAM_ARTEFACT: Final = 10  # streaks and motion
 STREAM_OUTLINE: Final = 11  # of an infarct that follows no region
+STREAM_LEUKOARAIOSIS: Final = 12
 STREAM_DEFINITION: Final = 13  # borders between two definitions
 
 

@@ -12,7 +12,7 @@ from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.simulate.anatomy import Structure
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
-from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
+from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_LEUKOARAIOSIS, STREAM_TISSUE, SampleSpec
 
 # Non-contrast CT at 120 kVp: cortex 35-40, white matter 27-32, cerebrospinal fluid 3-10 HU. Mean and spread
 # between people; the contrast of grey to white lies between 6 and 8 HU.
@@ -200,7 +200,7 @@ def _brain_hu(
     hu = grey * grey_hu + white * white_hu + csf * csf_hu
     hu += spec.deep_grey_extra_hu * bent.deep_grey * (1 - csf)
     if spec.leukoaraiosis > 0:
-        patchy = 1 + 0.35 * smooth_noise(rng, shape, FINE_MM, 6.0)
+        patchy = 1 + 0.35 * smooth_noise(spec.rng(STREAM_LEUKOARAIOSIS), shape, FINE_MM, 6.0)
         rim = np.exp(-np.clip(bent.ventricle_mm, 0, None) / _LEUKOARAIOSIS_REACH_MM)
         x, _, z = bent.grid.axes_mm
         supratentorial = np.clip((z[:, None, None] + 2) / 8, 0, 1)

@@ -24,9 +24,10 @@ _FIELD: Final = ((14.0, 1.0), (6.0, 0.45))
 _CORE_MM: Final = 18.0
 # Levels change from region to region over this length; outside the regions the field falls by one over this.
 _LEVEL_MM: Final = 5.0
-_OUTSIDE_MM: Final = 7.0
-_REACH_MM: Final = 12.0
+_OUTSIDE_MM: Final = 5.0
+_REACH_MM: Final = 10.0
 _ROUNDS: Final = 6
+_MOST: Final = 0.97  # the level of a whole region is set by its last voxel, far down the field
 _SMALL_SHARE: Final = 0.15  # a part smaller than this share of the infarct is no infarct of its own
 _MARGIN_MM: Final = 14.0  # beyond three times the widest blur
 
@@ -50,7 +51,8 @@ def infarct_profile(
     profile = np.zeros(regions.shape, np.float32)
     for side in SIDES:
         here = on_side(grid.axes_mm[0], side)[None, None, :]
-        present = {label: share for label, share in wanted.get(side, {}).items() if (regions == label).any()}
+        shares = wanted.get(side, {})
+        present = {label: min(share, _MOST) for label, share in shares.items() if (regions == label).any()}
         if not present:
             continue
         inside = _level_set(rng, regions, tissue > 0.5, here, grid, present)

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from strokecore.errors import UsageError
-from strokecore.simulate import SampleSpec, random_spec, training_fields, unseen_fields
+from strokecore.simulate import (
+    CONFOUNDERS,
+    SampleSpec,
+    parse_affected,
+    random_person_spec,
+    random_spec,
+    training_fields,
+    unseen_fields,
+)
 from strokecore.simulate import domain as world
 from strokecore.simulate.anatomy import average_head
 from strokecore.simulate.head import bend_person
 from strokecore.simulate.scanner import acquire, slice_geometry
+from strokecore.simulate.spec import NEIGHBOURS
 from strokecore.simulate.tissue import Person
 
 SPEC = SampleSpec(seed=4, matrix=128, pixel_mm=1.8, atrophy=0.1, calcification=False)
@@ -132,3 +141,117 @@ def test_sharper_kernels_are_noisier_at_high_frequency(usual: Person) -> None:
 def test_impossible_fields_are_usage_errors(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=field):
         SampleSpec(seed=1, **{field: value})
+
+
+# What each confounder may change on a plain head.
+_FIELDS_OF = {
+    "cupping": {"cupping_hu", "cupping_depth_mm", "cupping_height"},
+    "sharp_kernel": {"noise_hu", "sharpness", "edge_enhancement"},
+    "plastic_noise": {"noise_hu", "sharpness", "plastic"},
+    "shading": {"left_right_shading_hu", "front_back_shading_hu"},
+    "texture": {"texture", "texture_mm"},
+    "leukoaraiosis": {"leukoaraiosis", "leukoaraiosis_asymmetry"},
+    "lacunes": {"lacunes", "rim_hu", "rim_mm"},
+    "cavity": {"old_infarct", "old_territory", "rim_hu", "rim_mm"},
+    "calcified_pallidum": {"basal_ganglia_calcium"},
+    "streaks": {"streaks"},
+    "motion": {"motion_mm"},
+    "thin_slices": {"thickness_mm", "noise_hu"},
+    "thick_slices": {"thickness_mm"},
+    "tilt_rotation": {"tilt_deg", "pitch_deg", "yaw_deg", "roll_deg"},
+    "wide_ventricles": {"atrophy"},
+    "midline_shift": {"midline_shift_mm"},
+    "dense_sinuses": {"dura_hu", "sinus_hu"},
+}
+
+
+@pytest.mark.parametrize("confounder", CONFOUNDERS)
+def test_a_confounder_changes_a_plain_head_by_itself_alone(confounder: str) -> None:
+    for seed in range(20):
+        plain = random_person_spec(seed, "a:1", affected=(), confounder="plain")
+        troubled = random_person_spec(seed, "a:1", affected=(), confounder=confounder)
+        fields = [f.name for f in dataclasses.fields(SampleSpec)]
+        changed = {name for name in fields if getattr(plain, name) != getattr(troubled, name)}
+        assert changed
+        assert changed <= _FIELDS_OF[confounder]
+
+
+def test_an_unknown_confounder_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="confounder"):
+        random_person_spec(1, "", confounder="hair")
+
+
+def test_the_population_has_its_rates() -> None:
+    specs = [random_person_spec(seed, "a:1") for seed in range(1500)]
+
+    def share(found: list[bool]) -> float:
+        return sum(found) / len(found)
+
+    assert share([s.thickness_mm == 5 for s in specs]) == pytest.approx(0.50, abs=0.04)
+    assert share([s.thickness_mm <= 2.5 for s in specs]) == pytest.approx(0.25, abs=0.04)
+    assert share([s.edge_enhancement > 0 for s in specs]) == pytest.approx(0.15, abs=0.03)
+    assert share([s.plastic > 0 for s in specs]) == pytest.approx(0.10, abs=0.03)
+    assert share([s.leukoaraiosis > 0 for s in specs]) == pytest.approx(0.40, abs=0.04)
+    assert share([s.lacunes > 0 for s in specs]) == pytest.approx(0.15, abs=0.03)
+    assert share([bool(s.old_infarct or s.old_territory) for s in specs]) == pytest.approx(0.075, abs=0.025)
+    assert share([s.basal_ganglia_calcium > 0 for s in specs]) == pytest.approx(0.15, abs=0.03)
+    assert share([s.cupping_hu >= 10 for s in specs]) == pytest.approx(0.085, abs=0.03)
+    assert np.mean([s.cupping_hu for s in specs if s.cupping_hu < 10]) == pytest.approx(2.7, abs=0.4)
+    for s in specs:
+        assert s.grey_hu is not None
+        assert s.white_hu is not None
+        assert 6.45 <= s.grey_hu - s.white_hu <= 9.55
+        noise = s.noise_hu * np.sqrt(5 / s.thickness_mm) / (1.5 if s.edge_enhancement else 1.0)
+        assert noise <= 9.01
+        assert abs(s.left_right_shading_hu) <= 1.5
+        assert all(0.3 <= share <= 1 for share in s.involvement)
+    assert {s.definition for s in specs} == {"atlas", "second", "between"}
+
+
+def test_infarcts_take_connected_regions_of_one_side() -> None:
+    patterns = [random_person_spec(seed, "").affected for seed in range(400)]
+    assert {len(p) for p in patterns} == set(range(1, 10))
+    for pattern in patterns:
+        assert len({r.side for r in pattern}) == 1
+        names, reached = {r.name for r in pattern}, {pattern[0].name}
+        for _ in names:
+            reached |= {n for r in reached for n in NEIGHBOURS[r] if n in names}
+            reached |= {r for r in names if reached & set(NEIGHBOURS[r])}
+        assert reached == names
+
+
+def test_what_is_asked_for_leaves_the_rest_of_the_head_as_it_was() -> None:
+    free = random_person_spec(9, "a:1")
+    regions = parse_affected("left:M1,M4")
+    asked = random_person_spec(9, "a:1", affected=regions, delta_hu=4.0, thickness_mm=2.0)
+    assert (asked.affected, asked.delta_hu, asked.thickness_mm) == (regions, 4.0, 2.0)
+    own = {"affected": free.affected, "involvement": free.involvement, "delta_hu": free.delta_hu}
+    assert dataclasses.replace(asked, thickness_mm=free.thickness_mm, **own) == free
+
+
+def test_the_persons_own_densities_are_taken(usual: Person) -> None:
+    asked = person(grey_hu=40.0, white_hu=30.0, csf_hu=9.0, deep_grey_extra_hu=0.0)
+    assert np.median(pure(asked, "grey")) == pytest.approx(40.0, abs=0.5)
+    assert np.median(pure(asked, "white")) == pytest.approx(30.0, abs=0.5)
+    bone = usual.hu > 600
+    bone[usual.brain] = False
+    assert np.array_equal(usual.hu[bone], asked.hu[bone])
+
+
+def test_white_matter_disease_leans_to_the_side_that_is_asked_for(usual: Person) -> None:
+    left = person(leukoaraiosis=1.0, leukoaraiosis_asymmetry=0.6).hu - usual.hu
+    x = usual.grid.axes_mm[0]
+    assert left[..., x > 0].sum() < 2 * left[..., x < 0].sum() < 0
+
+
+def test_a_midline_shift_moves_the_middle_and_not_the_skull(usual: Person) -> None:
+    shifted = person(midline_shift_mm=5.0)
+    np.testing.assert_array_equal(shifted.inside, usual.inside)
+    x, y, z = usual.brain_grid.axes_mm
+    box = np.ix_(np.abs(z - 8) < 8, np.abs(y - 5) < 12, np.abs(x) < 20)
+
+    def middle(one: Person) -> float:
+        fluid = one.ventricle_mm[box] < 0
+        return float((fluid * x[np.abs(x) < 20]).sum() / fluid.sum())
+
+    assert middle(shifted) - middle(usual) == pytest.approx(4.5, abs=1.2)

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.simulate import SampleSpec, write_sample
+from strokecore.simulate import SampleSpec, SimulatedHead, write_sample
 from strokecore.simulate.anatomy import average_head
 from strokecore.simulate.head import BuiltHead, bend_person, build_head, scan
 from strokecore.simulate.infarct import add_lesions
@@ -199,6 +199,61 @@ def test_infarct_in_another_territory_touches_no_aspects_region(bare: tuple[Pers
     assert head.lesions.numbers["infarct_ml"]["right"] > 10
     assert not any(r["affected"] for r in head.lesions.numbers["regions"])
     assert (head.lesions.drawn_regions[head.lesions.infarct > 0.5] == 0).mean() > 0.9
+
+
+def test_a_partial_infarct_has_its_share_and_its_depth(bare: tuple[Person, Warp], healthy: BuiltHead) -> None:
+    regions = tuple(RegionId(name, "right") for name in ("I", "M2", "M5"))
+    shares = (0.6, 0.9, 0.4)
+    head = with_lesions(bare, affected=regions, involvement=shares, white_share=0.6, edge_mm=2.0)
+    rows = {RegionId(r["name"], r["side"]): r for r in head.lesions.numbers["regions"]}
+    for region, share in zip(regions, shares, strict=True):
+        assert rows[region]["involved_fraction"] == pytest.approx(share, abs=0.08)
+        assert rows[region]["affected"]
+    for row in rows.values():
+        assert row["affected"] == (row["involved_fraction"] >= 0.30)
+        assert row["judged"] == (row["affected"] or row["involved_fraction"] < 0.05)
+        assert row["side"] == "right" or row["involved_fraction"] == 0
+    np.testing.assert_array_equal(head.lesions.own_regions, healthy.lesions.own_regions)
+    person = head.person
+    drop = healthy.person.hu[person.brain] - person.hu[person.brain]
+    deep = head.lesions.infarct > 0.95
+    assert drop[deep & (person.grey > 0.95)].mean() == pytest.approx(12.0, abs=0.7)
+    assert drop[deep & (person.white > 0.95)].mean() == pytest.approx(0.6 * 12.0, abs=0.7)
+
+
+def test_swelling_closes_sulci_of_the_infarct_only(bare: tuple[Person, Warp]) -> None:
+    asked = {"affected": (RegionId("M2", "right"),), "involvement": (0.8,)}
+    flat, swollen = (with_lesions(bare, swelling=s, **asked).lesions.tissue for s in (0.0, 0.8))
+    assert (swollen >= flat).all()
+    more = swollen - flat > 0.1
+    assert more.any()
+    assert (bare[0].brain_grid.axes_mm[0][np.nonzero(more)[2]] < 0).all()
+
+
+def test_the_observer_sees_the_depth_without_noise_and_field(bare: tuple[Person, Warp]) -> None:
+    quiet = {"noise_hu": 0.0, "cupping": 0.0}
+    field = {"cupping_hu": 20.0, "left_right_shading_hu": 1.5, "front_back_shading_hu": -1.0}
+    healthy, sick, troubled = (
+        scan(dataclasses.replace(SPEC, **quiet, **fields), with_lesions(bare, affected=regions))
+        for regions, fields in (((), {}), (RIGHT, {}), (RIGHT, field))
+    )
+
+    def observed(head: SimulatedHead, region: RegionId) -> float:
+        return next(
+            float(row["observer_difference_hu"])
+            for row in head.truth["regions"]
+            if (row["name"], row["side"]) == region
+        )
+
+    for region in (RegionId("M2", "right"), RegionId("M3", "right")):
+        drop = next(
+            row["mean_drop_hu"] for row in sick.truth["regions"] if (row["name"], row["side"]) == region
+        )
+        assert observed(sick, region) - observed(healthy, region) == pytest.approx(-drop, abs=0.6)
+        assert -SPEC.delta_hu * 1.1 < observed(sick, region) < -0.5 * SPEC.delta_hu
+        assert observed(sick, region.mirror) == pytest.approx(-observed(sick, region))
+        assert observed(troubled, region) == pytest.approx(observed(sick, region), abs=0.25)
+    assert troubled.hu[len(troubled.hu) // 2].mean() > sick.hu[len(sick.hu) // 2].mean()
 
 
 @pytest.fixture(scope="module")
