@@ -133,7 +133,8 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
     with scorer.step("segment"):
         lesion = scorer.engine.segment(head)
     with scorer.step("score"):
-        findings = find_regions(head, lesion)
+        cut = known.software.region_cut
+        findings = find_regions(head, lesion, cut.threshold if cut else None)
         aspects = score_hemispheres(findings)
         blood = blood_flags(head)
         withheld = bool(blood) and scorer.config.withhold_on_blood
@@ -155,6 +156,7 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
             infarct_volume_ml=infarct_ml,
             old_infarct_volume_ml=lesion.old_ml(head.grid),
             outside_regions_volume_ml=round(head.grid.ml(lesion.acute & (head.regions == 0)), 3),
+            other_hypodensity_volume_ml=lesion.other_ml(head.grid),
             quality=(
                 *blood,
                 *unconfirmed_flags(aspects, infarct_ml),

@@ -64,8 +64,8 @@ class RegionFinding:
 class AspectsScore:
     """ASPECTS of one hemisphere; ``score`` is None when withheld or fewer than 8 regions were assessed.
 
-    ``range``: the lowest and the highest score that the borderline regions leave open; the score lies in
-    it. None where it is not known, and wherever ``score`` is.
+    ``range``: the lowest and the highest score that the regions leave open (scoring/aspects.py); the score
+    lies in it. None where it is not known, and wherever ``score`` is.
     """
 
     score: int | None

@@ -166,20 +166,31 @@ def _ablate(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from trainer.export import export
 
-    try:
-        note = options.card_note.read_text("utf-8") if options.card_note else ""
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{options.card_note} cannot be read as text ({type(error).__name__}).") from error
     folder = export(
         options.run_folder,
         options.out,
         options.data,
         joined=options.join_weight_free,
-        note=note,
+        note=_card_note(options),
         typed=options.typed,
     )
     _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
     return EXIT_OK
+
+
+def _refit(options: argparse.Namespace) -> int:
+    from trainer.export import refit
+
+    folder = refit(options.model, options.out, options.data, note=_card_note(options))
+    _console().print(f"model package in {folder}; strokecore score DICOM_DIR --out OUT --model {folder}")
+    return EXIT_OK
+
+
+def _card_note(options: argparse.Namespace) -> str:
+    try:
+        return str(options.card_note.read_text("utf-8")) if options.card_note else ""
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{options.card_note} cannot be read as text ({type(error).__name__}).") from error
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -278,6 +289,17 @@ def _parser() -> argparse.ArgumentParser:
         help="add the graphs that TensorRT runs in bf16 and fp16",
     )
     export.set_defaults(run=_export)
+
+    refit = commands.add_parser(
+        "refit", help="fit a package's thresholds and weights anew after an update of strokecore"
+    )
+    refit.add_argument("model", type=Path, metavar="MODEL")
+    refit.add_argument("out", type=Path, metavar="OUT")
+    refit.add_argument("--data", type=Path, required=True, metavar="DATA", help="prepared by this version")
+    refit.add_argument(
+        "--card-note", type=Path, metavar="FILE", help="Markdown for the end of the model card"
+    )
+    refit.set_defaults(run=_refit)
     return parser
 
 

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ from strokecore.arrays import Float4D
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BLEND_MM, CLASSES
 from strokecore.learned.combination import Combination
+from strokecore.learned.engine import Run
+from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import (
     CARD,
     GOLDEN,
@@ -34,7 +37,7 @@ from strokecore.learned.package import (
     load_package,
     output_shapes,
 )
-from strokecore.learned.preprocessing import PREPROCESS_VERSION
+from strokecore.learned.preprocessing import PREPROCESS_VERSION, InputSpec
 from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.evaluate import on_best_device
@@ -100,15 +103,8 @@ def export(
     def run_network(slices: Float4D) -> tuple[Float4D, Float4D]:
         return predict_slices(net, slices)
 
-    combination: Combination | None = None
-    if joined:
-        evidence, combination = collect_joined(run_network, dataset, records, recipe.input, fit_calibration)
-    else:
-        evidence = collect(run_network, dataset, records, recipe.input)
+    fitted = fit_decisions(run_network, dataset, records, recipe.input, joined=joined)
     net.cpu()
-    threshold = best_threshold(evidence.dice, evidence.called_ml)
-    calibration = fit_calibration(evidence.log_odds, evidence.affected, evidence.asymmetry)
-    validation = figures(evidence, threshold, calibration)
 
     log.info("ONNX graph and golden outputs")
     network = to_onnx(net, recipe.input.size)
@@ -117,39 +113,109 @@ def export(
     log.info("ONNX Runtime differs from torch by at most %.1e", worst)
     networks = typed_networks(network, arrays) if typed else {}
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
+    with new_package(out) as part:
         (part / ONNX).write_bytes(network)
         for precision, content in networks.items():
             (part / TYPED_ONNX.format(precision)).write_bytes(content)
         (part / GOLDEN).write_bytes(golden_bytes(arrays))
         about = {"recipe_sha256": record["recipe_sha256"], "backbone_sha256": record["backbone"]["sha256"]}
         weights = write_weights(part / WEIGHTS, net.decoder.state_dict(), about)
-        manifest = {
-            **_about(record, recipe, dataset, weights),
-            "metrics": {"validation": validation, "test": figures_on_test(run, record)},
-            "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
-            "combination": asdict(combination) if combination else None,
-            "regions": {
-                "aggregation": "logit_of_mean",
-                "calibration": {name: asdict(curve) for name, curve in calibration.items()},
-            },
-        }
+        manifest = {**_about(record, recipe, dataset, weights), **fitted}
+        manifest["metrics"]["test"] = figures_on_test(run, record)
         built_with_dinov3 = manifest["backbone"]["built_with_dinov3"]
         (part / LICENCE).write_text(
             licence_text(dataset.about["kind"], built_with_dinov3, recipe.weights.source), "utf-8"
         )
-        (part / CARD).write_text(model_card(manifest, note), "utf-8")
-        manifest["files"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
-        # last, and the folder still has another name: a killed export leaves nothing that a node would take
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        seal(part, manifest, note)
+    return out
+
+
+def refit(model: Path, out: Path, data: Path, *, note: str = "") -> Path:
+    """A package with the same network and everything that was fitted around it fitted anew.
+
+    For a node whose atlas or weight-free engine has changed since the package was exported: the network's
+    answer is what it was, its thresholds and weights are not.
+
+    Parameters
+    ----------
+    model: the package. out: the new one; must not exist. note: as for ``export``.
+    data: prepared by this version, with a split "validate" that the network was not trained on.
+
+    Raises
+    ------
+    UsageError: ``data`` has no validation cases, or ``out`` exists.
+    ModelPackageError: ``model`` is no package.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} exists; give another folder for the package, or remove it.")
+    package = load_package(model, to_refit=True)
+    dataset = Dataset(data)
+    records = dataset.split("validate")
+    if not records:
+        raise UsageError(f"{data} has no validation cases to fit thresholds on; prepare some.")
+    log.info("validation: %d cases", len(records))
+    joined = package.manifest.get("combination") is not None
+    runtime = OnnxRuntime(package)
+    fitted = fit_decisions(runtime.run, dataset, records, package.spec, joined=joined)
+    manifest: dict[str, Any] = {
+        **package.manifest,
+        **fitted,
+        "version": f"{package.version.split('.r', maxsplit=1)[0]}.r{dataset.sha256[:8]}",
+        "preprocess_version": PREPROCESS_VERSION,
+        "atlas_sha256": load_atlas().sha256,
+    }
+    with new_package(out) as part:
+        for name in package.manifest["files"]:
+            if name != CARD:
+                shutil.copyfile(model / name, part / name)
+        seal(part, manifest, note)
+    return out
+
+
+def fit_decisions(
+    run_network: Run, dataset: Dataset, records: Sequence[CaseRecord], spec: InputSpec, *, joined: bool
+) -> dict[str, Any]:
+    """What is fitted around a network on validation cases, as model.json says it."""
+    combination: Combination | None = None
+    if joined:
+        evidence, combination = collect_joined(run_network, dataset, records, spec, fit_calibration)
+    else:
+        evidence = collect(run_network, dataset, records, spec)
+    threshold = best_threshold(evidence.dice, evidence.called_ml)
+    calibration = fit_calibration(evidence.log_odds, evidence.affected, evidence.asymmetry)
+    return {
+        "metrics": {"validation": figures(evidence, threshold, calibration), "test": None},
+        "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
+        "combination": asdict(combination) if combination else None,
+        "regions": {
+            "aggregation": "logit_of_mean",
+            "calibration": {name: asdict(curve) for name, curve in calibration.items()},
+        },
+    }
+
+
+@contextmanager
+def new_package(out: Path) -> Iterator[Path]:
+    """A folder to write a package into; it becomes ``out`` only when everything went well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        yield part
         load_package(part)  # by the node's own rules
         os.rename(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
+
+
+def seal(part: Path, manifest: dict[str, Any], note: str) -> None:
+    """Write the card and, last, the manifest that names every file.
+
+    The folder still has another name: a killed export leaves nothing that a node would take.
+    """
+    (part / CARD).write_text(model_card(manifest, note), "utf-8")
+    manifest["files"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 
 def figures_on_test(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -33,12 +33,14 @@ class WarpedAtlas:
     Attributes
     ----------
     regions: uint8, RegionId.label.
+    second_regions: uint8, by the atlas's second definition; all 0 where it has none.
     grey: float32, expected share of grey matter in brain tissue.
     tissue: float32, expected share of brain tissue in everything. The atlas maps are averages of many
         people, so it falls to intermediate values in sulci rather than to zero.
     """
 
     regions: UInt8Array
+    second_regions: UInt8Array
     grey: Float3D
     tissue: Float3D
 
@@ -57,13 +59,20 @@ def warp_atlas(
     indices = _template_indices(atlas, registration, grid, where)
     regions = np.zeros(grid.shape, np.uint8)
     regions[where] = _labels(atlas, indices)
+    second = np.zeros(grid.shape, np.uint8)
+    if atlas.second_regions is not None:
+        # It only asks whether a call holds: the nearest label is good enough and costs nothing.
+        second[where] = ndimage.map_coordinates(
+            atlas.second_regions, indices, output=np.uint8, order=0, mode="constant"
+        )
     left = on_side(grid.axes_mm[2], "left")
-    regions[(regions > 0) & ((regions <= len(ALL_REGIONS) // 2) != left)] = 0
+    for labels in (regions, second):
+        labels[(labels > 0) & ((labels <= len(ALL_REGIONS) // 2) != left)] = 0
 
     grey = _share(atlas.grey, indices)
     tissue = np.clip(grey + _share(atlas.white, indices), 0.0, 1.0)
     grey = np.where(tissue > _MIN_TISSUE, grey / np.maximum(tissue, _MIN_TISSUE), 0.0).astype(np.float32)
-    return WarpedAtlas(regions, _filled(grey, where), _filled(tissue, where))
+    return WarpedAtlas(regions, second, _filled(grey, where), _filled(tissue, where))
 
 
 def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> BoolArray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.arrays import Float3D, UInt8Array
-from strokecore.scoring.asymmetry import LOGIT_LIMIT
+from strokecore.scoring.decision import LOGIT_LIMIT
 from strokecore.scoring.engine import Lesion
 
 

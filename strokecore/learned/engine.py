@@ -84,6 +84,7 @@ class LearnedEngine:
         usable = head.brain.parenchyma & head.covered & ~near_old
         own = region_log_odds(probability, head.regions, usable)
         other: dict[RegionId, float] = {}
+        weight_free: Lesion | None = None
         if self.package.combination is not None:
             weight_free = AsymmetryEngine().segment(head)
             other = region_opinions(weight_free)
@@ -103,6 +104,7 @@ class LearnedEngine:
                 head.grid,
             ),
             old=old,
+            other=weight_free.other if weight_free else None,
             evidence=self._evidence(own, other, measure_regions(cropped, tissue))
             | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
         )
@@ -119,7 +121,7 @@ class LearnedEngine:
                 continue
             mirror = measured[region.mirror]
             curve = self.package.calibration[region.name]
-            difference = mine.mean_hu - mirror.mean_hu if mine.has_mirror(mirror) else None
+            difference = mine.flat_hu - mirror.flat_hu if mine.has_mirror(mirror) else None
             evidence[region] = RegionEvidence(
                 probability=curve.probability(own[region], other.get(region, 0.0)),
                 mean_hu=mine.mean_hu,

@@ -132,13 +132,15 @@ class ModelPackage:
             ) from error
 
 
-def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPackage:
+def load_package(folder: Path, *, atlas_sha256: str | None = None, to_refit: bool = False) -> ModelPackage:
     """Read and check a package.
 
     Parameters
     ----------
     folder: as ``trainer export`` wrote it.
     atlas_sha256: of the atlas that this run uses; the shipped atlas's when None.
+    to_refit: only the network is wanted: thresholds and weights may hold for another atlas or another
+        weight-free engine. Never for scoring.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPacka
         )
     content = _read_manifest(folder)
     manifest = _parsed(folder, content)
-    _check_fit(folder, manifest, atlas_sha256 or _shipped_atlas())
+    _check_fit(folder, manifest, None if to_refit else atlas_sha256 or _shipped_atlas())
     spec = _checked_input(folder, manifest)
     _check_files(folder, manifest["files"])
     calibration = manifest["regions"]["calibration"]
@@ -169,7 +171,7 @@ def load_package(folder: Path, *, atlas_sha256: str | None = None) -> ModelPacka
                 for name, c in sorted(calibration.items())
             }
         ),
-        combination=_combination(folder, manifest.get("combination")),
+        combination=None if to_refit else _combination(folder, manifest.get("combination")),
         manifest=MappingProxyType(manifest),
     )
 
@@ -228,7 +230,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_fit(folder: Path, manifest: Mapping[str, Any], atlas_sha256: str) -> None:
+def _check_fit(folder: Path, manifest: Mapping[str, Any], atlas_sha256: str | None) -> None:
     minimum = manifest["minimum_strokecore"]
     if _numbers(minimum) > _numbers(__version__):
         raise ModelPackageError(
@@ -237,13 +239,14 @@ def _check_fit(folder: Path, manifest: Mapping[str, Any], atlas_sha256: str) -> 
         )
     for what, found, expected in (
         ("preprocessing", manifest["preprocess_version"], PREPROCESS_VERSION),
-        ("atlas", manifest["atlas_sha256"], atlas_sha256),
+        ("atlas", manifest["atlas_sha256"], atlas_sha256 or manifest["atlas_sha256"]),
         ("arm blend (mm)", float(manifest["arms"]["blend_mm"]), BLEND_MM),
     ):
         if found != expected:
             raise ModelPackageError(
                 f"model package {folder} was made for {what} {found}, this run has {expected}; "
-                "its thresholds hold for its own only: train and export it again."
+                "its thresholds hold for its own only: fit them anew with trainer refit, or train and export "
+                "it again."
             )
     for arm, output in zip(CLASSES, manifest["outputs"], strict=True):
         if tuple(output["classes"]) != CLASSES[arm]:
@@ -266,7 +269,8 @@ def _combination(folder: Path, values: Mapping[str, Any] | None) -> Combination 
     if found != expected:
         raise ModelPackageError(
             f"model package {folder} joins the weight-free engine {found[:12]}…, this version "
-            f"has {expected[:12]}…; its weights hold for that one only: export it again."
+            f"has {expected[:12]}…; its weights hold for that one only: fit them anew with trainer refit, or "
+            "export it again."
         )
     return Combination(found, VoxelWeights(**values["inside"]), VoxelWeights(**values["outside"]))
 

@@ -28,7 +28,7 @@ from strokecore.learned.engine import region_log_odds
 from strokecore.learned.golden import Golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.runtime import Answers, Runtime
-from strokecore.scoring.aspects import REGION_THRESHOLD
+from strokecore.scoring.engine import REGION_THRESHOLD
 
 Indices = npt.NDArray[np.intp]
 

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
 from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
+from strokecore.reports.dicom.contour import region_contour
 from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, Result, SourceMasks
 
 Rgb = tuple[int, int, int]
@@ -178,8 +180,8 @@ def draw_slice(
         if mask is None:
             continue
         colour, width, dashed = _region_line(result, region)
-        rim = mask.outline(width)
-        _blend(canvas, rim.dashed(DASH * width) if dashed else rim, colour, LINE_OPACITY)
+        rim = mask.dashed_outline(width) if dashed else mask.outline(width)
+        _blend(canvas, rim, colour, LINE_OPACITY)
         names.append((f"{region.name}?" if dashed else region.name, colour, mask.centre))
     for value, colour in LESION_COLOURS.items():
         mask = _enlarged(lesion == value, view, size)
@@ -254,13 +256,19 @@ class _Mask:
             inner = rows[:, 1:-1] & rows[:, :-2] & rows[:, 2:]
         return _Mask(self.values & ~inner, self.corner)
 
-    def dashed(self, pixels: int) -> _Mask:
-        """Every other stretch of an outline, each of about ``pixels`` picture pixels of line."""
-        rows, columns = np.nonzero(self.values)
-        order = np.argsort(np.arctan2(rows - rows.mean(), columns - columns.mean()), kind="stable")
-        shown = (np.arange(len(order)) // (pixels * OVERSAMPLING**2)) % 2 == 0
-        values = np.zeros_like(self.values)
-        values[rows[order[shown]], columns[order[shown]]] = True
+    def dashed_outline(self, width: int) -> _Mask:
+        """The inner rim, every other stretch of DASH picture pixels along it."""
+        rim = self.outline(width).values
+        path = region_contour(self.values)
+        # the path runs along pixel edges, so the way from corner to corner is a difference of one coordinate
+        length = np.concatenate([[0.0], np.abs(np.diff(path, axis=0)).sum(axis=1).cumsum()])
+        along = np.arange(length[-1])
+        points = np.stack([np.interp(along, length, path[:, axis]) for axis in (1, 0)], axis=1)
+        pixels = np.argwhere(rim)
+        nearest = cKDTree(points).query(pixels + 0.5)[1]
+        shown = pixels[(nearest // (DASH * OVERSAMPLING)) % 2 == 0]
+        values = np.zeros_like(rim)
+        values[shown[:, 0], shown[:, 1]] = True
         return _Mask(values, self.corner)
 
 

@@ -6,7 +6,10 @@ Rules and their sources:
   (Barber et al., Lancet 2000;355:1670).
 - All slices are read, and a finding counts only when it is seen on two adjacent slices
   (Pexman et al., AJNR 2001;22:1534; read on slices of 4-6 mm, hence the 8 mm below).
-- A finding must be outlined: a region that is darker as a whole, without a lesion in it, is not counted.
+- A finding must be outlined: a region that is darker as a whole, without a lesion in it, is borderline and
+  not counted.
+- A score carries its doubt: the interval that holds nine in ten of the scores that the regions' probabilities
+  leave open (a sum of independent trials), and the score itself.
 - Hypodensity counts, swelling alone does not (Butcher et al., Stroke 2007, PMID 17272776). The
   engines measure density only, so swelling cannot deduct.
 - Old, CSF-like infarct is not early change: it is never counted, and a region that is mostly old
@@ -16,6 +19,7 @@ Rules and their sources:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -34,8 +38,11 @@ MIN_EXTENT_MM: Final = 8.0
 MIN_EXTENT_SLICES: Final = 1.5
 # A plane shows the finding when this much of it lies in the region; below it is speckle.
 MIN_PLANE_AREA_MM2: Final = 20.0
-# Decision point of every engine's calibrated region probability.
-REGION_THRESHOLD: Final = 0.5
+# A region this much darker than its mirror is never simply normal: healthy sides differ by 0.5 to 1.1 HU
+# (standard deviation), and 2.0 HU agreed best with the final infarct (Mokin et al., Stroke 2017;48:1574).
+CLEAR_DIFFERENCE_HU: Final = -3.5
+# Of the scores that are possible, the lowest and the highest twentieth are left out of the range.
+RANGE_TAIL: Final = 0.05
 # Less of the region than this inside the scan: what is missing could hold the finding.
 MIN_COVERED_FRACTION: Final = 0.7
 # More of the region than this replaced by old infarct: nothing left to judge.
@@ -51,11 +58,15 @@ Box = tuple[slice, ...]
 _NOWHERE: Final[Box] = (slice(0), slice(0), slice(0))
 
 
-def find_regions(head: Head, lesion: Lesion) -> tuple[RegionFinding, ...]:
-    """Judge each of the 20 regions, in ALL_REGIONS order."""
+def find_regions(head: Head, lesion: Lesion, threshold: float | None = None) -> tuple[RegionFinding, ...]:
+    """Judge each of the 20 regions, in ALL_REGIONS order.
+
+    ``threshold``: a site's own decision point; the engine's when None.
+    """
     boxes = ndimage.find_objects(head.regions, max_label=len(ALL_REGIONS))
+    cut = lesion.threshold if threshold is None else threshold
     return tuple(
-        _find_region(head, lesion, region, box or _NOWHERE)
+        _find_region(head, lesion, region, box or _NOWHERE, cut)
         for region, box in zip(ALL_REGIONS, boxes, strict=True)
     )
 
@@ -66,7 +77,23 @@ def score_side(findings: tuple[RegionFinding, ...], side: Side) -> AspectsScore:
     assessed = sum(f.assessable for f in mine)
     if assessed < MIN_ASSESSED:
         return AspectsScore(None, assessed)
-    return AspectsScore(FULL_SCORE - sum(f.affected for f in mine if f.assessable), assessed)
+    score = FULL_SCORE - sum(f.affected for f in mine if f.assessable)
+    return AspectsScore(score, assessed, score_range(score, [f.probability for f in mine if f.assessable]))
+
+
+def score_range(score: int, probabilities: Sequence[float | None]) -> tuple[int, int] | None:
+    """The scores between the two tails of what independent regions of these probabilities leave open.
+
+    None where a probability is not known.
+    """
+    chance = np.ones(1)  # of so many affected regions
+    for probability in probabilities:
+        if probability is None:
+            return None
+        chance = np.convolve(chance, [1.0 - probability, probability])
+    at_most = np.cumsum(chance)
+    fewest, most = (int(np.searchsorted(at_most, tail)) for tail in (RANGE_TAIL, 1.0 - RANGE_TAIL))
+    return min(score, FULL_SCORE - most), max(score, FULL_SCORE - fewest)
 
 
 def score_hemispheres(findings: tuple[RegionFinding, ...]) -> dict[Side, AspectsScore]:
@@ -108,7 +135,7 @@ def minimum_extent_mm(slice_spacing_mm: float) -> float:
     return max(MIN_EXTENT_MM, MIN_EXTENT_SLICES * slice_spacing_mm)
 
 
-def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> RegionFinding:
+def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box, threshold: float) -> RegionFinding:
     mask = head.regions[box] == region.label
     evidence = lesion.evidence.get(region, RegionEvidence(None, None, None))
     size = int(mask.sum())
@@ -116,9 +143,13 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
     reason = _not_assessable(head, lesion, mask, box, evidence)
     assessable = reason is None
     fraction = float(acute.sum() / size) if size else 0.0
-    positive = assessable and (evidence.probability or 0.0) >= REGION_THRESHOLD
+    positive = assessable and (evidence.probability or 0.0) >= threshold
+    difference = evidence.contralateral_difference_hu
+    borderline = evidence.borderline
     if positive and not _tall_enough(head, acute):
-        positive, reason = False, "single_slice" if acute.any() else "not_outlined"
+        positive, borderline, reason = False, True, "single_slice" if acute.any() else "not_outlined"
+    elif not positive and difference is not None and difference <= CLEAR_DIFFERENCE_HU:
+        borderline = True
     return RegionFinding(
         name=region.name,
         side=region.side,
@@ -130,6 +161,7 @@ def _find_region(head: Head, lesion: Lesion, region: RegionId, box: Box) -> Regi
         contralateral_difference_hu=evidence.contralateral_difference_hu,
         assessable=assessable,
         reason=reason,
+        borderline=assessable and borderline,
     )
 
 

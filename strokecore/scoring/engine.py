@@ -12,16 +12,23 @@ from strokecore.anatomy.regions import RegionId, Side
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-from strokecore.result import ModelInfo
+from strokecore.result import INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, ModelInfo
+
+# Decision point of an engine whose probabilities are calibrated and that names no other.
+REGION_THRESHOLD: Final = 0.5
 
 
 @dataclass(frozen=True)
 class RegionEvidence:
-    """An engine's evidence for one region; None where it could not be measured."""
+    """An engine's evidence for one region; None where it could not be measured.
+
+    ``borderline``: the call depends on how the region's borders are drawn.
+    """
 
     probability: float | None
     mean_hu: float | None
     contralateral_difference_hu: float | None
+    borderline: bool = False
 
 
 UNKNOWN: Final = RegionEvidence(None, None, None)
@@ -38,19 +45,29 @@ class Lesion:
     acute: bool [z, y, x], early infarct.
     old: bool [z, y, x], old (CSF-like) infarct; disjoint from ``acute``.
     evidence: one RegionEvidence per region (20).
+    other: bool [z, y, x], hypodense tissue that is neither; None where the engine does not tell.
+    threshold: probability from which this engine calls a region affected.
     """
 
     probability: Float32Array
     acute: BoolArray
     old: BoolArray
     evidence: Mapping[RegionId, RegionEvidence] = field(default_factory=dict)
+    other: BoolArray | None = None
+    threshold: float = REGION_THRESHOLD
 
     def labels(self, grid: Grid) -> UInt8Array:
         """The label map of strokecore.result.SourceMasks, still on ``grid``; uint8 [z, y, x]."""
-        labels = self.acute.astype(np.uint8)
-        labels[grid.side_columns("right")] *= 2
-        labels[self.old] = 3
+        labels = self.acute.astype(np.uint8) * np.uint8(INFARCT["left"])
+        labels[grid.side_columns("right")] *= INFARCT["right"] // INFARCT["left"]
+        if self.other is not None:
+            labels[self.other & (labels == 0)] = OTHER_HYPODENSITY
+        labels[self.old] = OLD_INFARCT
         return labels
+
+    def other_ml(self, grid: Grid) -> float:
+        """Volume of the hypodensity that is neither early nor old infarct, millilitres to three digits."""
+        return 0.0 if self.other is None else round(grid.ml(self.other & ~self.acute & ~self.old), 3)
 
     def infarct_ml(self, grid: Grid) -> dict[Side, float]:
         """Volume of the early infarct of each side, millilitres to three digits."""

@@ -17,6 +17,8 @@ OLD_MIN_ML: Final = 1.0
 OLD_MIRROR_MARGIN_MM: Final = 5.0
 # Brain this near to a cavity is not judged as early change.
 OLD_RIM_MM: Final = 5.0
+# Gliosis reaches further, where a new infarct is still to be told from it.
+GLIOSIS_MM: Final = 12.0
 
 
 def find_old_infarct(head: Head) -> Bool3D:
@@ -26,6 +28,22 @@ def find_old_infarct(head: Head) -> Bool3D:
     cavity = csf & ~near_fluid[:, :, ::-1] & (head.tissue > OLD_MIN_TISSUE) & head.covered
     cavity = ndimage.binary_opening(cavity, structure=np.ones((1, 3, 3), bool))
     return keep_components(cavity, OLD_MIN_ML, head.grid)
+
+
+def near_cavity(acute: Bool3D, old: Bool3D, grid: Grid) -> Bool3D:
+    """The components of an outlined lesion that are the gliotic rim of an old cavity; all [z, y, x].
+
+    A rim lies around its cavity, so most of it is near; a new infarct beside an old one reaches further.
+    """
+    if not old.any() or not acute.any():
+        return np.zeros_like(acute)
+    near = widened(old, GLIOSIS_MM, grid)
+    labels, count = ndimage.label(acute)
+    whole = np.bincount(labels.ravel(), minlength=count + 1)
+    close = np.bincount(labels[near], minlength=count + 1)
+    rim = close > 0.5 * whole
+    rim[0] = False
+    return np.asarray(rim[labels], dtype=np.bool_)
 
 
 def widened(mask: Bool3D, margin_mm: float, grid: Grid) -> Bool3D:

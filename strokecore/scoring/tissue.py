@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.arrays import Bool3D, Float3D, Float32Array
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
+from strokecore.arrays import Bool3D, Float3D, Float32Array, UInt8Array
 from strokecore.head.canonical import Head
 from strokecore.scoring.old_infarct import OLD_RIM_MM, find_old_infarct, widened
-from strokecore.scoring.tissue_curve import tissue_curve
 
 # Fewer measurable voxels than this leave a region unjudged.
 MIN_VOXELS: Final = 150
-# Tissue this far below the person's curve is CSF-like: neither normal nor early change; HU.
-OLD_RESIDUAL_HU: Final = 21.0
-# Dropped from a region's residuals before the mean. More at the dark end: sulci and ventricles that the
-# masks missed darken a part of the region, an infarct nearly all of it.
-TRIM_DARK: Final = 0.25
-TRIM_BRIGHT: Final = 0.05
+# Grey matter lies about 4 HU above the person's level; what is this far above it, after a smoothing that
+# takes the noise away, is faint calcium, a vessel or blood, and no reference for the other side.
+BRIGHT_HU: Final = 12.0
+_BRIGHT_SMOOTHING_MM: Final = 1.5
 # A mirror region that keeps less than this share of what the region itself keeps is mostly blood, calcium or
 # old infarct; its rim is no reference.
 MIN_MIRROR_SHARE: Final = 0.5
 # With more of its tissue at the border of an old cavity, early change cannot be told from gliosis.
 MAX_NEAR_OLD_SHARE: Final = 0.2
-# Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
-NOISE_CORRELATION_MM: Final = 2.0
+# Smoothed densities are trusted where tissue fills at least this share of the kernel.
+MIN_SUPPORT: Final = 0.25
+# Dropped from both ends of a region's densities before the mean that is reported.
+_TRIM: Final = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,90 +38,106 @@ class Tissue:
     ----------
     old: bool, old cavities.
     near_old: bool, the cavities and their rim, where nothing is judged.
-    residual: float32, HU minus the person's own curve; NaN where that is unknown.
-    usable: bool, measurable: brain inside the scan, away from old cavities and not CSF-like.
+    usable: bool, measurable: brain inside the scan, away from old cavities, not as bright as calcium.
+    flat: float32, HU without the person's slow density field.
+    level_hu: this person's brain: median flat density of the regions of the brighter side, because an
+        infarct must not pull its own reference down.
     """
 
     old: Bool3D
     near_old: Bool3D
-    residual: Float3D
     usable: Bool3D
+    flat: Float3D
+    level_hu: float
 
     @classmethod
-    def of(cls, head: Head, old_residual_hu: float = OLD_RESIDUAL_HU) -> Tissue:
-        """``old_residual_hu``: tissue this far below the curve is not measured."""
+    def of(cls, head: Head) -> Tissue:
         old = find_old_infarct(head)
         # gliosis and partial volume around a cavity are as old as the cavity
         near_old = widened(old, OLD_RIM_MM, head.grid)
         usable = head.brain.parenchyma & head.covered & ~near_old
-        residual = head.hu - tissue_curve(head, usable)
-        usable &= residual > -old_residual_hu
-        return cls(old, near_old, residual, usable)
+        flat = head.flat
+        level = _level(head, flat, usable)
+        smooth, _ = smooth_within(flat, usable, _BRIGHT_SMOOTHING_MM, head.grid.spacing_mm)
+        usable &= smooth < level + BRIGHT_HU
+        return cls(old, near_old, usable, flat, level)
 
     def bordering_on_old(self, head: Head) -> tuple[RegionId, ...]:
         """The regions with too much tissue at the border of an old cavity to be judged."""
         brain = head.brain.parenchyma
+        whole = np.bincount(head.regions[brain], minlength=256)
+        near = np.bincount(head.regions[brain & self.near_old], minlength=256)
         return tuple(
             region
             for region in ALL_REGIONS
-            if _share(self.near_old & brain, brain, head.regions == region.label) > MAX_NEAR_OLD_SHARE
+            if near[region.label] > MAX_NEAR_OLD_SHARE * max(1, whole[region.label])
         )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One region's measurable tissue: how dark it is below the person's curve, and how sure that is.
+    """One region's measurable tissue.
 
     Attributes
     ----------
     voxels: how many could be measured.
-    mean_hu: trimmed mean density.
-    dark_hu: trimmed mean of how far they lie below the curve.
-    error_hu: standard error of the means.
+    mean_hu: trimmed mean of the density as scanned.
+    flat_hu: the same without the person's slow density field: what two sides are compared by.
     """
 
     voxels: int
     mean_hu: float
-    dark_hu: float
-    error_hu: float
+    flat_hu: float
 
-    @classmethod
-    def of(cls, head: Head, tissue: Tissue, region: RegionId) -> Measured:
-        """Measure one region; everything is 0 where no voxel is usable."""
-        mask = (head.regions == region.label) & tissue.usable
-        voxels = int(mask.sum())
-        if voxels == 0:
-            return cls(0, 0.0, 0.0, 0.0)
-        return cls(
-            voxels,
-            mean_hu=_trimmed_mean(head.hu[mask]),
-            dark_hu=-_trimmed_mean(tissue.residual[mask]),
-            error_hu=_standard_error(head, voxels),
-        )
-
-    def has_mirror(self, other: Measured, min_voxels: int = MIN_VOXELS) -> bool:
+    def has_mirror(self, other: Measured) -> bool:
         """Whether ``other``, the region across the mid-sagittal plane, can serve as its reference."""
-        return other.voxels >= max(min_voxels, MIN_MIRROR_SHARE * self.voxels)
+        return other.voxels >= max(MIN_VOXELS, MIN_MIRROR_SHARE * self.voxels)
 
 
 def measure_regions(head: Head, tissue: Tissue) -> dict[RegionId, Measured]:
-    """All 20 regions."""
-    return {region: Measured.of(head, tissue, region) for region in ALL_REGIONS}
+    """All 20 regions; everything is 0 where no voxel is usable."""
+    densities = by_region(head.regions, tissue.usable, head.hu, tissue.flat)
+    return {
+        region: Measured(flat.size, trimmed_mean(hu), trimmed_mean(flat))
+        for region, (hu, flat) in densities.items()
+    }
 
 
-def _share(part: Bool3D, whole: Bool3D, region: Bool3D) -> float:
-    """How much of ``whole`` inside a region belongs to ``part``."""
-    return float((part & region).sum() / max(1, (whole & region).sum()))
+def by_region(
+    regions: UInt8Array, usable: Bool3D, *volumes: Float3D
+) -> dict[RegionId, tuple[Float32Array, ...]]:
+    """The values of every volume in each region's usable voxels; arrays [z, y, x], values [n]."""
+    inside = np.flatnonzero(usable & (regions > 0))
+    labels = regions.ravel()[inside]
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(len(ALL_REGIONS) + 2))
+    found = {}
+    for region in ALL_REGIONS:
+        mine = inside[order[ends[region.label] : ends[region.label + 1]]]
+        found[region] = tuple(volume.ravel()[mine] for volume in volumes)
+    return found
 
 
-def _trimmed_mean(values: Float32Array) -> float:
+def trimmed_mean(values: Float32Array) -> float:
+    """Mean without the darkest and the brightest tenth; 0 of nothing."""
+    if values.size == 0:
+        return 0.0
     ordered = np.sort(values)
-    kept = ordered[int(TRIM_DARK * values.size) : values.size - int(TRIM_BRIGHT * values.size)]
-    return float(kept.mean(dtype=np.float64))
+    cut = int(_TRIM * values.size)
+    return float(ordered[cut : values.size - cut].mean(dtype=np.float64))
 
 
-def _standard_error(head: Head, voxels: int) -> float:
-    voxel_mm3 = head.grid.voxel_ml * 1000.0
-    shared_mm3 = NOISE_CORRELATION_MM**2 * max(head.slice_thickness_mm, NOISE_CORRELATION_MM)
-    independent = max(1.0, voxels * voxel_mm3 / max(shared_mm3, voxel_mm3))
-    return head.brain.noise_hu / float(np.sqrt(independent))
+def smooth_within(
+    values: Float3D, mask: Bool3D, sigma_mm: float, spacing_mm: tuple[float, float, float]
+) -> tuple[Float3D, Float3D]:
+    """Gaussian mean of ``values`` over ``mask`` only, and the share of the kernel that the mask fills."""
+    sigma = [sigma_mm / mm for mm in spacing_mm]
+    support = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3.0)
+    total = ndimage.gaussian_filter(np.where(mask, values, 0.0).astype(np.float32), sigma, truncate=3.0)
+    return np.where(support > 1e-3, total / np.maximum(support, 1e-3), 0.0).astype(np.float32), support
+
+
+def _level(head: Head, flat: Float3D, usable: Bool3D) -> float:
+    inside = usable & (head.regions > 0)
+    halves = [flat[half][inside[half]] for half in map(head.grid.side_columns, SIDES)]
+    return max((float(np.median(half)) for half in halves if half.size), default=0.0)

@@ -18,7 +18,7 @@ from strokecore.arrays import BoolArray, Float64Array
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
 from strokecore.learned.package import Calibration
-from strokecore.scoring.aspects import REGION_THRESHOLD
+from strokecore.scoring.engine import REGION_THRESHOLD
 from trainer.measure.thresholds import THRESHOLDS, best
 from trainer.package.evidence import Evidence
 

@@ -2,7 +2,8 @@
 
 StrokeCore's seg.dcm (reports/dicom/seg.py) is BINARY on the CT's own voxels with up to three segments of the
 type infarct (SCT 55641003): left and right, told apart by the laterality among the type's modifiers, and
-old infarct, whose modifier is chronic. The old infarct is no part of the truth.
+old infarct, whose modifier is chronic. Old infarct, other hypodensity and suspected haemorrhage, which have
+segments too, are no part of the truth.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def read_infarct(path: Path, series: Series, *, reviewed: bool) -> BoolArray:
             number = int(segment.SegmentNumber)
             if _is_old(segment):
                 old = True
+                continue
+            if _is_marked_beside_infarct(segment):
                 continue
             if not _is_infarct(segment):
                 raise UnusableError(f"segment {number} of the SEG is neither infarct nor old infarct")
@@ -167,6 +170,15 @@ def _is_old(segment: Dataset) -> bool:
     label = str(segment.get("SegmentLabel", "")).lower()
     chronic = any(item.get("CodeValue") == codes.CHRONIC.value for item in _modifiers(segment))
     return _is_infarct(segment) and (chronic or any(word in label.split() for word in _OLD_WORDS))
+
+
+def _is_marked_beside_infarct(segment: Dataset) -> bool:
+    """What the node segments and no infarct is: suspected haemorrhage and other hypodensity."""
+    kinds = "SegmentedPropertyTypeCodeSequence"
+    label = str(segment.get("SegmentLabel", "")).lower()
+    return _has_code(segment, kinds, codes.HEMORRHAGE.value) or (
+        _has_code(segment, kinds, codes.LESION.value) and "hypodensity" in label
+    )
 
 
 def _side(segment: Dataset) -> Side | None:

@@ -10,6 +10,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONI
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
+from strokecore.scoring.decision import GROUPS, Decision, Normal, Weights
 
 SHAPE = (40, 100, 121)
 SPACING_MM = (2.0, 2.0, 1.0)
@@ -45,6 +46,8 @@ def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 
         grey=np.full(SHAPE, 0.5, np.float32),
         tissue=np.ones(SHAPE, np.float32),
         covered=everywhere,
+        field=np.zeros(SHAPE, np.float32),
+        second_regions=np.zeros(SHAPE, np.uint8),
         slice_thickness_mm=slice_thickness_mm,
     )
 
@@ -54,3 +57,16 @@ def darken(head: Head, region: RegionId, delta_hu: float) -> Head:
     hu = head.hu.copy()
     hu[region_slices(region)] -= delta_hu
     return replace(head, hu=hu)
+
+
+def plain_decision(threshold: float = 0.5) -> Decision:
+    """Constants for a head of uniform tissue: 2.5 HU below the mirror and the person's level is even odds."""
+    weights = Weights(offset=-7.5, difference=1.5, local=0.5, level=1.0)
+    return Decision(
+        threshold,
+        slope=1.0,
+        offset=0.0,
+        normal=dict.fromkeys(REGION_NAMES, Normal(1.0, 1.0, 1.0, 0.0, 0.0)),
+        weights=dict.fromkeys(GROUPS.values(), weights),
+        alone=dict.fromkeys(GROUPS.values(), Weights(-7.5, 0.0, 0.0, 2.5)),
+    )

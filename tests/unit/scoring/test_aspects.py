@@ -14,6 +14,7 @@ from strokecore.scoring.aspects import (
     longest_run,
     minimum_extent_mm,
     score_hemispheres,
+    score_range,
     score_side,
     spans_enough,
 )
@@ -36,6 +37,10 @@ def lesion_in(
     return Lesion(acute.astype(np.float32), acute & ~cavity, cavity, evidence)
 
 
+def counted(score: AspectsScore) -> tuple[int | None, int]:
+    return score.score, score.assessed
+
+
 def finding(findings: tuple[RegionFinding, ...], region: RegionId) -> RegionFinding:
     return next(f for f in findings if (f.name, f.side) == region)
 
@@ -48,7 +53,11 @@ def head() -> Head:
 def test_normal_head_scores_ten_on_both_sides(head: Head) -> None:
     findings = find_regions(head, lesion_in(()))
     assert [(f.name, f.side) for f in findings] == [tuple(r) for r in ALL_REGIONS]
-    assert score_hemispheres(findings) == {"left": AspectsScore(10, 10), "right": AspectsScore(10, 10)}
+    scores = score_hemispheres(findings)
+    assert {side: (s.score, s.assessed) for side, s in scores.items()} == {
+        "left": (10, 10),
+        "right": (10, 10),
+    }
 
 
 def test_each_region_deducts_one_point_on_its_own_side_only(head: Head) -> None:
@@ -60,7 +69,8 @@ def test_each_region_deducts_one_point_on_its_own_side_only(head: Head) -> None:
 
 def test_all_ten_regions_give_zero(head: Head) -> None:
     everything = tuple(RegionId(n, "left") for n in REGION_NAMES)
-    assert score_hemispheres(find_regions(head, lesion_in(everything)))["left"] == AspectsScore(0, 10)
+    found = score_hemispheres(find_regions(head, lesion_in(everything)))["left"]
+    assert (found.score, found.assessed) == (0, 10)
 
 
 def test_finding_on_a_single_slice_is_shown_and_not_counted(head: Head) -> None:
@@ -68,6 +78,7 @@ def test_finding_on_a_single_slice_is_shown_and_not_counted(head: Head) -> None:
     found = finding(findings, RIGHT_I)
     assert (found.affected, found.assessable, found.reason) == (False, True, "single_slice")
     assert found.probability == 0.9
+    assert found.borderline
     assert score_side(findings, "right").score == 10
 
 
@@ -76,7 +87,45 @@ def test_a_dark_region_without_an_outlined_lesion_is_not_counted(head: Head) -> 
     findings = find_regions(head, replace(lesion, acute=np.zeros(SHAPE, bool)))
     found = finding(findings, RIGHT_I)
     assert (found.affected, found.assessable, found.reason) == (False, True, "not_outlined")
+    assert found.borderline
     assert score_side(findings, "right").score == 10
+
+
+def test_a_clear_difference_is_never_simply_normal(head: Head) -> None:
+    lesion = lesion_in(())
+    evidence = {**lesion.evidence, RIGHT_I: RegionEvidence(0.1, 28.0, -7.4)}
+    found = finding(find_regions(head, replace(lesion, evidence=evidence)), RIGHT_I)
+    assert (found.affected, found.borderline) == (False, True)
+    assert not finding(find_regions(head, lesion), RIGHT_I).borderline
+
+
+def test_the_decision_point_is_the_sites_own_where_it_has_one_and_else_the_engines(head: Head) -> None:
+    lesion = lesion_in((RIGHT_I,))  # 0.9
+    assert not finding(find_regions(head, lesion, 0.95), RIGHT_I).affected
+    assert not finding(find_regions(head, replace(lesion, threshold=0.95)), RIGHT_I).affected
+    assert finding(find_regions(head, replace(lesion, threshold=0.95), 0.3), RIGHT_I).affected
+
+
+@pytest.mark.parametrize(
+    ("score", "probabilities", "expected"),
+    [
+        (10, [0.0] * 10, (10, 10)),
+        (7, [1.0] * 3 + [0.0] * 7, (7, 7)),
+        (7, [0.9] * 3 + [0.04] * 7, (6, 8)),
+        (9, [0.5, *[0.0] * 9], (9, 10)),
+        (10, [0.04, *[0.0] * 9], (10, 10)),  # a tail of one in twenty-five is left out
+        (10, [0.3] * 10, (5, 10)),  # the score itself is always in its range
+        (6, [1.0] * 2 + [0.0] * 6, (6, 8)),
+    ],
+)
+def test_the_range_holds_nine_in_ten_of_the_possible_scores_and_the_score(
+    score: int, probabilities: list[float], expected: tuple[int, int]
+) -> None:
+    assert score_range(score, probabilities) == expected
+
+
+def test_an_unknown_probability_leaves_the_range_unknown() -> None:
+    assert score_range(9, [0.5, None]) is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +157,7 @@ def test_old_infarct_is_not_counted_and_a_mostly_old_region_is_not_assessed(head
     found = finding(findings, RIGHT_I)
     assert (found.affected, found.assessable, found.reason) == (False, False, "old_infarct")
     assert found.probability is None
-    assert score_side(findings, "right") == AspectsScore(10, 9)
+    assert counted(score_side(findings, "right")) == (10, 9)
 
 
 @pytest.mark.parametrize(("old_columns", "reason"), [(10, "old_infarct"), (0, None)])
@@ -129,14 +178,14 @@ def test_region_outside_the_scan_is_not_assessed(head: Head) -> None:
     covered[30:] = False  # the upper 43 % of every supraganglionic region
     findings = find_regions(replace(head, covered=covered), lesion_in((RegionId("M4", "left"),)))
     assert finding(findings, RegionId("M4", "left")).reason == "not_covered"
-    assert score_side(findings, "left") == AspectsScore(None, 7)
+    assert counted(score_side(findings, "left")) == (None, 7)
 
 
 def test_eight_assessed_regions_still_score(head: Head) -> None:
     old = (RegionId("M1", "left"), RegionId("M2", "left"))
     findings = find_regions(head, lesion_in((RegionId("I", "left"),), old=old))
-    assert score_side(findings, "left") == AspectsScore(9, 8)
-    assert str(score_side(findings, "left")) == "9 (8 of 10 assessed)"
+    assert counted(score_side(findings, "left")) == (9, 8)
+    assert str(score_side(findings, "left")) == "9 (7-9; 8 of 10 assessed)"
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
-from strokecore.head.canonical import Head
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
-from strokecore.scoring.tissue_curve import tissue_curve
-from tests.unit.scoring.heads import NORMAL_HU, darken, flat_head, region_slices
+from tests.unit.scoring.heads import darken, flat_head, plain_decision, region_slices
 
 LEFT_L, RIGHT_L = RegionId("L", "left"), RegionId("L", "right")
 RIGHT_M5 = RegionId("M5", "right")
@@ -24,7 +22,7 @@ def probability(lesion: Lesion, region: RegionId) -> float:
 
 @pytest.fixture(scope="module")
 def engine() -> AsymmetryEngine:
-    return AsymmetryEngine()
+    return AsymmetryEngine(decision=plain_decision())
 
 
 def test_nothing_is_found_in_a_head_of_noise(engine: AsymmetryEngine) -> None:
@@ -120,21 +118,60 @@ def test_a_region_without_tissue_is_not_judged(engine: AsymmetryEngine) -> None:
     assert lesion.evidence[RIGHT_L].contralateral_difference_hu is None
 
 
-def test_the_tissue_curve_follows_grey_and_white_and_ignores_one_dark_hemisphere() -> None:
+def test_the_density_field_is_taken_off_before_anything_is_compared(engine: AsymmetryEngine) -> None:
+    head = flat_head()
+    ramp = np.linspace(-4, 4, head.hu.shape[2], dtype=np.float32)[None, None, :] * np.ones_like(head.hu)
+    shaded = replace(head, hu=head.hu + ramp)
+    without = engine.segment(shaded)
+    assert max(probability(without, r) for r in ALL_REGIONS) > 0.5
+    found = engine.segment(replace(shaded, field=ramp))
+    assert max(probability(found, r) for r in ALL_REGIONS) < 0.3
+    assert not found.acute.any()
+
+
+def test_half_a_dark_region_is_found_and_only_that_half_is_outlined(engine: AsymmetryEngine) -> None:
+    region = RegionId("M2", "left")
+    z, y, x = region_slices(region)
+    half = x.start + (x.stop - x.start) // 2
     head = flat_head(noise_hu=1.0)
-    grey = np.random.default_rng(0).uniform(0, 1, head.hu.shape).astype(np.float32)
-    hu = (head.hu + 8.0 * (grey - 0.5)).astype(np.float32)
-    half = hu.shape[2] // 2
-    hu[:, :, :half] -= 5.0
-    curve = tissue_curve(replace(head, hu=hu, grey=grey), head.brain.parenchyma)
-    expected: Head = replace(head, hu=(NORMAL_HU + 8.0 * (grey - 0.5)).astype(np.float32))
-    nuclei = np.isin(head.regions, [r.label for r in ALL_REGIONS if r.name in ("C", "L")])
-    assert np.abs(curve - expected.hu)[~nuclei].max() < 0.7
-    assert curve[nuclei] == pytest.approx(NORMAL_HU + 4.0, abs=0.7)  # grey on CT, whatever MRI says
+    hu = head.hu.copy()
+    hu[z, y, half:] -= 8.0
+    lesion = engine.segment(replace(head, hu=hu))
+    assert probability(lesion, region) > 0.5
+    assert lesion.acute[z, y, half + 3 : x.stop].mean() > 0.8
+    assert lesion.acute[z, y, x.start : half - 3].mean() < 0.1
+
+
+def test_a_call_that_depends_on_the_borders_is_borderline(engine: AsymmetryEngine) -> None:
+    """A rim along one border of the region: with the border moved in, what was dark is left outside."""
+    region = RegionId("M2", "left")
+    assert not engine.segment(darken(flat_head(noise_hu=1.0), region, 8.0)).evidence[region].borderline
+    assert not engine.segment(flat_head(noise_hu=1.0)).evidence[region].borderline
+    head = flat_head(noise_hu=1.0)
+    z, y, x = region_slices(region)
+    hu = head.hu.copy()
+    hu[z, y, x.start : x.start + 16] -= 6.0  # a little more than half
+    assert engine.segment(replace(head, hu=hu)).evidence[region].borderline
+
+
+def test_the_gliotic_rim_of_a_cavity_is_other_hypodensity_and_no_infarct(engine: AsymmetryEngine) -> None:
+    head = flat_head(noise_hu=1.0)
+    hu, csf = head.hu.copy(), head.brain.csf.copy()
+    z, y, x = slice(14, 24), slice(30, 40), slice(85, 100)  # at the border of several regions
+    hu[10:28, 24:46, 79:106] -= 10.0
+    hu[z, y, x] = 8.0
+    csf[z, y, x] = True
+    brain = replace(head.brain, csf=csf, parenchyma=head.brain.parenchyma & ~csf)
+    lesion = engine.segment(replace(head, hu=hu, brain=brain))
+    assert lesion.old.any()
+    assert not lesion.acute.any()
+    assert lesion.other is not None
+    assert lesion.other.any()
 
 
 def test_the_configuration_is_part_of_the_hash() -> None:
     engine = AsymmetryEngine()
-    other = AsymmetryEngine(replace(engine.config, cortical_hu=2.5))
-    assert engine.sha256 != other.sha256
+    other = AsymmetryEngine(replace(engine.config, voxel_hu=2.5))
+    decided = AsymmetryEngine(decision=plain_decision())
+    assert len({engine.sha256, other.sha256, decided.sha256}) == 3
     assert engine.sha256 == AsymmetryEngine().sha256

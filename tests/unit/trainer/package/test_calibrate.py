@@ -106,6 +106,8 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
     nothing = np.zeros(CANONICAL_GRID.shape, bool)
     head = Head(
         hu=hu,
+        field=np.zeros_like(hu),
+        second_regions=np.zeros(hu.shape, np.uint8),
         grid=CANONICAL_GRID,
         brain=Brain(case.inside, nothing, nothing, case.brain, nothing, nothing, 0.0, 1.0),
         regions=case.regions,

@@ -14,7 +14,7 @@ from strokecore.head.grid import CANONICAL_GRID
 from strokecore.reading.series import read_series
 from strokecore.reports.dicom import seg
 from strokecore.reports.dicom.instance import Stamp, write
-from strokecore.result import SourceMasks
+from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, SourceMasks
 from strokecore.simulate.write import write_dicom
 from tests.unit.reports import output_cases
 from tests.unit.trainer.prepare import miniature_aisd as mini
@@ -242,9 +242,10 @@ def test_nifti_case_with_territories_is_prepared(scan, tmp_path):
 # ---- DICOM and SEG
 
 
-def test_corrected_seg_is_read_and_old_infarct_left_out(scan, dicom_series, tmp_path, fake):
-    values = np.where(scan.infarct, 2, 0)
-    values[(scan.regions == 10) & (values == 0)] = 3  # old infarct in left M6
+def test_corrected_seg_is_read_and_what_is_no_early_infarct_left_out(scan, dicom_series, tmp_path, fake):
+    values = np.where(scan.infarct, INFARCT["right"], 0)
+    for label, value in ((10, OLD_INFARCT), (9, OTHER_HYPODENSITY), (8, HAEMORRHAGE)):  # left M6, M5, M4
+        values[(scan.regions == label) & (values == 0)] = value
     case = dicom_case(tmp_path / "in" / "case-a", scan)
     write_seg(case / "seg.dcm", dicom_series, values)
     dataset = prepare(tmp_path / "in", tmp_path / "out")

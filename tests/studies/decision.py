@@ -1,0 +1,335 @@
+"""Fit strokecore/scoring/decision.json: the weight-free engine's weights, calibration and decision point.
+
+Three steps, each resumable:
+
+    python -m tests.studies.decision heads ANATOMIES OUT --persons 01,02,03,04,05,06,07,08 --count 40
+    python -m tests.studies.decision measure OUT
+    python -m tests.studies.decision fit OUT
+
+``heads`` simulates persons as DICOM with their truth, ``measure`` runs the node's own pipeline up to the
+regions' measurements, ``fit`` fits the weights on persons 01-06 and calibrates, chooses the decision point
+and reports on persons 07-08. Persons from 09 on are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy import optimize, special
+
+from strokecore.anatomy.atlas import load_atlas
+from strokecore.anatomy.regions import REGION_NAMES, RegionId
+from strokecore.errors import Refusal
+from strokecore.evaluate.statistics import auc
+from strokecore.files import write_atomically
+from strokecore.head.canonical import align_series, crop, symmetric_box
+from strokecore.reading.series import read_series
+from strokecore.reading.tags import quiet_pydicom
+from strokecore.scoring.decision import GROUPS, Normal, Weights, in_units
+from strokecore.scoring.evidence import Evidence, MirrorMap, labellings, region_evidence
+from strokecore.scoring.tissue import Tissue
+from strokecore.simulate import SIMULATOR_VERSION, write_sample
+from strokecore.simulate.domain import random_person_spec
+from strokecore.simulate.people import load_person
+
+FIT_PERSONS: Final = ("01", "02", "03", "04", "05", "06")
+VALIDATE_PERSONS: Final = ("07", "08")
+DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
+# Of five heads one has no infarct; the other four have one depth each.
+CYCLE: Final = len(DEPTHS_HU) + 1
+KEPT_HEMISPHERES: Final = 0.85
+OUT: Final = Path("strokecore/scoring/decision.json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One region of one head: what is true and every opinion's measurements."""
+
+    person: str
+    case: str
+    region: RegionId
+    delta_hu: float
+    affected: bool
+    judged: bool
+    observer_hu: float | None
+    opinions: tuple[Evidence, ...]
+
+
+def make_head(task: tuple[str, int], anatomies: Path, out: Path, second: Path | None) -> None:
+    person, seed = task
+    folder = out / f"{person}-{seed:05d}"
+    if (folder / "truth" / "truth.json").exists():
+        return
+    base = load_person(anatomies / f"person_{person}.nii.gz", second)
+    depth = (0.0, *DEPTHS_HU)[seed % CYCLE]
+    changes: dict[str, Any] = {"delta_hu": depth} if depth else {"affected": ()}
+    definition = ("atlas", "second", "between")[seed % 3]
+    spec = random_person_spec(seed, base.identity, **changes, definition=definition)
+    write_sample(folder, spec, base)
+
+
+def measure_case(folder: Path) -> list[Row]:
+    """The node's measurements of one head; none where it is refused."""
+    kept = folder / "rows.pkl"
+    if kept.exists():
+        return list(pickle.loads(kept.read_bytes()))
+    truth = json.loads((folder / "truth" / "truth.json").read_text())
+    try:
+        with quiet_pydicom():
+            head = align_series(read_series(folder), load_atlas()).head
+    except Refusal as refusal:
+        print(folder.name, "refused", refusal.code, flush=True)
+        return []
+    head = crop(head, symmetric_box(head.brain.intracranial))
+    tissue = Tissue.of(head)
+    mirror = MirrorMap.of(tissue, head.grid)
+    opinions = [region_evidence(head, tissue, mirror, regions) for regions in labellings(head)]
+    rows = []
+    for row in truth["regions"]:
+        region = RegionId(row["name"], row["side"])
+        if region in opinions[0]:
+            rows.append(
+                Row(
+                    person=folder.name.split("-")[0],
+                    case=folder.name,
+                    region=region,
+                    delta_hu=truth["spec"]["delta_hu"] if truth["spec"]["affected"] else 0.0,
+                    affected=row["affected"],
+                    judged=row.get("judged", True),
+                    observer_hu=row.get("observer_difference_hu"),
+                    opinions=tuple(found[region] for found in opinions if region in found),
+                )
+            )
+    write_atomically(kept, pickle.dumps(rows))
+    return rows
+
+
+def fit_normal(rows: list[Row]) -> dict[str, Normal]:
+    """Scatter and means of every region name over heads without infarct, both sides together."""
+    found = {}
+    for name in REGION_NAMES:
+        mine = [r.opinions[0] for r in rows if r.region.name == name and r.delta_hu == 0]
+        level = np.array([e.level_hu for e in mine])
+        pairs = [e for e in mine if e.difference_hu is not None and e.local_hu is not None]
+        difference = np.array([e.difference_hu for e in pairs], float)
+        local = np.array([e.local_hu for e in pairs], float)
+        error = np.array([e.error_hu for e in pairs])
+        noise = float(np.mean(2 * error**2))
+        found[name] = Normal(
+            difference_sd=_without_noise(difference, noise),
+            local_sd=_without_noise(local, noise),
+            level_sd=_without_noise(level, noise / 2),
+            local_mean=_rounded(float(np.mean(local))),
+            level_mean=_rounded(float(np.median(level))),
+        )
+    return found
+
+
+def _without_noise(values: Any, noise: float) -> float:
+    """Robust standard deviation less the image noise's share, at least 0.3 HU."""
+    sd = float(np.median(np.abs(values - np.median(values)))) * 1.4826
+    sd = max(sd, 0.7 * float(np.std(values)))
+    return _rounded(float(np.sqrt(max(sd**2 - noise, 0.09))))
+
+
+def units(rows: list[Row], normal: dict[str, Normal], opinion: int | None = None) -> Any:
+    """Measurements in units of their scatter, averaged over opinions (or of one); [n, 3], NaN unknown."""
+    table = np.full((len(rows), 3), np.nan)
+    for at, row in enumerate(rows):
+        chosen = row.opinions if opinion is None else row.opinions[opinion : opinion + 1]
+        each = np.array([in_units(e, normal[row.region.name]) for e in chosen], float)  # None is NaN
+        table[at] = [np.nan if np.isnan(part).all() else np.nanmean(part) for part in each.T]
+    return table
+
+
+def fit_weights(rows: list[Row], normal: dict[str, Normal], used: tuple[int, ...]) -> dict[str, Weights]:
+    """Logistic regression with weights >= 0 by group, drawn towards the weights of all groups together."""
+    groups = sorted(set(GROUPS.values()))
+    x = -units(rows, normal)[:, used]
+    y = np.array([r.affected for r in rows], float)
+    group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
+    keep = np.array([r.judged for r in rows]) & ~np.isnan(x).any(axis=1)
+    x, y, group = x[keep], y[keep], group[keep]
+    k = len(used)
+
+    def loss(flat: Any) -> tuple[float, Any]:
+        shared, own = flat[: k + 1], flat[k + 1 :].reshape(len(groups), k + 1)
+        weights = shared + own
+        z = (x * weights[group, :k]).sum(axis=1) + weights[group, k]
+        wrong = special.expit(z) - y
+        terms = np.concatenate([x * wrong[:, None], wrong[:, None]], axis=1)
+        by_group = np.stack([np.bincount(group, terms[:, i], len(groups)) for i in range(k + 1)], axis=1)
+        penalty = 0.5 * (own**2 * prior).sum() + 0.05 * (shared[:k] ** 2).sum()
+        gradient = np.concatenate(
+            [by_group.sum(axis=0) + np.r_[0.1 * shared[:k], 0.0], (by_group + own * prior).ravel()]
+        )
+        return float((np.logaddexp(0, z) - y * z).sum() + penalty), gradient
+
+    prior = np.r_[np.full(k, 8.0), 2.0]
+    flat = optimize.minimize(loss, np.zeros((len(groups) + 1) * (k + 1)), jac=True, method="L-BFGS-B").x
+    weights = flat[: k + 1] + flat[k + 1 :].reshape(len(groups), k + 1)
+    found = {}
+    for name, values in zip(groups, weights, strict=True):
+        full = np.zeros(3)
+        full[list(used)] = np.maximum(values[:k], 0)
+        found[name] = Weights(_rounded(values[k]), *(_rounded(v) for v in full))
+    return found
+
+
+def odds(
+    rows: list[Row], normal: dict[str, Normal], weights: dict[str, Weights], alone: dict[str, Weights]
+) -> Any:
+    """Mean log-odds over the opinions, before the calibration; [n]."""
+    x = units(rows, normal)
+    value = np.zeros(len(rows))
+    for at, row in enumerate(rows):
+        w = (alone if np.isnan(x[at, 0]) else weights)[GROUPS[row.region.name]]
+        terms = np.array([w.difference, w.local, w.level]) * np.nan_to_num(x[at])
+        value[at] = w.offset - terms.sum()
+    return value
+
+
+def calibrate(value: Any, rows: list[Row]) -> tuple[float, float]:
+    """Platt's slope and offset."""
+    keep = np.array([r.judged for r in rows])
+    y, v = np.array([r.affected for r in rows], float)[keep], value[keep]
+
+    def loss(p: Any) -> float:
+        z = p[0] * v + p[1]
+        return float((np.logaddexp(0, z) - y * z).sum() + 2 * (p[0] - 1) ** 2)
+
+    slope, offset = optimize.minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    return float(slope), float(offset)
+
+
+def threshold_of(probability: Any, rows: list[Row], kept: float = KEPT_HEMISPHERES) -> float:
+    """The lowest cut that keeps this share of hemispheres without infarct free of calls."""
+    worst: dict[tuple[str, str], float] = {}
+    sick = {(r.case, r.region.side) for r in rows if r.affected or not r.judged}
+    for p, row in zip(probability, rows, strict=True):
+        key = (row.case, row.region.side)
+        if key not in sick:
+            worst[key] = max(worst.get(key, 0.0), float(p))
+    return float(np.quantile(list(worst.values()), kept))
+
+
+def report(name: str, rows: list[Row], probability: Any, cut: float) -> dict[str, Any]:
+    judged = np.array([r.judged for r in rows])
+    y = np.array([r.affected for r in rows])
+    depth = np.array([r.delta_hu for r in rows])
+    observer = np.array([np.nan if r.observer_hu is None else -r.observer_hu for r in rows])
+    plain = np.array([-(r.opinions[0].difference_hu or 0.0) for r in rows])
+    lines: dict[str, Any] = {}
+    for label, chosen in (
+        ("all", judged),
+        *((f"{d:g} HU", judged & np.isin(depth, (0, d))) for d in DEPTHS_HU),
+        *((n, judged & np.array([r.region.name == n for r in rows])) for n in REGION_NAMES),
+    ):
+        seen = chosen & ~np.isnan(observer)
+        lines[label] = [
+            round(float(auc(y[c], s[c])), 3)
+            for c, s in ((chosen, probability), (chosen, plain), (seen, observer))
+        ]
+    deep = judged & (depth >= 4)
+    at95 = float(np.quantile(probability[judged & ~y], 0.95))
+    lines["sensitivity >= 4 HU at cut, at specificity 0.95"] = [
+        round(float((probability[deep & y] >= c).mean()), 3) for c in (cut, at95)
+    ]
+    lines["specificity"] = round(float((probability[judged & ~y] < cut).mean()), 4)
+    bins = np.clip((probability[judged] * 10).astype(int), 0, 9)
+    lines["ECE"] = round(
+        float(
+            sum(
+                (bins == b).mean() * abs(y[judged][bins == b].mean() - probability[judged][bins == b].mean())
+                for b in range(10)
+                if (bins == b).any()
+            )
+        ),
+        4,
+    )
+    print(f"\n{name}: {len({r.case for r in rows})} heads (AUC: probability, plain difference, observer)")
+    for key, value in lines.items():
+        print(f"  {key:50s} {value}")
+    return lines
+
+
+def fit(out: Path, heads: list[Path]) -> None:
+    rows = [row for folder in heads for row in measure_case(folder)]
+    tune = [r for r in rows if r.person in FIT_PERSONS]
+    validate = [r for r in rows if r.person in VALIDATE_PERSONS]
+    normal = fit_normal(tune)
+    weights = fit_weights(tune, normal, (0, 1, 2))
+    alone = fit_weights(tune, normal, (2,))
+    value = odds(validate, normal, weights, alone)
+    slope, offset = calibrate(value, validate)
+    probability = special.expit(slope * value + offset)
+    cut = threshold_of(probability, validate)
+    tuned = special.expit(slope * odds(tune, normal, weights, alone) + offset)
+    record = {
+        "threshold": _rounded(cut),
+        "calibration": {"slope": _rounded(slope), "offset": _rounded(offset)},
+        "normal": {name: asdict(n) for name, n in normal.items()},
+        "weights": {name: asdict(w) for name, w in weights.items()},
+        "alone": {name: asdict(w) for name, w in alone.items()},
+        "fitted_on": {
+            "simulator": SIMULATOR_VERSION,
+            "atlas_sha256": load_atlas().sha256,
+            "persons": list(FIT_PERSONS),
+            "heads": len({r.case for r in tune}),
+            "calibrated_on_persons": list(VALIDATE_PERSONS),
+            "calibrated_on_heads": len({r.case for r in validate}),
+            "hemispheres_without_infarct_kept": KEPT_HEMISPHERES,
+        },
+    }
+    for name, w in weights.items():
+        print(name, w)
+    report("tune", tune, tuned, cut)
+    report("validate", validate, probability, cut)
+    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("step", choices=("heads", "measure", "fit"))
+    parser.add_argument("folders", type=Path, nargs="+", help="heads: ANATOMIES OUT; measure, fit: OUT ..")
+    parser.add_argument("--persons", default=",".join((*FIT_PERSONS, *VALIDATE_PERSONS)))
+    parser.add_argument("--count", type=int, default=40, help="heads of each person")
+    parser.add_argument("--second-atlas", type=Path)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    with ProcessPoolExecutor(options.workers) as pool:
+        if options.step == "heads":
+            anatomies, out = options.folders
+            persons = options.persons.split(",")
+            tasks = [
+                (p, 5 * n + k + 1000 * int(p))
+                for n in range(options.count // CYCLE)
+                for k in range(CYCLE)
+                for p in persons
+            ]
+            work = partial(make_head, anatomies=anatomies, out=out, second=options.second_atlas)
+            for done, _ in enumerate(pool.map(work, tasks), 1):
+                print(done, len(tasks), flush=True)
+            return
+        heads = [path for folder in options.folders for path in sorted(folder.iterdir()) if path.is_dir()]
+        for _ in pool.map(measure_case, heads):
+            pass
+    if options.step == "fit":
+        fit(OUT, heads)
+
+
+if __name__ == "__main__":
+    main()
