@@ -52,7 +52,7 @@ def _of_depth(infarcts: Sequence[Outcome], clean: Sequence[Outcome], draws: int)
     truth = np.array([o.truth.regions for o in outcomes])
     judged = np.array([o.truth.judged for o in outcomes])
     called = np.array([o.affected for o in outcomes])
-    known = all(o.truth.observer_hu for o in outcomes)
+    known = any(o.truth.observer_hu for o in infarcts)
     scores = {
         "auc": np.array([o.probability for o in outcomes]),
         "mirror": np.array([_darkness(o.difference_hu) for o in outcomes]),

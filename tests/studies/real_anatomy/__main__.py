@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import os
 import shlex
 import subprocess
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
-from strokecore.evaluate.evaluation import study_record
+from strokecore.evaluate.evaluation import study_record, write_study
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.workers import Lost, map_in_processes
 from strokecore.files import write_atomically
@@ -48,6 +48,8 @@ def main() -> None:
     splits = {PERSON_SPLIT.get(p) for p in persons}
     if len(splits) != 1 or None in splits:
         sys.exit(f"persons {', '.join(persons)} are not of one split: {PERSON_SPLIT}")
+    if missing := [path.name for path in persons.values() if not path.exists()]:
+        sys.exit(f"{missing[0]} is not in the test data; set STROKECORE_TEST_DATA")
     (split,) = splits
     assert split is not None
     first = FIRST_SEED[split] if options.seeds is None else options.seeds
@@ -57,8 +59,11 @@ def main() -> None:
     cases = study_cases(persons, first, options.only, options.limit, options.definition)
     real = real_cases(first + SEED_OFFSET["real"], options.limit) if "real" in options.only else []
     out = options.out.resolve()
-    lost = _run(partial(run_case, out=out, second_atlas=second), cases, out, options.workers)
-    lost = {**lost, **_run(partial(run_real, out=out, data=DATA), real, out, options.workers)}
+    engine = [] if options.model is None else ["--model", str(options.model)]
+    _same_node(out, engine)
+    simulated = partial(run_case, out=out, second_atlas=second, engine=engine)
+    lost = dict(_run(simulated, cases, out, options.workers))
+    lost |= _run(partial(run_real, out=out, data=DATA, engine=engine), real, out, options.workers)
     timings = _timings(next(iter(persons.values())), first, second) if "time" in options.only else []
     outcomes: dict[str, list[Outcome]] = {part: [] for part in PARTS[:-1]}
     for case in cases:
@@ -74,6 +79,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="what the node said of every case is kept here")
     parser.add_argument("--persons", type=lambda text: text.split(","), default=["07", "08"])
     parser.add_argument("--seeds", type=int, help="first seed; that of the persons' split")
+    parser.add_argument(
+        "--model", type=Path, help="folder of a model package, or shipped; the weight-free engine"
+    )
     parser.add_argument("--definition", choices=("atlas", "second", "between"), help="all three by chance")
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=list(PARTS), help=", ".join(PARTS)
@@ -82,6 +90,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--page", type=Path, help="the page's file; real-anatomy.md in OUT")
     return parser.parse_args()
+
+
+def _same_node(out: Path, engine: list[str]) -> None:
+    """End here where ``out`` holds what another version of the node, or another model, said."""
+    digest = hashlib.sha256(" ".join(engine).encode())
+    code = (path for kind in ("*.py", "*.json") for path in (_ROOT / "strokecore").rglob(kind))
+    for path in sorted(code):
+        digest.update(path.read_bytes())
+    digest.update(load_atlas().sha256.encode())
+    path = out / "node.txt"
+    if path.exists() and path.read_text("utf-8") != digest.hexdigest():
+        sys.exit(f"{out.name} holds results of another version or model of the node; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, digest.hexdigest().encode())
 
 
 def _run(function: Any, cases: Sequence[StudyCase | RealCase], out: Path, workers: int) -> Mapping[str, Lost]:
@@ -127,9 +149,9 @@ def _timings(person: Path, seed: int, second: Path) -> list[Timing]:
 
 
 def _write(measured: Measured, options: argparse.Namespace, out: Path) -> None:
-    """The page with its pictures, and the record beside it."""
+    """The page, and in the folder of its name the pictures and study.json."""
     rows = acceptance(measured)
-    config = ScoringConfig()
+    config = ScoringConfig(model=options.model)
     command = shlex.join(["python", "-m", "tests.studies.real_anatomy", *sys.argv[1:]])
     page = (options.page or out / "real-anatomy.md").resolve()
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -153,10 +175,7 @@ def _write(measured: Measured, options: argparse.Namespace, out: Path) -> None:
         "date": record["date"],
     }
     write_page(measured, rows, page, out, heading)
-    cases = record.pop("cases")
-    lines = ",\n".join("  " + json.dumps(case, allow_nan=False) for case in cases)
-    head = json.dumps(record, indent=1, allow_nan=False).removesuffix("\n}")
-    write_atomically(page.with_suffix(".json"), f'{head},\n "cases": [\n{lines}\n ]\n}}\n'.encode())
+    write_study(record, page.with_suffix(""))
     for row in rows:
         verdict = {True: "met", False: "NOT MET", None: ""}[row.met]
         print(f"{row.name:52} {row.bar:30} {row.figure:60} {verdict}")

@@ -168,11 +168,8 @@ def _decision(figures: Figures) -> list[Row]:
             for name, row in regions.items()
             if name != "all"
         ),
-        Row(
-            "expected calibration error",
-            "<= 0.05",
-            in_words(figures["calibration"]["all"]["expected_calibration_error"]),
-            figures["calibration"]["all"]["expected_calibration_error"]["value"] <= 0.05,
+        _at_most(
+            "expected calibration error", 0.05, figures["calibration"]["all"]["expected_calibration_error"]
         ),
     ]
 
@@ -183,9 +180,7 @@ def _scores(figures: Figures) -> list[Row]:
     for key, words in (("hemispheres", "all hemispheres"), ("affected_hemispheres", "affected hemispheres")):
         found = aspects[key]
         rows.append(_at_least(f"ICC of ASPECTS, {words}", 0.75, found["icc_2_1"]))
-        error = found["mean_absolute_error"]
-        met = None if error["value"] is None else error["value"] <= 1.2
-        rows.append(Row(f"mean absolute error, {words}", "<= 1.2", in_words(error, "{:.2f}"), met))
+        rows.append(_at_most(f"mean absolute error, {words}", 1.2, found["mean_absolute_error"]))
     if "clear" in figures["detection"]:
         side = figures["detection"]["clear"]["side_correct"]
         rows.append(_at_least("side right (>= 2 regions, >= 4 HU)", 0.90, side))
@@ -301,6 +296,11 @@ def _real(figures: Figures, simulated: Figures | None) -> list[Row]:
 def _at_least(name: str, bar: float, estimate: dict[str, Any]) -> Row:
     value = estimate["value"]
     return Row(name, f">= {bar:.2f}", in_words(estimate), None if value is None else bool(value >= bar))
+
+
+def _at_most(name: str, bar: float, estimate: dict[str, Any]) -> Row:
+    value = estimate["value"]
+    return Row(name, f"<= {bar:g}", in_words(estimate), None if value is None else bool(value <= bar))
 
 
 def _mean(values: Sequence[float | None]) -> float:

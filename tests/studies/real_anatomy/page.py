@@ -59,8 +59,8 @@ def _head(heading: dict[str, str]) -> str:
         + "\n".join(lines)
         + (
             "\n\nIntervals are 95 %, drawn over heads (of the real head: over insertions, for there is one "
-            "patient). A region is *affected* from 30 % involvement, and not judged from 5 to 30 %. The observer "
-            "knows the true regions, the density field and the noise. Definitions: "
+            "patient). A region is *affected* from 30 % involvement, and not judged from 5 to 30 %. The "
+            "observer knows the true regions, the density field and the noise. Definitions: "
             "[evaluation.md](../evaluation.md). Research use only."
         )
     )

@@ -8,6 +8,7 @@ borders in one side's middle cerebral territory. Grey matter loses the whole dep
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,7 @@ _TISSUE_HU: Final = (15.0, 60.0)
 # Densities between which this person's white and grey matter lie.
 _WHITE_HU, _GREY_HU = 28.0, 36.0
 _STREAM: Final = 106
+_REGIONS_FILE: Final = "real_head_regions.npz"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def real_cases(first_seed: int, limit: int | None) -> list[RealCase]:
     return found
 
 
-def run_real(case: RealCase, out: Path, data: Path) -> None:
+def run_real(case: RealCase, out: Path, data: Path, engine: Sequence[str] = ()) -> None:
     """Insert the infarct, score the head by the command, keep what was said."""
     head = real_head(data / "real_head_ct", data / "aspects_masks_mni152", out, mirror=case.mirror)
     series, drop = head.series, np.zeros(head.series.hu.shape, np.float32)
@@ -99,7 +101,7 @@ def run_real(case: RealCase, out: Path, data: Path) -> None:
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     truth = json.dumps(_truth(head, case, hu, drop), indent=1).encode()
     write_atomically(folder / "truth" / "truth.json", truth)
-    score_and_keep(lambda to: _write_images(data / "real_head_ct", series, hu, to), folder)
+    score_and_keep(lambda to: _write_images(data / "real_head_ct", series, hu, to), folder, engine)
 
 
 def read_real(case: RealCase, out: Path, lost: Lost | None) -> Outcome:
@@ -115,7 +117,7 @@ def read_real(case: RealCase, out: Path, lost: Lost | None) -> Outcome:
 def real_head(folder: Path, masks: Path, kept: Path, *, mirror: bool) -> RealHead:
     """The head with its region truth; the registration is made once and kept in ``kept``."""
     series = read_series(folder)
-    path = kept / "real_head_regions.npz"
+    path = kept / _REGIONS_FILE
     if path.exists():
         regions = np.load(path)["regions"]
     else:

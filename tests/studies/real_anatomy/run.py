@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -22,24 +22,27 @@ from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.arrays import BoolArray, UInt8Array, dice
 from strokecore.cli import main
 from strokecore.evaluate.outcomes import Outcome, lost_outcome, outcome_of_json
-from strokecore.evaluate.truth import read_truth
+from strokecore.evaluate.truth import TRUTH_FILE, read_truth
 from strokecore.evaluate.workers import Lost
 from strokecore.files import write_atomically
 from strokecore.simulate import simulate
 from strokecore.simulate.people import load_person
-from strokecore.simulate.write import write_dicom, write_truth
+from strokecore.simulate.write import TRUTH_FOLDER, write_dicom, write_truth
 from tests.studies.real_anatomy.cases import StudyCase
 
 RESULT: Final = "result.json"
 PICTURE: Final = "summary.jpg"
 FIT: Final = "fit.json"
-_PICTURE_SIZE: Final = 768
+_PICTURE_SIZE: Final = 720
 # Borders are compared on every second pixel of a slice, about 1 mm.
 _STEP: Final = 2
 
 
-def run_case(case: StudyCase, out: Path, second_atlas: Path) -> None:
-    """Simulate and score ``case``; result.json, written last, says that all of it is there."""
+def run_case(case: StudyCase, out: Path, second_atlas: Path, engine: Sequence[str] = ()) -> None:
+    """Simulate and score ``case``; result.json, written last, says that all of it is there.
+
+    ``engine``: more words of ``strokecore score``, such as "--model", "shipped".
+    """
     base = load_person(case.person, second_atlas)
     spec = replace(case.spec, anatomy=base.anatomy)
     head = simulate(spec, base)
@@ -52,14 +55,14 @@ def run_case(case: StudyCase, out: Path, second_atlas: Path) -> None:
         write_dicom(to, spec, head.hu, head.geometry)
 
     spacing_mm = (head.geometry.thickness_mm, head.geometry.pixel_mm, head.geometry.pixel_mm)
-    score_and_keep(
-        images, folder, lambda results: fit(results, head.regions, head.geometry.positions_mm, spacing_mm)
-    )
+    positions_mm = head.geometry.positions_mm
+    score_and_keep(images, folder, engine, lambda found: fit(found, head.regions, positions_mm, spacing_mm))
 
 
 def score_and_keep(
     write_images: Callable[[Path], None],
     folder: Path,
+    engine: Sequence[str] = (),
     measure: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Write images to scratch, run ``strokecore score`` on them, and keep result, picture and ``measure``."""
@@ -69,12 +72,12 @@ def score_and_keep(
         images.mkdir()
         write_images(images)
         with redirect_stdout(io.StringIO()):
-            main(["score", str(images), "--out", str(results)])
+            main(["score", str(images), "--out", str(results), *engine])
         pages = sorted((results / "sc").glob("*.dcm"))
         if pages:
             picture = Image.fromarray(pydicom.dcmread(pages[0]).pixel_array)
             picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-            picture.save(folder / PICTURE, quality=85)
+            picture.save(folder / PICTURE, quality=75)
         if measure is not None and (results / "regions.dcm").exists():
             write_atomically(folder / FIT, json.dumps(measure(results)).encode())
         write_atomically(folder / RESULT, (results / RESULT).read_bytes())
@@ -88,7 +91,8 @@ def read_outcome(case: StudyCase, out: Path, lost: Lost | None = None) -> Outcom
     """What was kept of ``case``."""
     folder = out / case.name
     if lost is not None or not is_done(folder):
-        return lost_outcome(case.name, case.truth, lost or Lost("died"))
+        drawn = (folder / TRUTH_FOLDER / TRUTH_FILE).exists()
+        return lost_outcome(case.name, read_truth(folder) if drawn else case.truth, lost or Lost("died"))
     record = json.loads((folder / RESULT).read_text("utf-8"))
     return outcome_of_json(case.name, read_truth(folder), record)
 
@@ -134,7 +138,7 @@ def border_error_mm(mine: BoolArray, true: BoolArray, spacing_mm: tuple[float, f
     """Mean distance between two borders, both ways; None when one mask is empty."""
     if not mine.any() or not true.any():
         return None
-    (box,) = ndimage.find_objects(mine | true)
+    (box,) = ndimage.find_objects((mine | true).astype(np.uint8))
     cut = tuple(slice(max(part.start - 2, 0), part.stop + 2) for part in box)
     thinned = (slice(None), slice(None, None, _STEP), slice(None, None, _STEP))
     first, second = (np.pad(mask[cut][thinned], 1) for mask in (mine, true))
