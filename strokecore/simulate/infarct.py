@@ -1,4 +1,4 @@
-"""Lesions: acute infarct in atlas regions with borders of its own, old cavities, haemorrhage."""
+"""Lesions: acute infarct in atlas regions with borders of its own, old cavities, and blood.py's bleeding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, Regi
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import AverageHead, average_head
+from strokecore.simulate.blood import draw_blood
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
 from strokecore.simulate.solids import HEAD_SPACING_MM, head_axes
 from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
-from strokecore.simulate.tissue import BLOOD_HU, OLD_CAVITY_HU, Person
+from strokecore.simulate.tissue import OLD_CAVITY_HU, Person
 
 # White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
 # that grey-white contrast is lost as well.
@@ -36,12 +37,6 @@ _OTHER_LABEL: Final = {
     ("PCA", "left"): 103,
     ("PCA", "right"): 104,
 }
-
-# Basal-ganglia haemorrhage: centre in head coordinates (|x|, y, z) mm and ratio of its half axes.
-_BLOOD_CENTRE_MM: Final = (27.0, 4.0, 6.0)
-_BLOOD_AXES: Final = (0.8, 1.3, 1.0)
-_OEDEMA_MM: Final = 5.0
-_OEDEMA_HU: Final = 7.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +80,9 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     hu -= drop
     old = _soft_union(drawn, [r.label for r in spec.old_infarct]) * person.inside
     hu += np.clip(old * 1.15, 0, 1) * tissue * (OLD_CAVITY_HU - hu)
-    blood = _blood(spec, person, rng)
+    blood = draw_blood(spec, person)
     infarct = (acute * tissue).astype(np.float32)
-    numbers = _numbers(spec, person, infarct, drop, drawn, old * tissue, blood)
+    numbers = _numbers(spec, person, infarct, drop, drawn, old * tissue) | blood.numbers
     return LesionTruth(infarct, own, np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8), numbers)
 
 
@@ -139,34 +134,6 @@ def _with_other_territories(labels: UInt8Array) -> UInt8Array:
     return out
 
 
-def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> BoolArray:
-    """Paint one haemorrhage of ``spec.blood_ml`` and its oedema; returns its mask."""
-    if spec.blood_ml <= 0:
-        return np.zeros(person.inside.shape, np.bool_)
-    hu = person.hu[person.brain]
-    x, y, z = person.brain_grid.axes_mm
-    sign = 1.0 if spec.blood_side == "left" else -1.0
-    offsets = (
-        (x - sign * _BLOOD_CENTRE_MM[0])[None, None, :],
-        (y - _BLOOD_CENTRE_MM[1])[None, :, None],
-        (z - _BLOOD_CENTRE_MM[2])[:, None, None],
-    )
-    radial = np.sqrt(sum((o / a) ** 2 for o, a in zip(offsets, _BLOOD_AXES, strict=True))).astype(np.float32)
-    radial = np.where(
-        person.inside, radial * (1 + 0.10 * smooth_noise(rng, radial.shape, FINE_MM, 6.0)), np.inf
-    )
-    voxels = round(spec.blood_ml * 1000 / FINE_MM**3)
-    voxels = min(voxels, int(person.inside.sum()) - 1)
-    edge = float(np.partition(radial.ravel(), voxels)[voxels])
-    finite = np.where(np.isfinite(radial), radial, 1e6)
-    cover = np.clip((edge - finite) / 2.0 + 0.5, 0, 1)
-    rim = np.clip(1 - (finite - edge) / _OEDEMA_MM, 0, 1) * person.white
-    hu -= (_OEDEMA_HU * rim * (1 - cover)).astype(np.float32)
-    clot = BLOOD_HU + 3 * smooth_noise(rng, radial.shape, FINE_MM, 4.0)
-    hu += (cover * (clot - hu)).astype(np.float32)
-    return np.asarray(radial < edge)
-
-
 def _numbers(
     spec: SampleSpec,
     person: Person,
@@ -174,7 +141,6 @@ def _numbers(
     drop: Float32Array,
     drawn: UInt8Array,
     old: Float32Array,
-    blood: BoolArray,
 ) -> dict[str, Any]:
     x, _, _ = person.brain_grid.axes_mm
     voxel_ml = voxel_volume_ml((FINE_MM, FINE_MM, FINE_MM))
@@ -191,7 +157,6 @@ def _numbers(
     return {
         "infarct_ml": half_ml(core),
         "old_infarct_ml": half_ml(old > 0.5),
-        "blood_ml": half_ml(blood),
         "regions": [
             {"name": r.name, "side": r.side, "affected": r in spec.affected, "mean_drop_hu": mean_drop(r)}
             for r in ALL_REGIONS

@@ -28,6 +28,7 @@ TEST_SEEDS: Final = range(20_000, 30_000)
 Position = Literal["HFS", "HFP", "FFS", "FFP"]
 Kernel = Literal["SOFT", "BONE"]
 Territory = Literal["ACA", "PCA"]
+BloodPlace = Literal["parenchymal", "subdural", "bilateral_subdural", "subarachnoid", "ventricular"]
 
 # Streams of random numbers: each part of the head has its own, so that the same seed gives the same head
 # whatever infarct, thickness or kernel is asked for.
@@ -38,6 +39,7 @@ STREAM_NOISE: Final = 4
 STREAM_SPEC: Final = 5
 STREAM_PATTERN: Final = 6
 STREAM_CALCIUM: Final = 7
+STREAM_BLOOD: Final = 8
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class SampleSpec:
     flip_rows, flip_columns: store rows or columns in reverse (with the orientation that says so).
     kernel: SOFT or BONE (sharper, noisier).
     pixel_mm: pixel spacing; matrix: rows = columns.
-    blood_ml: volume of one intracerebral haemorrhage in the deep white matter, 0 for none.
-    blood_side: its side.
+    blood_ml: volume of one haemorrhage, 0 for none; blood_side: its side, where it has one.
+    blood_place: where it is; a parenchymal one's site in the brain follows from the seed.
     old_infarct: regions that are an old, CSF-like cavity.
     other_territory: acute infarct outside the ASPECTS regions, (territory, side) pairs.
     supraganglionic_share: darkening in M4-M6 relative to ``delta_hu``; below 1 their infarct is fainter.
@@ -101,6 +103,7 @@ class SampleSpec:
     matrix: int = 512
     blood_ml: float = 0.0
     blood_side: Side = "left"
+    blood_place: BloodPlace = "parenchymal"
     old_infarct: tuple[RegionId, ...] = ()
     other_territory: tuple[tuple[Territory, Side], ...] = ()
     supraganglionic_share: float = 1.0
@@ -140,6 +143,8 @@ class SampleSpec:
             self.patient_position,
             "HFS, HFP, FFS or FFP",
         )
+        places = get_args(BloodPlace)
+        _require(self.blood_place in places, "blood_place", self.blood_place, ", ".join(places))
         _require(self.kernel in get_args(Kernel), "kernel", self.kernel, "SOFT or BONE")
         both = set(self.affected) & set(self.old_infarct)
         _require(not both, "old_infarct", sorted(both), "no region that is also affected")

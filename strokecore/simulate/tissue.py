@@ -22,7 +22,6 @@ DURA_HU: Final = 55.0
 SINUS_HU: Final = 54.0  # venous sinuses at normal haematocrit
 CALCIUM_HU: Final = 240.0
 OLD_CAVITY_HU: Final = 11.0
-BLOOD_HU: Final = 64.0
 TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
 DIPLOE_HU: Final = 620.0
 SKIN_HU: Final = 75.0
