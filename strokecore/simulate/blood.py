@@ -51,9 +51,9 @@ _OEDEMA_HU: Final = 7.0
 
 # A subdural haematoma lies over the convexity; its greatest thickness is 3-15 mm and grows with its volume.
 # The volume of a cap of parabolic section is half its area times its thickness (as in the ABC/2 rule).
-_SUBDURAL_THICKNESS_MM: Final = 4.8  # of 10 ml
+_SUBDURAL_THICKNESS_MM: Final = 5.5  # of 10 ml
 _SUBDURAL_GROWTH: Final = 0.4
-_SUBDURAL_SPREAD: Final = (0.7, 1.3)
+_SUBDURAL_SPREAD: Final = (0.75, 1.35)
 _SUBDURAL_LONG: Final = 1.5  # it reaches further from front to back than up and down
 _FLOOR_MM: Final = -22.0  # the middle fossa's floor
 _BESIDE_FALX_MM: Final = 5.0
@@ -63,10 +63,11 @@ _CIRCLE_OF_WILLIS_MM: Final = (0.0, -6.0, -17.0)
 _SPREAD_MM: Final = 12.0  # unevenness of the border that subarachnoid blood reaches
 _BLEND_MM: Final = 10.0
 
-# Fluid deep inside the brain, within this box of (|x|, y, z): the lateral ventricles without the cisterns
-# between them.
+# Fluid deep inside the brain, within this box of (|x|, y, z), is ventricle; nearer to the middle than this
+# there are cisterns too.
 _VENTRICLE_DEPTH_MM: Final = 20.0
-_VENTRICLE_BOX_MM: Final = ((7.0, 42.0), (-45.0, 75.0), (-16.0, 36.0))
+_VENTRICLE_BOX_MM: Final = ((0.0, 42.0), (-45.0, 75.0), (-16.0, 36.0))
+_LATERAL_MM: Final = 7.0
 _MOST_OF_VENTRICLES: Final = 0.6
 
 
@@ -188,8 +189,8 @@ def _subarachnoid(spec: SampleSpec, person: Person, rng: np.random.Generator) ->
 
 def _ventricular(spec: SampleSpec, person: Person, rng: np.random.Generator) -> Float32Array:
     """Blood that has settled in the back of both lateral ventricles, with a level."""
-    room = _ventricles(person)
-    _, y, _ = person.brain_grid.axes_mm
+    x, y, _ = person.brain_grid.axes_mm
+    room = _ventricles(person) & (np.abs(x) > _LATERAL_MM)[None, None, :]
     forward = -y[None, :, None] + 0.7 * smooth_noise(rng, room.shape, FINE_MM, 6.0)
     ml = min(spec.blood_ml, _MOST_OF_VENTRICLES * float(room.sum()) * FINE_MM**3 / 1000)
     edge = _filled(forward, room, ml)
@@ -201,7 +202,7 @@ def _ventricular(spec: SampleSpec, person: Person, rng: np.random.Generator) -> 
 
 
 def _ventricles(person: Person) -> BoolArray:
-    """The lateral ventricles: the largest pieces of fluid deep inside."""
+    """The lateral and third ventricles: the largest pieces of fluid deep inside."""
     x, y, z = person.brain_grid.axes_mm
     (ax, bx), (ay, by), (az, bz) = _VENTRICLE_BOX_MM
     box = (
