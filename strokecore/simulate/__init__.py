@@ -5,7 +5,7 @@
 is not realistic.
 """
 
-from strokecore.simulate.domain import training_fields, unseen_fields
+from strokecore.simulate.domain import CONFOUNDERS, random_person_spec, training_fields, unseen_fields
 from strokecore.simulate.head import SimulatedHead, simulate, write_sample
 from strokecore.simulate.spec import (
     SIMULATOR_VERSION,
@@ -21,6 +21,7 @@ from strokecore.simulate.spec import (
 from strokecore.simulate.study import write_study
 
 __all__ = [
+    "CONFOUNDERS",
     "SIMULATOR_VERSION",
     "TEST_SEEDS",
     "TUNE_SEEDS",
@@ -29,6 +30,7 @@ __all__ = [
     "SimulatedHead",
     "parse_affected",
     "random_affected",
+    "random_person_spec",
     "random_spec",
     "simulate",
     "simulator_sha256",

@@ -16,7 +16,6 @@ from scipy import ndimage
 
 from strokecore.anatomy.regions import SIDES, Side
 from strokecore.arrays import BoolArray, Float32Array
-from strokecore.head.cranium import depth
 from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.shape import FINE_MM, smooth_noise
 from strokecore.simulate.spec import STREAM_BLOOD, SampleSpec
@@ -63,11 +62,11 @@ _CIRCLE_OF_WILLIS_MM: Final = (0.0, -6.0, -17.0)
 _SPREAD_MM: Final = 12.0  # unevenness of the border that subarachnoid blood reaches
 _BLEND_MM: Final = 10.0
 
-# Fluid deep inside the brain, within this box of (|x|, y, z), is ventricle; nearer to the middle than this
-# there are cisterns too.
-_VENTRICLE_DEPTH_MM: Final = 20.0
-_VENTRICLE_BOX_MM: Final = ((0.0, 42.0), (-45.0, 75.0), (-16.0, 36.0))
+# A person's ventricles reach at most this far beyond the average wall, and the lateral ones lie away from the
+# middle and above the fourth.
+_VENTRICLE_WALL_MM: Final = 4.0
 _LATERAL_MM: Final = 7.0
+_ABOVE_MM: Final = -16.0
 _MOST_OF_VENTRICLES: Final = 0.6
 
 
@@ -146,7 +145,7 @@ def _from_nearest(
     """Offsets (x, y, z), mm, from the point of ``tissue`` below the pia nearest to the one wanted."""
     x, y, z = (axis - np.float32(w) for axis, w in zip(person.brain_grid.axes_mm, wanted, strict=True))
     away = x[None, None, :] ** 2 + y[None, :, None] ** 2 + z[:, None, None] ** 2
-    deep = depth(person.inside, (FINE_MM,) * 3) > _PIA_MM
+    deep = person.intracranial_mm < -_PIA_MM
     k, j, i = np.unravel_index(int(np.argmin(np.where(tissue & deep, away, np.inf))), away.shape)
     return (x - x[i])[None, None, :], (y - y[j])[None, :, None], (z - z[k])[:, None, None]
 
@@ -164,7 +163,7 @@ def _subdural(side: Side, ml: float, person: Person, rng: np.random.Generator) -
     uneven = 1 + 0.12 * smooth_noise(rng, person.inside.shape, FINE_MM, 15.0)
     profile = np.clip(1 - (along / radius_mm) ** 2, 1e-3, 1) * np.clip(uneven, 0.6, 1.4)
     here = person.inside & (sign * x > _BESIDE_FALX_MM)[None, None, :] & (z > _FLOOR_MM)[:, None, None]
-    depth_mm = depth(person.inside, (FINE_MM,) * 3)
+    depth_mm = -person.intracranial_mm
     here &= depth_mm < _MOST_DEPTH_MM
     greatest = _filled(depth_mm / profile, here, ml)
     share = np.clip((greatest * profile - depth_mm) / FINE_MM + 0.5, 0, 1) * here
@@ -189,8 +188,8 @@ def _subarachnoid(spec: SampleSpec, person: Person, rng: np.random.Generator) ->
 
 def _ventricular(spec: SampleSpec, person: Person, rng: np.random.Generator) -> Float32Array:
     """Blood that has settled in the back of both lateral ventricles, with a level."""
-    x, y, _ = person.brain_grid.axes_mm
-    room = _ventricles(person) & (np.abs(x) > _LATERAL_MM)[None, None, :]
+    x, y, z = person.brain_grid.axes_mm
+    room = _ventricles(person) & (np.abs(x) > _LATERAL_MM)[None, None, :] & (z > _ABOVE_MM)[:, None, None]
     forward = -y[None, :, None] + 0.7 * smooth_noise(rng, room.shape, FINE_MM, 6.0)
     ml = min(spec.blood_ml, _MOST_OF_VENTRICLES * float(room.sum()) * FINE_MM**3 / 1000)
     edge = _filled(forward, room, ml)
@@ -202,20 +201,8 @@ def _ventricular(spec: SampleSpec, person: Person, rng: np.random.Generator) -> 
 
 
 def _ventricles(person: Person) -> BoolArray:
-    """The lateral and third ventricles: the largest pieces of fluid deep inside."""
-    x, y, z = person.brain_grid.axes_mm
-    (ax, bx), (ay, by), (az, bz) = _VENTRICLE_BOX_MM
-    box = (
-        ((np.abs(x) >= ax) & (np.abs(x) <= bx))[None, None, :]
-        & ((y >= ay) & (y <= by))[None, :, None]
-        & ((z >= az) & (z <= bz))[:, None, None]
-    )
-    fluid = person.inside & box & (person.grey + person.white < 0.5)
-    fluid &= depth(person.inside, (FINE_MM,) * 3) > _VENTRICLE_DEPTH_MM
-    labels, count = ndimage.label(fluid)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return np.asarray(np.isin(labels, np.flatnonzero(sizes > 0.2 * sizes.max())) & (labels > 0))
+    fluid = person.grey + person.white < 0.5
+    return np.asarray(person.inside & fluid & (person.ventricle_mm < _VENTRICLE_WALL_MM))
 
 
 def _filled(order: Float32Array, room: BoolArray, ml: float) -> float:

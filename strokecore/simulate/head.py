@@ -10,25 +10,33 @@ import numpy as np
 import numpy.typing as npt
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.anatomy.regions import SIDES
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
 from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.face import AIR, FAT
+from strokecore.simulate.field import added_density
 from strokecore.simulate.infarct import LesionTruth, add_lesions
 from strokecore.simulate.scanner import (
+    SLICES_AT_ONCE,
     SliceGeometry,
+    Window,
     acquire,
     patient_from_head,
     sample_labels,
     sample_slices,
     slice_geometry,
+    whole,
+    window_of,
 )
-from strokecore.simulate.shape import Warp, bend, brain_part, face_part, fine_grid, individual_warp
+from strokecore.simulate.shape import FineGrid, Warp, bend, brain_part, face_part, fine_grid, individual_warp
 from strokecore.simulate.spec import SIMULATOR_VERSION, STREAM_SHAPE, SampleSpec, simulator_sha256
 from strokecore.simulate.tissue import BentBrain, BentSkull, Person, build_person
 from strokecore.simulate.write import write_dicom, write_truth
 
 FAR_MM: Final = 99.0  # distance fields outside the average head's box
+# An observer measures where a voxel is almost only tissue and no skull blurs into it.
+_OBSERVED_TISSUE: Final = 0.8
+_CLEAR_OF_SKULL_MM: Final = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +86,66 @@ def scan(spec: SampleSpec, built: BuiltHead) -> SimulatedHead:
     geometry = slice_geometry(spec)
     from_head = patient_from_head(spec)
     to_head = np.linalg.inv(from_head).astype(np.float64)
+    brain = window_of(person.inside, person.brain_grid, from_head, geometry)
+    infarct = np.zeros(whole(geometry).shape, np.bool_)
     if lesions.infarct.any():
-        share = sample_slices(lesions.infarct, person.brain_grid, to_head, geometry, outside=0.0, subslices=2)
-        infarct = share > 0.5
-    else:
-        infarct = np.zeros((len(geometry.positions_mm), spec.matrix, spec.matrix), np.bool_)
-    regions, infarct_regions = (
-        sample_labels(labels, person.brain_grid, to_head, geometry)
-        for labels in (lesions.own_regions, lesions.drawn_regions)
+        place = window_of(lesions.infarct > 0, person.brain_grid, from_head, geometry)
+        infarct[place.index] = (
+            sample_slices(
+                lesions.infarct, person.brain_grid, to_head, geometry, outside=0.0, subslices=2, window=place
+            )
+            > 0.5
+        )
+    regions = sample_labels(lesions.own_regions, person.brain_grid, to_head, geometry, brain)
+    infarct_regions = (
+        regions
+        if lesions.drawn_regions is lesions.own_regions
+        else sample_labels(lesions.drawn_regions, person.brain_grid, to_head, geometry, brain)
     )
-    hu = acquire(spec, person.hu, person.grid, geometry)
+    field = added_density(spec, person.intracranial_mm, person.brain_grid)
+    volume = person.hu.copy()
+    volume[person.brain] += field
+    hu = acquire(spec, volume, person.grid, geometry)
     truth = _truth(spec, lesions.numbers)
+    clear = lesions.tissue * (person.intracranial_mm < -_CLEAR_OF_SKULL_MM)
+    observed = _observed(hu, regions, field, clear, person.brain_grid, to_head, geometry, brain)
+    for row, difference in zip(truth["regions"], observed, strict=True):
+        row["observer_difference_hu"] = difference
     return SimulatedHead(spec, hu, geometry, infarct, regions, infarct_regions, from_head, truth)
+
+
+def _observed(
+    hu: npt.NDArray[np.int16],
+    regions: UInt8Array,
+    field: Float32Array,
+    tissue: Float32Array,
+    grid: FineGrid,
+    to_head: Float64Array,
+    geometry: SliceGeometry,
+    brain: Window,
+) -> list[float | None]:
+    """What an observer measures who knows the true regions and the field that was added.
+
+    Own minus mirror mean of each region's tissue in ``hu`` without ``field``, in ALL_REGIONS order; None
+    where a region or its mirror has no tissue in the scan. ``tissue`` is 0 where the skull would show.
+    """
+    sums, counts = np.zeros(256), np.zeros(256)
+    for first in range(brain.k.start, brain.k.stop, SLICES_AT_ONCE):
+        window = Window(slice(first, min(first + SLICES_AT_ONCE, brain.k.stop)), brain.j, brain.i)
+        added = sample_slices(field, grid, to_head, geometry, outside=0.0, subslices=1, window=window)
+        solid = sample_slices(tissue, grid, to_head, geometry, outside=0.0, window=window)
+        here = (regions[window.index] > 0) & (solid > _OBSERVED_TISSUE)
+        labels = regions[window.index][here]
+        sums += np.bincount(labels, (hu[window.index] - added)[here], minlength=256)
+        counts += np.bincount(labels, minlength=256)
+
+    def difference(region: RegionId) -> float | None:
+        own, mirror = region.label, region.mirror.label
+        if not counts[own] or not counts[mirror]:
+            return None
+        return round(float(sums[own] / counts[own] - sums[mirror] / counts[mirror]), 3)
+
+    return [difference(region) for region in ALL_REGIONS]
 
 
 def simulate(spec: SampleSpec) -> SimulatedHead:
@@ -102,7 +158,7 @@ def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
     grid = fine_grid()
     brain_grid, brain_place = brain_part(grid)
     face_grid, face_place = face_part(grid)
-    warp = individual_warp(spec.rng(STREAM_SHAPE), spec.shape_spread)
+    warp = individual_warp(spec.rng(STREAM_SHAPE), spec.shape_spread, spec.midline_shift_mm)
 
     def brain(field: Float32Array, outside: float, *, smooth: bool = False) -> Float32Array:
         return np.asarray(
@@ -133,12 +189,15 @@ def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
 
 
 def _truth(spec: SampleSpec, numbers: dict[str, Any]) -> dict[str, Any]:
-    sides = {r.side for r in spec.affected}
+    affected = [row for row in numbers["regions"] if row["affected"]]
+    sides = {row["side"] for row in affected}
     side = None if not sides else "bilateral" if len(sides) == 2 else sides.pop()
     return {
         "schema": 1,
         "affected_side": side,
-        "aspects": {s: 10 - sum(r.side == s for r in spec.affected) for s in SIDES},
+        "aspects": {s: 10 - sum(row["side"] == s for row in affected) for s in SIDES},
+        "anatomy": spec.anatomy,
+        "definition": spec.definition,
         **numbers,
         "spec": spec.to_dict(),
         "simulator": {"version": SIMULATOR_VERSION, "sha256": simulator_sha256()},

@@ -1,28 +1,40 @@
-"""Lesions: acute infarct in atlas regions with borders of its own, old cavities, and blood.py's bleeding."""
+"""Lesions: acute infarct with borders of its own, old cavities and lacunes, and blood.py's haemorrhage.
+
+Without ``involvement`` an infarct takes whole regions of a displaced copy of the person's; with it, it is one
+smooth volume over parts of them (vascular.py).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, RegionId, Side
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import AverageHead, average_head
 from strokecore.simulate.blood import draw_blood
+from strokecore.simulate.scars import add_lacunes, cavity_profile, dig
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
 from strokecore.simulate.solids import HEAD_SPACING_MM, head_axes
-from strokecore.simulate.spec import STREAM_INFARCT, SampleSpec
-from strokecore.simulate.tissue import OLD_CAVITY_HU, Person
+from strokecore.simulate.spec import STREAM_INFARCT, STREAM_OUTLINE, SampleSpec
+from strokecore.simulate.tissue import Person
+from strokecore.simulate.vascular import infarct_profile
 
 # White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
 # that grey-white contrast is lost as well.
-WHITE_SHARE: Final = 0.7
-EDGE_SIGMA_MM: Final = 1.4  # gives an edge of about 2 mm either side of the border
+WHITE_SHARE: Final = SampleSpec.white_share
+EDGE_SIGMA_MM: Final = SampleSpec.edge_mm  # gives an edge of about 2 mm either side of the border
+# A region is affected from the first share of its tissue on; from the second to the first nobody can say.
+AFFECTED_SHARE: Final = 0.30
+TOUCHED_SHARE: Final = 0.05
+# Swelling closes sulci, not the ventricles and not the space under the vault.
+_VENTRICLE_WALL_MM: Final = 3.0
+_VAULT_MM: Final = 1.5
 _FEWEST_GREY_VOXELS: Final = 300  # about half a millilitre
 _LEAST_MEAN_DEPTH: Final = 0.6  # thin regions such as the insula are mostly edge: their core stays plausible
 _INHOMOGENEITY: Final = 0.12
@@ -46,11 +58,14 @@ class LesionTruth:
     Attributes
     ----------
     infarct: float32 0-1, acute infarct's fraction (tissue only).
-    own_regions: uint8, the person's 20 regions; ``drawn_regions``: the perturbed copy the infarct follows.
-    numbers: JSON-ready volumes and mean darkening per region.
+    tissue: float32 0-1, what is not fluid after swelling and cavities.
+    own_regions: uint8, the person's 20 regions.
+    drawn_regions: uint8, the copy of them that the infarct follows; ``own_regions`` where it follows none.
+    numbers: JSON-ready volumes, and involvement and mean darkening per region.
     """
 
     infarct: Float32Array
+    tissue: Float32Array
     own_regions: UInt8Array
     drawn_regions: UInt8Array
     numbers: dict[str, Any]
@@ -58,32 +73,89 @@ class LesionTruth:
 
 def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp) -> LesionTruth:
     """Darken, empty or fill ``person.hu`` in place as the specification asks, and say what was done."""
+    person = replace(person, grey=person.grey.copy(), white=person.white.copy())
     rng = spec.rng(STREAM_INFARCT)
     grid = person.brain_grid
-    hu = person.hu[person.brain]
-    drawn_average = perturbed(rng, _drawable_labels())
-    own, drawn = (
-        np.asarray(bend(labels, head.origin_mm, warp.brain, grid, 0.0), np.uint8)
-        for labels in (head.labels, drawn_average)
-    )
-    tissue = np.where(person.inside, person.grey + person.white, 0).astype(np.float32)
+    own = _bent(head.labels, head, warp, person)
+    # Only lesions that follow labels need the displaced copy of them.
+    if spec.involvement and not (spec.other_territory or spec.old_infarct or spec.old_territory):
+        drawn = own
+    else:
+        drawn = _bent(perturbed(rng, _drawable_labels()), head, warp, person)
     patches = 1 + _INHOMOGENEITY * smooth_noise(rng, grid.shape, FINE_MM, _INHOMOGENEITY_LENGTH_MM)
-    acute_labels = [r.label for r in spec.affected] + [_OTHER_LABEL[pair] for pair in spec.other_territory]
-    acute = _soft_union(drawn, acute_labels)
-    weight = np.where(person.inside, person.grey + WHITE_SHARE * person.white, 0)
-    shape = acute * weight * np.clip(patches, 0.5, 1.5)
-    grey_inside = np.isin(drawn, acute_labels) & person.inside & (person.grey > 0.5)
-    drop = (spec.delta_hu * shape / _mean_depth(shape, grey_inside)).astype(np.float32)
-    if spec.supraganglionic_share < 1:
-        upper = _soft_union(drawn, [r.label for r in ALL_REGIONS if r.name in SUPRAGANGLIONIC])
-        drop *= 1 - (1 - np.float32(spec.supraganglionic_share)) * upper
-    hu -= drop
-    old = _soft_union(drawn, [r.label for r in spec.old_infarct]) * person.inside
-    hu += np.clip(old * 1.15, 0, 1) * tissue * (OLD_CAVITY_HU - hu)
+    acute = _acute(spec, own, drawn, person)
+    _swell(spec, person, acute)
+    drop = _darken(spec, person, acute, patches, drawn)
+    old = _add_scars(spec, person, drawn)
     blood = draw_blood(spec, person)
-    infarct = (acute * tissue).astype(np.float32)
-    numbers = _numbers(spec, person, infarct, drop, drawn, old * tissue) | blood.numbers
-    return LesionTruth(infarct, own, np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8), numbers)
+    tissue = np.where(person.inside, person.grey + person.white, 0).astype(np.float32)
+    numbers = _numbers(spec, person, acute, tissue, drop, own, old) | blood.numbers
+    follows = own if spec.involvement else np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8)
+    return LesionTruth(acute * tissue, tissue, own, follows, numbers)
+
+
+def _bent(labels: UInt8Array, head: AverageHead, warp: Warp, person: Person) -> UInt8Array:
+    return np.asarray(bend(labels, head.origin_mm, warp.brain, person.brain_grid, 0.0), np.uint8)
+
+
+def _acute(spec: SampleSpec, own: UInt8Array, drawn: UInt8Array, person: Person) -> Float32Array:
+    """How much of its depth the acute infarct has at each voxel, 0-1."""
+    outside = [_OTHER_LABEL[pair] for pair in spec.other_territory]
+    if not spec.involvement:
+        return _soft_union(drawn, [r.label for r in spec.affected] + outside, spec.edge_mm)
+    wanted: dict[Side, dict[int, float]] = {side: {} for side in SIDES}
+    for region, share in zip(spec.affected, spec.involvement, strict=True):
+        wanted[region.side][region.label] = share
+    tissue = np.where(person.inside, person.grey + person.white, 0)
+    partial = infarct_profile(spec.rng(STREAM_OUTLINE), own, tissue, person.brain_grid, wanted, spec.edge_mm)
+    return np.maximum(partial, _soft_union(drawn, outside, spec.edge_mm))
+
+
+def _swell(spec: SampleSpec, person: Person, acute: Float32Array) -> None:
+    """Swollen cortex takes the place of a part of the fluid in the infarct's sulci (in place)."""
+    if spec.swelling <= 0:
+        return
+    fluid = np.clip(1 - person.grey - person.white, 0, 1)
+    sulcus = (person.ventricle_mm > _VENTRICLE_WALL_MM) & (person.intracranial_mm < -_VAULT_MM)
+    moved = np.float32(spec.swelling) * acute * fluid * sulcus
+    np.add(person.grey, moved, out=person.grey)
+    person.hu[person.brain] += moved * np.float32(person.grey_hu - person.csf_hu)
+
+
+def _darken(
+    spec: SampleSpec, person: Person, acute: Float32Array, patches: Float32Array, drawn: UInt8Array
+) -> Float32Array:
+    """Take the infarct's depth from ``person.hu`` (in place); returns what was taken, HU."""
+    weight = np.where(person.inside, person.grey + np.float32(spec.white_share) * person.white, 0)
+    shape = acute * weight * np.clip(patches, 0.5, 1.5)
+    if not spec.involvement:
+        labels = [r.label for r in spec.affected] + [_OTHER_LABEL[pair] for pair in spec.other_territory]
+        shape /= _mean_depth(shape, np.isin(drawn, labels) & person.inside & (person.grey > 0.5))
+    drop = (spec.delta_hu * shape).astype(np.float32)
+    if spec.supraganglionic_share < 1:
+        upper = _soft_union(drawn, [r.label for r in ALL_REGIONS if r.name in SUPRAGANGLIONIC], spec.edge_mm)
+        drop *= 1 - (1 - np.float32(spec.supraganglionic_share)) * upper
+    person.hu[person.brain] -= drop
+    return drop
+
+
+def _add_scars(spec: SampleSpec, person: Person, drawn: UInt8Array) -> Float32Array:
+    """Dig old cavities and lacunes (in place); returns the share of tissue that is gone, 0-1."""
+    gone = person.grey + person.white
+    outside = [_OTHER_LABEL[pair] for pair in spec.old_territory]
+    if spec.rim_hu > 0 and (spec.old_infarct or outside):
+        labels: dict[Side, list[int]] = {
+            side: [r.label for r in spec.old_infarct if r.side == side]
+            + [_OTHER_LABEL[pair] for pair in spec.old_territory if pair[1] == side]
+            for side in SIDES
+        }
+        dig(person, cavity_profile(spec, drawn, labels, person), spec.rim_hu, spec.rim_mm)
+    elif spec.old_infarct or outside:
+        old = _soft_union(drawn, [r.label for r in spec.old_infarct] + outside, spec.edge_mm) * person.inside
+        dig(person, np.clip(old * 1.15, 0, 1).astype(np.float32), 0.0, spec.rim_mm)
+    if spec.lacunes:
+        add_lacunes(spec, person)
+    return np.asarray(gone - person.grey - person.white, np.float32)
 
 
 def _mean_depth(shape: Float32Array, grey_inside: BoolArray) -> float:
@@ -97,11 +169,11 @@ def _mean_depth(shape: Float32Array, grey_inside: BoolArray) -> float:
     return float(np.clip(shape[grey_inside].mean(), _LEAST_MEAN_DEPTH, 1.0))
 
 
-def _soft_union(labels: UInt8Array, wanted: list[int]) -> Float32Array:
+def _soft_union(labels: UInt8Array, wanted: list[int], edge_mm: float) -> Float32Array:
     if not wanted:
         return np.zeros(labels.shape, np.float32)
     member = np.isin(labels, wanted).astype(np.float32)
-    return np.asarray(ndimage.gaussian_filter(member, EDGE_SIGMA_MM / FINE_MM), np.float32)
+    return np.asarray(ndimage.gaussian_filter(member, edge_mm / FINE_MM), np.float32)
 
 
 @cache
@@ -137,28 +209,35 @@ def _with_other_territories(labels: UInt8Array) -> UInt8Array:
 def _numbers(
     spec: SampleSpec,
     person: Person,
-    infarct: Float32Array,
+    acute: Float32Array,
+    tissue: Float32Array,
     drop: Float32Array,
-    drawn: UInt8Array,
+    own: UInt8Array,
     old: Float32Array,
 ) -> dict[str, Any]:
     x, _, _ = person.brain_grid.axes_mm
     voxel_ml = voxel_volume_ml((FINE_MM, FINE_MM, FINE_MM))
-    core = infarct > 0.5
-    tissue = (person.grey + person.white > 0.5) & person.inside
-
-    def mean_drop(region: RegionId) -> float | None:
-        here = tissue & (drawn == region.label)
-        return round(float(drop[here].mean()), 3) if here.any() else None
 
     def half_ml(mask: BoolArray) -> dict[str, float]:
         return {side: round(float(mask[:, :, on_side(x, side)].sum() * voxel_ml), 2) for side in SIDES}
 
+    def row(region: RegionId) -> dict[str, Any]:
+        place = own == region.label
+        here = place & (tissue > 0.5)
+        involved = float((acute[here] >= 0.5).mean()) if here.any() else 0.0
+        lost = float((old[place] > 0.5).mean()) if place.any() else 0.0
+        affected = involved >= AFFECTED_SHARE if spec.involvement else region in spec.affected
+        return {
+            "name": region.name,
+            "side": region.side,
+            "affected": affected,
+            "involved_fraction": round(involved, 3),
+            "judged": (affected or involved < TOUCHED_SHARE) and lost < AFFECTED_SHARE,
+            "mean_drop_hu": round(float(drop[here].mean()), 3) if here.any() else None,
+        }
+
     return {
-        "infarct_ml": half_ml(core),
+        "infarct_ml": half_ml(acute * tissue > 0.5),
         "old_infarct_ml": half_ml(old > 0.5),
-        "regions": [
-            {"name": r.name, "side": r.side, "affected": r in spec.affected, "mean_drop_hu": mean_drop(r)}
-            for r in ALL_REGIONS
-        ],
+        "regions": [row(region) for region in ALL_REGIONS],
     }

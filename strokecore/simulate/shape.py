@@ -29,6 +29,9 @@ _FINE_SCALES_MM: Final = ((14.0, 1.5), (7.0, 0.9))
 _BOUNDARY_SCALES_MM: Final = ((16.0, 2.4), (8.0, 1.7))
 _AFFINE_SCALE_SD: Final = 0.03
 _AFFINE_SHEAR_SD: Final = 0.015
+# A midline shift is largest at the third ventricle and septum and gone at the skull (x, y, z).
+_SHIFT_CENTRE_MM: Final = (0.0, 5.0, 12.0)
+_SHIFT_REACH_MM: Final = (34.0, 50.0, 32.0)
 # Petalia: the right frontal and left occipital poles reach further in most people.
 _PETALIA_MM: Final = (0.8, 0.6)  # mean, sd
 
@@ -100,10 +103,10 @@ def smooth_noise(
     field /= max(float(field.std()), 1e-6)
     if factor == 1:
         return np.asarray(field[tuple(slice(0, n) for n in shape)], np.float32)
-    return _enlarged(field, factor, shape)
+    return enlarged(field, factor, shape)
 
 
-def _enlarged(field: Float32Array, factor: int, shape: tuple[int, ...]) -> Float32Array:
+def enlarged(field: Float32Array, factor: int, shape: tuple[int, ...]) -> Float32Array:
     """Linear interpolation of ``field`` onto ``shape``, ``factor`` times finer, voxel [0, 0, 0] shared."""
     image = sitk.GetImageFromArray(field)
     image.SetSpacing([float(factor)] * field.ndim)
@@ -134,8 +137,11 @@ class Warp:
     brain: sitk.Transform
 
 
-def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
-    """Draw one person's shape; ``spread`` multiplies every deviation from the average but petalia."""
+def individual_warp(rng: np.random.Generator, spread: float = 1.0, midline_shift_mm: float = 0.0) -> Warp:
+    """Draw one person's shape; ``spread`` multiplies every deviation from the average but petalia.
+
+    ``midline_shift_mm`` moves the middle of the brain to the patient's left; the skull stays.
+    """
     box = np.asarray(FINE_BOX_MM, np.float32)
     low = box[:, 0] - 2 * _WARP_MM
     counts = np.ceil((box[:, 1] - box[:, 0]) / _WARP_MM).astype(int) + 5
@@ -152,6 +158,10 @@ def individual_warp(rng: np.random.Generator, spread: float = 1.0) -> Warp:
     poles = np.abs(points[..., 1]) / 70.0
     field[..., 1] -= (petalia * lateral * poles).astype(np.float32)
     fine = _random_field(rng, shape, _FINE_SCALES_MM) * np.float32(spread)
+    if midline_shift_mm:
+        from_centre = (points - _SHIFT_CENTRE_MM) / _SHIFT_REACH_MM
+        # The warp leads from the person back to the average head: against the shift.
+        fine[..., 0] -= np.float32(midline_shift_mm) * np.exp(-(from_centre**2).sum(axis=-1))
     origin = [float(v) for v in low]
     return Warp(_transform(field, origin), _transform(field + fine, origin))
 
@@ -203,4 +213,4 @@ def bend(
         outside,
     )
     values = sitk.GetArrayFromImage(moved)
-    return _enlarged(values, step, grid.shape) if smooth else values
+    return enlarged(values, step, grid.shape) if smooth else values

@@ -28,7 +28,8 @@ TEST_SEEDS: Final = range(20_000, 30_000)
 Position = Literal["HFS", "HFP", "FFS", "FFP"]
 Kernel = Literal["SOFT", "BONE"]
 Territory = Literal["ACA", "PCA"]
-BloodPlace = Literal["parenchymal", "subdural", "bilateral_subdural", "subarachnoid", "ventricular"]
+Definition = Literal["atlas", "second", "between"]
+BloodPlace = Literal["parenchymal", "subdural", "subarachnoid", "ventricular", "bilateral_subdural"]
 
 # Streams of random numbers: each part of the head has its own, so that the same seed gives the same head
 # whatever infarct, thickness or kernel is asked for.
@@ -39,7 +40,52 @@ STREAM_NOISE: Final = 4
 STREAM_SPEC: Final = 5
 STREAM_PATTERN: Final = 6
 STREAM_CALCIUM: Final = 7
-STREAM_BLOOD: Final = 8
+STREAM_SCARS: Final = 8  # lacunes, and the rims of old cavities
+STREAM_FIELD: Final = 9  # density that is not tissue
+STREAM_ARTEFACT: Final = 10  # streaks and motion
+STREAM_OUTLINE: Final = 11  # of an infarct that follows no region
+STREAM_BLOOD: Final = 12
+
+
+_LIMITS: Final[dict[str, tuple[float, float, str]]] = {
+    "delta_hu": (0, 30, " HU"),
+    "thickness_mm": (0.5, 10, " mm"),
+    "tilt_deg": (-30, 30, " degrees"),
+    **dict.fromkeys(("pitch_deg", "yaw_deg", "roll_deg"), (-45, 45, " degrees")),
+    "brain_shift_hu": (-8, 8, " HU"),
+    "texture_mm": (1, 20, " mm"),
+    "sharpness": (0.5, 2, ""),
+    **dict.fromkeys(("contrast", "texture", "asymmetry", "cupping", "shape_spread", "streaks"), (0, 3, "")),
+    **dict.fromkeys(
+        ("atrophy", "leukoaraiosis", "supraganglionic_share", "basal_ganglia_calcium"), (0, 1, "")
+    ),
+    **dict.fromkeys(("white_share", "swelling", "plastic"), (0, 1, "")),
+    **dict.fromkeys(("leukoaraiosis_asymmetry", "cupping_height"), (-1, 1, "")),
+    "noise_hu": (0, 30, " HU"),
+    "pixel_mm": (0.2, 4, " mm"),
+    "blood_ml": (0, 150, " ml"),
+    "edge_mm": (0.5, 6, " mm"),
+    "rim_hu": (0, 20, " HU"),
+    "rim_mm": (1, 15, " mm"),
+    "grey_hu": (28, 48, " HU"),
+    "white_hu": (20, 40, " HU"),
+    "csf_hu": (-5, 20, " HU"),
+    "deep_grey_extra_hu": (-2, 6, " HU"),
+    **dict.fromkeys(("dura_hu", "sinus_hu"), (40, 90, " HU")),
+    "cupping_hu": (0, 30, " HU"),
+    "cupping_depth_mm": (2, 40, " mm"),
+    **dict.fromkeys(("left_right_shading_hu", "front_back_shading_hu"), (-5, 5, " HU")),
+    "edge_enhancement": (0, 2, ""),
+    "motion_mm": (0, 15, " mm"),
+    "midline_shift_mm": (-12, 12, " mm"),
+    "lacunes": (0, 20, ""),
+}
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "patient_position": get_args(Position),
+    "kernel": get_args(Kernel),
+    "definition": get_args(Definition),
+    "blood_place": get_args(BloodPlace),
+}
 
 
 @dataclass(frozen=True)
@@ -59,15 +105,18 @@ class SampleSpec:
     age_years: written as PatientAge.
     atrophy: 0-1, width of sulci and ventricles.
     leukoaraiosis: 0-1, bilateral periventricular white-matter darkening.
+    leukoaraiosis_asymmetry: -1 to 1, how much more of it the left side has, as a share.
     calcification: pineal and choroid-plexus calcium present.
     noise_hu: noise of a 5 mm slice, standard deviation in brain.
     patient_position: DICOM PatientPosition.
     flip_rows, flip_columns: store rows or columns in reverse (with the orientation that says so).
     kernel: SOFT or BONE (sharper, noisier).
     pixel_mm: pixel spacing; matrix: rows = columns.
-    blood_ml: volume of one haemorrhage, 0 for none; blood_side: its side, where it has one.
-    blood_place: where it is; a parenchymal one's site in the brain follows from the seed.
+    blood_ml: volume of one haemorrhage, 0 for none. blood_place: where it lies (the site of a parenchymal
+        one follows from the seed); blood_side: its side, where it has one.
     old_infarct: regions that are an old, CSF-like cavity.
+    old_territory: old cavities outside the ASPECTS regions, (territory, side) pairs.
+    rim_hu, rim_mm: gliosis around old cavities and lacunes: how far below tissue, and how wide.
     other_territory: acute infarct outside the ASPECTS regions, (territory, side) pairs.
     supraganglionic_share: darkening in M4-M6 relative to ``delta_hu``; below 1 their infarct is fainter.
     contrast: difference between grey and white matter relative to the usual one; their mean stays.
@@ -79,6 +128,28 @@ class SampleSpec:
     shape_spread: how far people differ in shape, relative.
     basal_ganglia_calcium: 0-1, calcium in the pallidum of both sides, more in one than in the other.
     series_number: SeriesNumber.
+    anatomy: "" for the average head, otherwise the label map that the person is made from, as
+        "<stem>:<first 12 hex digits of the sha256 of its labels>".
+    definition: whose borders the true regions of such a person have.
+    involvement: share of each affected region that is infarcted, 0-1, parallel to ``affected``. () draws
+        whole regions; otherwise the infarct is one smooth shape whose borders follow no region.
+    white_share: darkening of white matter relative to grey matter's.
+    edge_mm: blur of the infarct's border, Gaussian sigma.
+    swelling: 0-1, share of the fluid in the infarct's sulci that swollen tissue has replaced.
+    grey_hu, white_hu, csf_hu: the person's tissue densities; None draws them from the seed.
+    deep_grey_extra_hu: how much denser the deep nuclei are.
+    dura_hu, sinus_hu: falx and tentorium, venous sinuses.
+    cupping_hu: 0-30, brightening at the inner table that decays towards the centre over ``cupping_depth_mm``:
+        beam hardening that the scanner's correction leaves.
+    cupping_height: -1 to 1, its relative gain 60 mm higher up.
+    left_right_shading_hu: smooth density added at the left side and taken away at the right one.
+    front_back_shading_hu: smooth density added at the front and taken away at the back.
+    edge_enhancement: 0-2, overshoot of a sharp head kernel (unsharp mask).
+    plastic: 0-1, share of the noise that is iterative reconstruction's: blotchy, of low frequency.
+    streaks: 0-3, from teeth and petrous bones, relative to the usual.
+    motion_mm: how far the head moves while one slice is taken.
+    midline_shift_mm: of the deep midline, to the patient's left; the skull stays.
+    lacunes: number of old lacunar infarcts.
     """
 
     seed: int
@@ -105,6 +176,9 @@ class SampleSpec:
     blood_side: Side = "left"
     blood_place: BloodPlace = "parenchymal"
     old_infarct: tuple[RegionId, ...] = ()
+    old_territory: tuple[tuple[Territory, Side], ...] = ()
+    rim_hu: float = 0.0
+    rim_mm: float = 6.0
     other_territory: tuple[tuple[Territory, Side], ...] = ()
     supraganglionic_share: float = 1.0
     contrast: float = 1.0
@@ -117,37 +191,57 @@ class SampleSpec:
     shape_spread: float = 1.0
     basal_ganglia_calcium: float = 0.0
     series_number: int = 2
+    anatomy: str = ""
+    definition: Definition = "atlas"
+    involvement: tuple[float, ...] = ()
+    white_share: float = 0.7
+    edge_mm: float = 1.4
+    swelling: float = 0.0
+    leukoaraiosis_asymmetry: float = 0.0
+    grey_hu: float | None = None
+    white_hu: float | None = None
+    csf_hu: float | None = None
+    deep_grey_extra_hu: float = 1.5
+    dura_hu: float = 55.0
+    sinus_hu: float = 54.0
+    cupping_hu: float = 0.0
+    cupping_depth_mm: float = 12.0
+    cupping_height: float = 0.0
+    left_right_shading_hu: float = 0.0
+    front_back_shading_hu: float = 0.0
+    edge_enhancement: float = 0.0
+    plastic: float = 0.0
+    streaks: float = 0.0
+    motion_mm: float = 0.0
+    midline_shift_mm: float = 0.0
+    lacunes: int = 0
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, ">= 0")
-        _require(0 <= self.delta_hu <= 30, "delta_hu", self.delta_hu, "0 to 30 HU")
-        _require(0.5 <= self.thickness_mm <= 10, "thickness_mm", self.thickness_mm, "0.5 to 10 mm")
-        _require(abs(self.tilt_deg) <= 30, "tilt_deg", self.tilt_deg, "-30 to 30 degrees")
-        for name in ("pitch_deg", "yaw_deg", "roll_deg"):
-            _require(abs(getattr(self, name)) <= 45, name, getattr(self, name), "-45 to 45 degrees")
         _require(18 <= self.age_years <= 120, "age_years", self.age_years, "18 to 120")
-        _require(abs(self.brain_shift_hu) <= 8, "brain_shift_hu", self.brain_shift_hu, "-8 to 8 HU")
-        _require(1 <= self.texture_mm <= 20, "texture_mm", self.texture_mm, "1 to 20 mm")
-        _require(0.5 <= self.sharpness <= 2, "sharpness", self.sharpness, "0.5 to 2")
-        for name in ("contrast", "texture", "asymmetry", "cupping", "shape_spread"):
-            _require(0 <= getattr(self, name) <= 3, name, getattr(self, name), "0 to 3")
-        for name in ("atrophy", "leukoaraiosis", "supraganglionic_share", "basal_ganglia_calcium"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
-        _require(0 <= self.noise_hu <= 30, "noise_hu", self.noise_hu, "0 to 30 HU")
-        _require(0.2 <= self.pixel_mm <= 4, "pixel_mm", self.pixel_mm, "0.2 to 4 mm")
         _require(64 <= self.matrix <= 1024, "matrix", self.matrix, "64 to 1024")
-        _require(0 <= self.blood_ml <= 150, "blood_ml", self.blood_ml, "0 to 150 ml")
-        _require(
-            self.patient_position in get_args(Position),
-            "patient_position",
-            self.patient_position,
-            "HFS, HFP, FFS or FFP",
-        )
-        places = get_args(BloodPlace)
-        _require(self.blood_place in places, "blood_place", self.blood_place, ", ".join(places))
-        _require(self.kernel in get_args(Kernel), "kernel", self.kernel, "SOFT or BONE")
+        for name, (low, high, unit) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None:
+                _require(low <= value <= high, name, value, f"{low:g} to {high:g}{unit}")
+        for name, choices in _CHOICES.items():
+            _require(getattr(self, name) in choices, name, getattr(self, name), " or ".join(choices))
         both = set(self.affected) & set(self.old_infarct)
         _require(not both, "old_infarct", sorted(both), "no region that is also affected")
+        if self.involvement:
+            fit = len(self.involvement) == len(self.affected)
+            _require(
+                fit,
+                "involvement",
+                self.involvement,
+                f"one share for each of {len(self.affected)} affected regions",
+            )
+            _require(
+                all(0 < v <= 1 for v in self.involvement),
+                "involvement",
+                self.involvement,
+                "shares above 0, at most 1",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; regions as {"name", "side"}."""
@@ -155,7 +249,9 @@ class SampleSpec:
         for name in ("affected", "old_infarct"):
             values[name] = [{"name": r.name, "side": r.side} for r in getattr(self, name)]
         values["shift_mm"] = list(self.shift_mm)
-        values["other_territory"] = [list(pair) for pair in self.other_territory]
+        values["involvement"] = list(self.involvement)
+        for name in ("other_territory", "old_territory"):
+            values[name] = [list(pair) for pair in getattr(self, name)]
         return values
 
     def rng(self, stream: int) -> np.random.Generator:
@@ -198,7 +294,7 @@ def parse_affected(text: str) -> tuple[RegionId, ...]:
 
 # A pattern grows from one region to its neighbours, as a proximal or a branch occlusion takes part of the MCA
 # territory (our simplification: affected regions hang together).
-_NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
+NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
     "C": ("L", "IC"),
     "L": ("C", "IC", "I"),
     "IC": ("L", "C"),
@@ -227,7 +323,7 @@ def random_affected(seed: int) -> tuple[RegionId, ...]:
     )
     chosen = [start]
     while len(chosen) < count:
-        border = sorted({n for c in chosen for n in _NEIGHBOURS[c]} - set(chosen))
+        border = sorted({n for c in chosen for n in NEIGHBOURS[c]} - set(chosen))
         chosen.append(str(rng.choice(border)))
     return tuple(RegionId(name, side) for name in REGION_NAMES if name in chosen)
 

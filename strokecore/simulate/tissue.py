@@ -17,9 +17,6 @@ from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
 GREY_HU: Final = (37.2, 0.8)
 WHITE_HU: Final = (29.4, 0.6)
 CSF_HU: Final = (7.0, 1.0)
-DEEP_GREY_EXTRA_HU: Final = 1.5
-DURA_HU: Final = 55.0
-SINUS_HU: Final = 54.0  # venous sinuses at normal haematocrit
 CALCIUM_HU: Final = 240.0
 OLD_CAVITY_HU: Final = 11.0
 TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
@@ -76,7 +73,8 @@ class Person:
     grid: the fine grid of the whole head; hu: float32 [z, y, x] on it.
     brain_grid, brain: the part that holds the brain, as a grid and as slices of ``hu``.
     grey, white: tissue fractions 0-1 on the brain's part, after sulci and ventricles have been widened.
-    inside: bool on the brain's part, inside the inner table.
+    intracranial_mm, ventricle_mm: on the brain's part, signed distances to inner table and ventricles' wall.
+    grey_hu, csf_hu: this person's cortex and fluid.
     """
 
     grid: FineGrid
@@ -85,7 +83,15 @@ class Person:
     brain: Cut
     grey: Float32Array
     white: Float32Array
-    inside: BoolArray
+    intracranial_mm: Float32Array
+    ventricle_mm: Float32Array
+    grey_hu: float
+    csf_hu: float
+
+    @property
+    def inside(self) -> BoolArray:
+        """Inside the inner table; bool on the brain's part."""
+        return self.intracranial_mm < 0
 
 
 def _soft(distance_mm: Float32Array, width_mm: float = FINE_MM) -> Float32Array:
@@ -98,9 +104,31 @@ def build_person(spec: SampleSpec, brain: BentBrain, place: Cut, skull: BentSkul
     rng = spec.rng(STREAM_TISSUE)
     hu = _skull_and_scalp(skull, rng)
     grey, white, csf = _brain_fractions(spec, brain, rng)
+    densities = _densities(spec, rng)
     part = hu[place]
-    part += _soft(brain.intracranial_mm) * (_brain_hu(spec, brain, grey, white, csf, rng) - part)
-    return Person(skull.grid, hu, brain.grid, place, grey, white, brain.intracranial_mm < 0)
+    inner = _brain_hu(spec, brain, grey, white, csf, densities, rng)
+    part += _soft(brain.intracranial_mm) * (inner - part)
+    return Person(
+        skull.grid,
+        hu,
+        brain.grid,
+        place,
+        grey,
+        white,
+        brain.intracranial_mm,
+        brain.ventricle_mm,
+        grey_hu=densities[0],
+        csf_hu=densities[2],
+    )
+
+
+def _densities(spec: SampleSpec, rng: np.random.Generator) -> tuple[float, float, float]:
+    """HU of this person's grey matter, white matter and fluid."""
+    drawn = [float(rng.normal(*pair)) for pair in (GREY_HU, WHITE_HU, CSF_HU)]
+    asked = (spec.grey_hu, spec.white_hu, spec.csf_hu)
+    grey, white, csf = (d if a is None else a for d, a in zip(drawn, asked, strict=True))
+    more = (spec.contrast - 1) * (grey - white) / 2
+    return grey + spec.brain_shift_hu + more, white + spec.brain_shift_hu - more, csf
 
 
 def _brain_fractions(
@@ -136,25 +164,26 @@ def _brain_hu(
     grey: Float32Array,
     white: Float32Array,
     csf: Float32Array,
+    densities: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Float32Array:
     shape = grey.shape
-    grey_hu, white_hu, csf_hu = (rng.normal(*pair) for pair in (GREY_HU, WHITE_HU, CSF_HU))
-    more = (spec.contrast - 1) * (grey_hu - white_hu) / 2
-    grey_hu, white_hu = grey_hu + spec.brain_shift_hu + more, white_hu + spec.brain_shift_hu - more
+    grey_hu, white_hu, csf_hu = densities
     hu = grey * grey_hu + white * white_hu + csf * csf_hu
-    hu += DEEP_GREY_EXTRA_HU * bent.deep_grey * (1 - csf)
+    hu += spec.deep_grey_extra_hu * bent.deep_grey * (1 - csf)
     if spec.leukoaraiosis > 0:
         patchy = 1 + 0.35 * smooth_noise(rng, shape, FINE_MM, 6.0)
         rim = np.exp(-np.clip(bent.ventricle_mm, 0, None) / _LEUKOARAIOSIS_REACH_MM)
-        _, _, z = bent.grid.axes_mm
+        x, _, z = bent.grid.axes_mm
         supratentorial = np.clip((z[:, None, None] + 2) / 8, 0, 1)
-        hu -= spec.leukoaraiosis * _LEUKOARAIOSIS_HU * white * rim * np.clip(patchy, 0, 2) * supratentorial
+        lean = 1 + np.float32(spec.leukoaraiosis_asymmetry) * np.tanh(x / 6.0)
+        depth = np.float32(spec.leukoaraiosis * _LEUKOARAIOSIS_HU) * lean
+        hu -= depth * white * rim * np.clip(patchy, 0, 2) * supratentorial
     tissue = 1 - csf
     broad = smooth_noise(rng, shape, FINE_MM, _ASYMMETRY_LENGTH_MM)
     hu += tissue * np.float32(_ASYMMETRY_HU * spec.asymmetry) * broad
     hu += tissue * np.float32(_TEXTURE_HU * spec.texture) * smooth_noise(rng, shape, FINE_MM, spec.texture_mm)
-    _add_dura_and_sinuses(hu, bent, csf)
+    _add_dura_and_sinuses(hu, bent, csf, spec)
     if spec.calcification:
         _add_calcium(hu, bent, rng)
     if spec.basal_ganglia_calcium > 0:
@@ -176,7 +205,7 @@ def _add_pallidal_calcium(hu: Float32Array, bent: BentBrain, spec: SampleSpec) -
         hu += np.float32(amount * _PALLIDAL_CALCIUM_HU) * spot * patchy
 
 
-def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) -> None:
+def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array, spec: SampleSpec) -> None:
     """Falx, tentorium and the superior sagittal and transverse sinuses (in place)."""
     x, y, z = (
         a[s]
@@ -194,7 +223,7 @@ def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) 
         np.exp(-(((z - roof) / 1.1) ** 2)) * ((y > 30) & (np.abs(x) < 60) & (z < 4)) * np.clip(csf * 2, 0, 1)
     )
     cover = np.clip(np.maximum(falx, 0.5 * tent), 0, 1)
-    hu += cover * (DURA_HU - hu)
+    hu += cover * (np.float32(spec.dura_hu) - hu)
     sagittal = (
         np.clip((4.2 - depth) / 1.5, 0, 1)
         * np.clip(1.5 - np.abs(x) / 3.6, 0, 1)
@@ -204,7 +233,7 @@ def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array) 
     transverse = np.clip((3.6 - depth) / 1.5, 0, 1) * np.clip(1.6 - np.abs(z + 26) / 3.5, 0, 1) * (y > 62)
     straight = np.exp(-((x / 1.8) ** 2) - ((z - 8 + 0.42 * (y - 38)) / 2.0) ** 2) * ((y > 32) & (y < 96))
     sinus = np.clip(np.maximum(np.maximum(sagittal, transverse), straight), 0, 1)
-    hu += sinus * (SINUS_HU - hu)
+    hu += sinus * (np.float32(spec.sinus_hu) - hu)
 
 
 def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from strokecore.simulate.blood import draw_blood
 from strokecore.simulate.shape import FineGrid
@@ -22,16 +23,27 @@ def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, flo
     return np.sqrt(parts[0] ** 2 + parts[1] ** 2 + (((z - centre[2]) / radii[2]) ** 2)[:, None, None])
 
 
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Millimetres to the mask's border, negative inside."""
+    inner, outer = (ndimage.distance_transform_edt(m, sampling=GRID.spacing_mm) for m in (mask, ~mask))
+    return (outer - inner).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def person() -> Person:
     inside = ellipsoid((0, 0, 0), (68, 82, 70)) < 1
     brain = ellipsoid((0, 0, 0), (65, 79, 67)) < 1
+    ventricle_mm = np.full(SHAPE, 99.0)
     for sign in (-1, 1):
-        brain &= ellipsoid((sign * 18, 5, 8), (9, 40, 12)) > 1  # lateral ventricles
+        ventricle_mm = np.minimum(ventricle_mm, (ellipsoid((sign * 18, 5, 8), (9, 40, 12)) - 1) * 9)
+    brain &= ventricle_mm > 0
     brain &= ellipsoid((0, -6, -17), (16, 14, 10)) > 1  # the cistern around the circle of Willis
     grey = brain.astype(np.float32) * 0.5
     hu = np.where(brain, GREY, np.where(inside, FLUID, BONE)).astype(np.float32)
-    return Person(GRID, hu, GRID, (slice(None),) * 3, grey, grey.copy(), inside)
+    intracranial_mm = signed_distance(inside)
+    return Person(
+        GRID, hu, GRID, (slice(None),) * 3, grey, grey.copy(), intracranial_mm, ventricle_mm, GREY, FLUID
+    )
 
 
 def drawn(person: Person, **fields: object) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -79,10 +91,8 @@ def test_no_blood_leaves_the_head_alone(person: Person) -> None:
 
 
 def test_subdural_blood_lines_the_inner_table(person: Person) -> None:
-    from scipy import ndimage
-
     mask, _, _ = drawn(person, blood_ml=20.0, blood_place="subdural")
-    depth = ndimage.distance_transform_edt(person.inside, sampling=GRID.spacing_mm)
+    depth = -person.intracranial_mm
     assert np.percentile(depth[mask], 95) < 15
     spread = [np.ptp(np.flatnonzero(mask.any(axis=axes))) * GRID.spacing_mm for axes in ((0, 2), (1, 2))]
     assert min(spread) > 4 * np.percentile(depth[mask], 95)  # a crescent, not a lump
