@@ -1,12 +1,14 @@
-"""The average head that patients are bent from: brain from the atlas's tissue maps, skull and face by rule.
+"""What patients are bent from: the average head of the atlas, or a real one's label map (people.py).
 
-Everything here is computed once per process from the shipped atlas and depends on no seed. Coordinates are
+The average head has its brain from the atlas's tissue maps, its skull and face by rule. Everything here is
+computed once per process from the shipped atlas and depends on no seed. Coordinates are
 the atlas's: MNI152 millimetres in LPS axes (x to the left, y to posterior, z to superior), arrays [z, y, x].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from typing import Final
 
@@ -27,21 +29,65 @@ _SUBARACHNOID_MM: Final = 1.5
 _NUCLEI_GREY: Final = 0.85  # share of the maps' white matter in the nuclei that CT shows as grey
 
 
+class Structure(IntEnum):
+    """Labels of BaseHead.structures: what physics and blood need to know the place of."""
+
+    CORTEX = 1  # of the cerebrum's gyri
+    WHITE = 2  # of the cerebrum
+    PUTAMEN = 3
+    PALLIDUM = 4
+    CAUDATE = 5
+    THALAMUS = 6
+    CHOROID = 7  # plexus in the atria
+    PINEAL = 8
+    CEREBELLUM = 9
+    BRAIN_STEM = 10
+    VENTRICLE = 11
+    OTHER_GREY = 12  # hippocampus, amygdala, accumbens
+
+
 @dataclass(frozen=True, eq=False)
-class AverageHead:
-    """Fields of the average head on one grid, all float32 [z, y, x].
+class Interior:
+    """Where a real head's inner structures lie, on the grid of its BaseHead [z, y, x].
+
+    The average head has none of this: there the same things are placed by rule.
 
     Attributes
     ----------
-    origin_mm: (x, y, z) of voxel [0, 0, 0]'s centre; spacing is HEAD_SPACING_MM.
-    gm, wm: probability of grey and white matter, 0-1.
+    dura: float32 0-1, falx and tentorium.
+    sinuses: float32 0-1, venous sinuses and the great vein.
+    structures: uint8, Structure values.
+    cut: uint8, what each voxel may be in a definition of the regions (true_regions.py).
+    sector_halves_mm: int8 [definition, sector, z, y, x] on every second voxel of the grid, half millimetres:
+        signed distance to each sector of each definition, atlas first, negative inside.
+    """
+
+    dura: Float32Array
+    sinuses: Float32Array
+    structures: UInt8Array
+    cut: UInt8Array
+    sector_halves_mm: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseHead:
+    """A head in atlas-like axes that patients are bent from; fields on one grid, float32 [z, y, x].
+
+    Attributes
+    ----------
+    origin_mm: (x, y, z) of voxel [0, 0, 0]'s centre; spacing_mm: isotropic.
+    gm, wm: share of grey and white matter, 0-1; the rest of the intracranial space is fluid.
     intracranial_mm: signed distance to the inner table, negative inside the skull.
     ventricle_mm: signed distance to the ventricles' wall, negative inside.
     deep_grey: 0-1, deep nuclei (a little denser than cortex).
-    skin_mm: signed distance to the skin, negative inside the head.
-    calvarium_mm: thickness of the skull's vault or base at each point around the brain.
-    inner_hu: tissue outside the skull and inside the skin: muscle, fat, facial bone, sinuses, eyes.
-    labels: uint8, RegionId.label of the 20 regions.
+    skin_mm: signed distance to the skin, negative inside the head; None where ``outer_hu`` ends at the skin.
+    calvarium_mm: thickness of the skull's vault or base at each point around the brain; None where
+        ``outer_hu`` holds the skull.
+    outer_hu: tissue outside the inner table: muscle, fat, facial bone, sinuses, eyes; of a real head also the
+        skull, the skin and the air around it.
+    labels: uint8, RegionId.label of the 20 regions by our atlas's definition.
+    anatomy: identity of the label map, "<stem>:<12 hex of sha256>"; "" for the average head.
+    interior: places of a real head's inner structures; None for the average head.
     """
 
     origin_mm: Point
@@ -50,14 +96,27 @@ class AverageHead:
     intracranial_mm: Float32Array
     ventricle_mm: Float32Array
     deep_grey: Float32Array
-    skin_mm: Float32Array
-    calvarium_mm: Float32Array
-    inner_hu: Float32Array
+    skin_mm: Float32Array | None
+    calvarium_mm: Float32Array | None
+    outer_hu: Float32Array
     labels: UInt8Array
+    spacing_mm: float = HEAD_SPACING_MM
+    anatomy: str = ""
+    interior: Interior | None = None
+
+    @property
+    def axes_mm(self) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Coordinates along x, y and z."""
+        nz, ny, nx = self.gm.shape
+        x, y, z = (
+            np.float32(o) + np.arange(n, dtype=np.float32) * np.float32(self.spacing_mm)
+            for o, n in zip(self.origin_mm, (nx, ny, nz), strict=True)
+        )
+        return x, y, z
 
 
 @cache
-def average_head() -> AverageHead:
+def average_head() -> BaseHead:
     """The average head, built from the shipped atlas; about 3 s once per process."""
     x, y, z = head_axes()
     axes = Axes(x[None, None, :], y[None, :, None], z[:, None, None])
@@ -69,7 +128,7 @@ def average_head() -> AverageHead:
     gm, wm = _with_grey_nuclei(gm, wm, labels)
     calvarium_mm = calvarium_thickness(axes)
     skin_mm = skin_distance(intracranial_mm, calvarium_mm, axes)
-    return AverageHead(
+    return BaseHead(
         origin_mm=(float(x[0]), float(y[0]), float(z[0])),
         gm=gm,
         wm=wm,
@@ -78,7 +137,7 @@ def average_head() -> AverageHead:
         deep_grey=_deep_grey(gm, wm, axes),
         skin_mm=skin_mm,
         calvarium_mm=calvarium_mm,
-        inner_hu=inner_tissue(intracranial_mm, skin_mm, axes),
+        outer_hu=inner_tissue(intracranial_mm, skin_mm, axes),
         labels=labels,
     )
 

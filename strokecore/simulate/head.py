@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
-from strokecore.simulate.anatomy import AverageHead, average_head
+from strokecore.errors import UsageError
+from strokecore.simulate.anatomy import BaseHead, average_head
 from strokecore.simulate.face import AIR, FAT
 from strokecore.simulate.field import added_density
 from strokecore.simulate.infarct import LesionTruth, add_lesions
@@ -28,12 +30,28 @@ from strokecore.simulate.scanner import (
     whole,
     window_of,
 )
-from strokecore.simulate.shape import FineGrid, Warp, bend, brain_part, face_part, fine_grid, individual_warp
+from strokecore.simulate.shape import (
+    FineGrid,
+    Warp,
+    bend,
+    brain_part,
+    face_part,
+    fine_grid,
+    individual_warp,
+    ventricle_widening,
+)
 from strokecore.simulate.spec import SIMULATOR_VERSION, STREAM_SHAPE, SampleSpec, simulator_sha256
-from strokecore.simulate.tissue import BentBrain, BentSkull, Person, build_person
+from strokecore.simulate.tissue import BentBrain, BentInterior, BentSkull, Person, build_person
 from strokecore.simulate.write import write_dicom, write_truth
 
-FAR_MM: Final = 99.0  # distance fields outside the average head's box
+FAR_MM: Final = 99.0  # distance fields outside the base head's box
+
+# How far the ventricles' walls of a real head move: the people whose label maps there are have narrow ones as
+# often as wide ones; 5 mm all around is what separates the two.
+_NARROWEST_MM: Final = -0.8
+_ATROPHY_MM: Final = 4.8
+_WIDTH_SD_MM: Final = 0.6
+_LEAN_SD: Final = 0.12  # share by which one side's moves more
 # An observer measures where a voxel is almost only tissue and no skull blurs into it.
 _OBSERVED_TISSUE: Final = 0.8
 _CLEAR_OF_SKULL_MM: Final = 2.0
@@ -73,9 +91,23 @@ class BuiltHead:
     lesions: LesionTruth
 
 
-def build_head(spec: SampleSpec) -> BuiltHead:
-    """Build the person of ``spec`` with its lesions; fields of the acquisition are ignored."""
-    head = average_head()
+def build_head(spec: SampleSpec, base: BaseHead | None = None) -> BuiltHead:
+    """Build the person of ``spec`` with its lesions; fields of the acquisition are ignored.
+
+    Parameters
+    ----------
+    base: the head to bend (people.load_person); None for the average head.
+
+    Raises
+    ------
+    UsageError: ``base`` is not the anatomy that the specification names.
+    """
+    head = average_head() if base is None else base
+    if head.anatomy != spec.anatomy:
+        raise UsageError(
+            f"the specification's anatomy is {spec.anatomy or 'the average head'!r} and the head given is "
+            f"{head.anatomy or 'the average head'!r}; give the label map that the specification names."
+        )
     person, warp = bend_person(spec, head)
     return BuiltHead(person, add_lesions(spec, head, person, warp))
 
@@ -148,34 +180,46 @@ def _observed(
     return [difference(region) for region in ALL_REGIONS]
 
 
-def simulate(spec: SampleSpec) -> SimulatedHead:
-    """Simulate one head CT; the same specification gives the same arrays."""
-    return scan(spec, build_head(spec))
+def simulate(spec: SampleSpec, base: BaseHead | None = None) -> SimulatedHead:
+    """Simulate one head CT; the same specification gives the same arrays.
+
+    Raises
+    ------
+    UsageError: ``base`` (None: the average head) is not the anatomy that the specification names.
+    """
+    return scan(spec, build_head(spec, base))
 
 
-def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
-    """Bend the average head into the seed's person and give it tissue densities."""
+def bend_person(spec: SampleSpec, head: BaseHead) -> tuple[Person, Warp]:
+    """Bend a base head into the seed's person and give it tissue densities."""
     grid = fine_grid()
     brain_grid, brain_place = brain_part(grid)
     face_grid, face_place = face_part(grid)
-    warp = individual_warp(spec.rng(STREAM_SHAPE), spec.shape_spread, spec.midline_shift_mm)
+    rng = spec.rng(STREAM_SHAPE)
+    warp = individual_warp(rng, spec.shape_spread, spec.midline_shift_mm)
+    if head.interior is not None:
+        warp = _with_own_ventricles(warp, head, spec, rng)
 
     def brain(field: Float32Array, outside: float, *, smooth: bool = False) -> Float32Array:
         return np.asarray(
-            bend(field, head.origin_mm, warp.brain, brain_grid, outside, smooth=smooth), np.float32
+            bend(field, head.origin_mm, head.spacing_mm, warp.brain, brain_grid, outside, smooth=smooth),
+            np.float32,
         )
 
     def skull(field: Float32Array, outside: float) -> Float32Array:
-        return np.asarray(bend(field, head.origin_mm, warp.skull, grid, outside, smooth=True), np.float32)
+        return np.asarray(
+            bend(field, head.origin_mm, head.spacing_mm, warp.skull, grid, outside, smooth=True), np.float32
+        )
 
-    inner_hu = np.full(grid.shape, FAT, np.float32)
-    inner_hu[face_place] = bend(head.inner_hu, head.origin_mm, warp.skull, face_grid, AIR)
+    outer_hu = np.full(grid.shape, FAT, np.float32)
+    outer_grid, outer_place = (face_grid, face_place) if head.skin_mm is not None else (grid, np.s_[:])
+    outer_hu[outer_place] = bend(head.outer_hu, head.origin_mm, head.spacing_mm, warp.skull, outer_grid, AIR)
     bent_skull = BentSkull(
         grid,
         intracranial_mm=skull(head.intracranial_mm, FAR_MM),
-        skin_mm=skull(head.skin_mm, FAR_MM),
-        calvarium_mm=skull(head.calvarium_mm, 6.0),
-        inner_hu=inner_hu,
+        skin_mm=None if head.skin_mm is None else skull(head.skin_mm, FAR_MM),
+        calvarium_mm=None if head.calvarium_mm is None else skull(head.calvarium_mm, 6.0),
+        outer_hu=outer_hu,
     )
     bent_brain = BentBrain(
         brain_grid,
@@ -184,8 +228,38 @@ def bend_person(spec: SampleSpec, head: AverageHead) -> tuple[Person, Warp]:
         ventricle_mm=brain(head.ventricle_mm, FAR_MM, smooth=True),
         deep_grey=brain(head.deep_grey, 0.0, smooth=True),
         intracranial_mm=bent_skull.intracranial_mm[brain_place],
+        interior=None if head.interior is None else _bent_interior(head, warp, brain_grid),
     )
     return build_person(spec, bent_brain, brain_place, bent_skull), warp
+
+
+def _bent_interior(head: BaseHead, warp: Warp, grid: FineGrid) -> BentInterior:
+    inner = head.interior
+    assert inner is not None, "only a real head has an interior"
+    dura, sinuses, structures = (
+        bend(field, head.origin_mm, head.spacing_mm, warp.brain, grid, 0.0)
+        for field in (inner.dura, inner.sinuses, inner.structures)
+    )
+    return BentInterior(
+        dura.astype(np.float32, copy=False),
+        sinuses.astype(np.float32, copy=False),
+        structures.astype(np.uint8, copy=False),
+    )
+
+
+def _with_own_ventricles(warp: Warp, head: BaseHead, spec: SampleSpec, rng: np.random.Generator) -> Warp:
+    """``warp`` with ventricles as wide as ``spec.atrophy`` says, and a little wider on one side."""
+    width = _NARROWEST_MM + _ATROPHY_MM * spec.atrophy + rng.normal(0, _WIDTH_SD_MM)
+    widening = ventricle_widening(
+        head.ventricle_mm,
+        head.intracranial_mm,
+        head.origin_mm,
+        head.spacing_mm,
+        width,
+        float(np.clip(rng.normal(0, _LEAN_SD), -3 * _LEAN_SD, 3 * _LEAN_SD)),
+    )
+    # The last transform of a composite is the first to move a point.
+    return Warp(warp.skull, sitk.CompositeTransform([widening, warp.brain]))
 
 
 def _truth(spec: SampleSpec, numbers: dict[str, Any]) -> dict[str, Any]:
@@ -205,9 +279,14 @@ def _truth(spec: SampleSpec, numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_sample(out: Path, spec: SampleSpec) -> Path:
-    """Write the series to ``out``/*.dcm and the truth to ``out``/truth; returns ``out``."""
-    head = simulate(spec)
+def write_sample(out: Path, spec: SampleSpec, base: BaseHead | None = None) -> Path:
+    """Write the series to ``out``/*.dcm and the truth to ``out``/truth; returns ``out``.
+
+    Raises
+    ------
+    UsageError: as ``simulate``.
+    """
+    head = simulate(spec, base)
     write_dicom(out, spec, head.hu, head.geometry)
     write_truth(out, head.truth, head.infarct, head.geometry)
     return out

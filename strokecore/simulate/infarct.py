@@ -7,7 +7,7 @@ smooth volume over parts of them (vascular.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -16,13 +16,14 @@ from scipy import ndimage
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, RegionId, Side
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.grid import on_side, voxel_volume_ml
-from strokecore.simulate.anatomy import AverageHead, average_head
+from strokecore.simulate.anatomy import BaseHead
 from strokecore.simulate.blood import draw_blood
 from strokecore.simulate.scars import add_lacunes, cavity_profile, dig
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
-from strokecore.simulate.solids import HEAD_SPACING_MM, head_axes
-from strokecore.simulate.spec import STREAM_INFARCT, STREAM_OUTLINE, SampleSpec
+from strokecore.simulate.solids import HEAD_SPACING_MM
+from strokecore.simulate.spec import STREAM_INFARCT, STREAM_OUTLINE, Definition, SampleSpec
 from strokecore.simulate.tissue import Person
+from strokecore.simulate.true_regions import true_regions
 from strokecore.simulate.vascular import infarct_profile
 
 # White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
@@ -71,17 +72,18 @@ class LesionTruth:
     numbers: dict[str, Any]
 
 
-def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp) -> LesionTruth:
+def add_lesions(spec: SampleSpec, head: BaseHead, person: Person, warp: Warp) -> LesionTruth:
     """Darken, empty or fill ``person.hu`` in place as the specification asks, and say what was done."""
     person = replace(person, grey=person.grey.copy(), white=person.white.copy())
     rng = spec.rng(STREAM_INFARCT)
     grid = person.brain_grid
-    own = _bent(head.labels, head, warp, person)
+    regions, drawable = _base_labels(head, spec.definition, spec.seed if spec.definition == "between" else 0)
+    own = _bent(regions, head, warp, person)
     # Only lesions that follow labels need the displaced copy of them.
     if spec.involvement and not (spec.other_territory or spec.old_infarct or spec.old_territory):
         drawn = own
     else:
-        drawn = _bent(perturbed(rng, _drawable_labels()), head, warp, person)
+        drawn = _bent(perturbed(rng, drawable, head.spacing_mm), head, warp, person)
     patches = 1 + _INHOMOGENEITY * smooth_noise(rng, grid.shape, FINE_MM, _INHOMOGENEITY_LENGTH_MM)
     acute = _acute(spec, own, drawn, person)
     _swell(spec, person, acute)
@@ -94,8 +96,10 @@ def add_lesions(spec: SampleSpec, head: AverageHead, person: Person, warp: Warp)
     return LesionTruth(acute * tissue, tissue, own, follows, numbers)
 
 
-def _bent(labels: UInt8Array, head: AverageHead, warp: Warp, person: Person) -> UInt8Array:
-    return np.asarray(bend(labels, head.origin_mm, warp.brain, person.brain_grid, 0.0), np.uint8)
+def _bent(labels: UInt8Array, head: BaseHead, warp: Warp, person: Person) -> UInt8Array:
+    return np.asarray(
+        bend(labels, head.origin_mm, head.spacing_mm, warp.brain, person.brain_grid, 0.0), np.uint8
+    )
 
 
 def _acute(spec: SampleSpec, own: UInt8Array, drawn: UInt8Array, person: Person) -> Float32Array:
@@ -176,25 +180,38 @@ def _soft_union(labels: UInt8Array, wanted: list[int], edge_mm: float) -> Float3
     return np.asarray(ndimage.gaussian_filter(member, edge_mm / FINE_MM), np.float32)
 
 
-@cache
-def _drawable_labels() -> UInt8Array:
-    """The average head's regions and other territories, continued outwards to the skull.
+@lru_cache(maxsize=2)
+def _base_labels(head: BaseHead, definition: Definition, seed: int) -> tuple[UInt8Array, UInt8Array]:
+    """The true regions on the base head's grid, and those that an infarct is drawn from."""
+    regions = true_regions(head, definition, seed)
+    drawable = _drawable_labels(head, regions)
+    drawable.flags.writeable = False
+    return regions, drawable
+
+
+def _drawable_labels(head: BaseHead, regions: UInt8Array) -> UInt8Array:
+    """A base head's regions and other territories, continued outwards to the skull.
 
     An infarct reaches the pia: a border moved inwards must not leave a rim of healthy cortex, so labels go on
     beyond the brain, where only fluid and bone are.
     """
-    head = average_head()
-    labels = _with_other_territories(head.labels)
-    far, nearest = ndimage.distance_transform_edt(labels == 0, sampling=HEAD_SPACING_MM, return_indices=True)
-    surface = (head.intracranial_mm > -_PIA_DEPTH_MM) & (far < _PIA_REACH_MM)
-    out = np.where(surface, labels[tuple(nearest)], labels).astype(np.uint8)
-    out.flags.writeable = False
-    return out
+    labels = _with_other_territories(head, regions)
+    # Outside the brain every second voxel of a finer head says enough.
+    step = 1 if head.spacing_mm >= HEAD_SPACING_MM else 2
+    few = labels[::step, ::step, ::step]
+    far, nearest = ndimage.distance_transform_edt(
+        few == 0, sampling=head.spacing_mm * step, return_indices=True
+    )
+    continued = np.where(far < _PIA_REACH_MM, few[tuple(nearest)], 0).astype(np.uint8)
+    for axis in range(3):
+        continued = np.repeat(continued, step, axis=axis).take(range(labels.shape[axis]), axis=axis)
+    surface = (labels == 0) & (head.intracranial_mm > -_PIA_DEPTH_MM)
+    return np.where(surface, continued, labels).astype(np.uint8)
 
 
-def _with_other_territories(labels: UInt8Array) -> UInt8Array:
+def _with_other_territories(head: BaseHead, labels: UInt8Array) -> UInt8Array:
     """Add cortical ACA and PCA territory, by coordinates, where no ASPECTS region is."""
-    x, y, z = head_axes()
+    x, y, z = head.axes_mm
     ax, yy, zz = np.abs(x)[None, None, :], y[None, :, None], z[:, None, None]
     anterior = (ax < 15) & (yy < 0) & (yy > -80) & (zz > 14)
     posterior = (ax < 38) & (yy > 62) & (zz > -14) & (zz < 30)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from strokecore.arrays import Float32Array, UInt8Array
-from strokecore.simulate.solids import HEAD_SPACING_MM, Point
+from strokecore.simulate.solids import Point
 
 # Grid of the individual head: finer than the atlas, and about the width of a soft kernel's point spread.
 FINE_MM: Final = 1.2
@@ -29,6 +29,12 @@ _FINE_SCALES_MM: Final = ((14.0, 1.5), (7.0, 0.9))
 _BOUNDARY_SCALES_MM: Final = ((16.0, 2.4), (8.0, 1.7))
 _AFFINE_SCALE_SD: Final = 0.03
 _AFFINE_SHEAR_SD: Final = 0.015
+# Ventricles are widened by a field of this spacing; the walls' normals are smoothed over the second, the
+# displacement fades over the third (half of a hemisphere's width) and ends this deep below the skull.
+_WIDENING_MM: Final = 2.0
+_WIDENING_SMOOTH_MM: Final = 2.0
+_WIDENING_REACH_MM: Final = 20.0
+_WIDENING_END_MM: Final = 15.0
 # A midline shift is largest at the third ventricle and septum and gone at the skull (x, y, z).
 _SHIFT_CENTRE_MM: Final = (0.0, 5.0, 12.0)
 _SHIFT_REACH_MM: Final = (34.0, 50.0, 32.0)
@@ -173,32 +179,70 @@ def _transform(field: Float32Array, origin: list[float]) -> sitk.Transform:
     return sitk.DisplacementFieldTransform(image)
 
 
-def perturbed(rng: np.random.Generator, labels: UInt8Array) -> UInt8Array:
-    """``labels`` on the average head's grid with their borders moved by 2-4 mm."""
-    shape = tuple(int(np.ceil(n * HEAD_SPACING_MM / _WARP_MM)) + 1 for n in labels.shape)
+def perturbed(rng: np.random.Generator, labels: UInt8Array, spacing_mm: float) -> UInt8Array:
+    """``labels`` on a base head's grid with their borders moved by 2-4 mm."""
+    shape = tuple(int(np.ceil(n * spacing_mm / _WARP_MM)) + 1 for n in labels.shape)
     field = _random_field(rng, (shape[0], shape[1], shape[2]), _BOUNDARY_SCALES_MM)
     moving = sitk.GetImageFromArray(labels)
-    moving.SetSpacing([HEAD_SPACING_MM] * 3)
+    moving.SetSpacing([spacing_mm] * 3)
     moved = sitk.Resample(moving, moving, _transform(field, [0.0] * 3), sitk.sitkNearestNeighbor, 0.0)
     return np.asarray(sitk.GetArrayFromImage(moved))
+
+
+def ventricle_widening(
+    ventricle_mm: Float32Array,
+    intracranial_mm: Float32Array,
+    origin_mm: Point,
+    spacing_mm: float,
+    width_mm: float,
+    lean: float,
+) -> sitk.Transform:
+    """Maps a point of a head with wider ventricles to the base head's: walls move out, tissue with them.
+
+    Real ventricles displace the nuclei beside them instead of taking their place; the displacement fades
+    with the distance from the wall and towards the skull.
+
+    Parameters
+    ----------
+    ventricle_mm, intracranial_mm: the base head's signed distances [z, y, x].
+    width_mm: how far every wall moves; negative narrows.
+    lean: by which share the left side moves more, the right one less.
+    """
+    step = max(1, round(_WIDENING_MM / spacing_mm))
+    ventricle, inside = (a[::step, ::step, ::step] for a in (ventricle_mm, intracranial_mm))
+    spacing = spacing_mm * step
+    smooth = ndimage.gaussian_filter(ventricle, _WIDENING_SMOOTH_MM / spacing)
+    reach = np.exp(-np.clip(ventricle, 0, None) / _WIDENING_REACH_MM) * np.clip(
+        -inside / _WIDENING_END_MM, 0, 1
+    )
+    x = np.float32(origin_mm[0]) + np.arange(ventricle.shape[2], dtype=np.float32) * np.float32(spacing)
+    amount = -width_mm * reach * (1 + lean * np.tanh(x / 6.0))
+    along_z, along_y, along_x = np.gradient(smooth, spacing)
+    normal = np.stack([along_x, along_y, along_z], axis=-1)
+    field = (normal * amount[..., None]).astype(np.float64)
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.SetOrigin(origin_mm)
+    image.SetSpacing([spacing] * 3)
+    return sitk.DisplacementFieldTransform(image)
 
 
 def bend(
     field: npt.NDArray[np.generic],
     origin_mm: Point,
+    spacing_mm: float,
     transform: sitk.Transform,
     grid: FineGrid,
     outside: float,
     *,
     smooth: bool = False,
 ) -> npt.NDArray[np.generic]:
-    """Sample a field of the average head on an individual's grid: floats linearly, labels nearest.
+    """Sample a field of a base head on an individual's grid: floats linearly, labels nearest.
 
     ``smooth`` says that the field has no detail finer than two voxels, so that every second one is enough.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(field))
     image.SetOrigin(origin_mm)
-    image.SetSpacing([HEAD_SPACING_MM] * 3)
+    image.SetSpacing([spacing_mm] * 3)
     nearest = np.issubdtype(field.dtype, np.integer)
     step = 2 if smooth else 1
     size = [n // step + step for n in grid.shape[::-1]] if smooth else list(grid.shape[::-1])

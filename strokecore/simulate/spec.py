@@ -45,6 +45,7 @@ STREAM_FIELD: Final = 9  # density that is not tissue
 STREAM_ARTEFACT: Final = 10  # streaks and motion
 STREAM_OUTLINE: Final = 11  # of an infarct that follows no region
 STREAM_BLOOD: Final = 12
+STREAM_DEFINITION: Final = 13  # borders between two definitions
 
 
 _LIMITS: Final[dict[str, tuple[float, float, str]]] = {

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
-from strokecore.arrays import BoolArray, Float32Array
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
+from strokecore.simulate.anatomy import Structure
 from strokecore.simulate.face import AIR
 from strokecore.simulate.shape import FINE_MM, FineGrid, smooth_noise
 from strokecore.simulate.spec import STREAM_CALCIUM, STREAM_TISSUE, SampleSpec
@@ -42,8 +44,17 @@ Cut = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
+class BentInterior:
+    """A real head's inner structures (see Interior) after the individual warp, on the brain's grid."""
+
+    dura: Float32Array
+    sinuses: Float32Array
+    structures: UInt8Array
+
+
+@dataclass(frozen=True, eq=False)
 class BentBrain:
-    """The average brain's fields (see AverageHead) after the individual warp, on the brain's grid."""
+    """A base head's brain (see BaseHead) after the individual warp, on the brain's grid."""
 
     grid: FineGrid
     gm: Float32Array
@@ -51,17 +62,18 @@ class BentBrain:
     ventricle_mm: Float32Array
     deep_grey: Float32Array
     intracranial_mm: Float32Array
+    interior: BentInterior | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class BentSkull:
-    """Fields of the average skull and face after the individual warp, on the whole fine grid."""
+    """A base head's skull and face (see BaseHead) after the individual warp, on the whole fine grid."""
 
     grid: FineGrid
     intracranial_mm: Float32Array
-    skin_mm: Float32Array
-    calvarium_mm: Float32Array
-    inner_hu: Float32Array
+    skin_mm: Float32Array | None
+    calvarium_mm: Float32Array | None
+    outer_hu: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +147,8 @@ def _brain_fractions(
     spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Grey, white and fluid fractions: averaged maps sharpened, fluid spaces set to this person's width."""
+    if bent.interior is not None:
+        return _real_fractions(spec, bent, rng)
     total = bent.gm + bent.wm
     fluid = 1 - total
     # The average of many brains shows a sulcus as a faint valley; a threshold makes it a fluid cleft again.
@@ -154,6 +168,19 @@ def _brain_fractions(
         csf * np.clip((bent.ventricle_mm - 1.0) / 2.0, 0, 1), _soft(bent.ventricle_mm - reach, 1.6)
     )
     share = np.clip(((bent.gm / np.maximum(total, 1e-3)) - 0.5) * 1.5 + 0.5, 0, 1)
+    tissue = 1 - csf
+    return (tissue * share).astype(np.float32), (tissue * (1 - share)).astype(np.float32), csf
+
+
+def _real_fractions(
+    spec: SampleSpec, bent: BentBrain, rng: np.random.Generator
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Fractions of a real head: its own folds, sulci widened by atrophy (the warp widens the ventricles)."""
+    total = bent.gm + bent.wm
+    variation = smooth_noise(rng, total.shape, FINE_MM, 7.0) * 0.05
+    threshold = 0.55 - 0.22 * spec.atrophy
+    csf = np.clip((1 - total + variation - threshold) / 0.7 + 0.5, 0, 1).astype(np.float32)
+    share = bent.gm / np.maximum(total, 1e-3)
     tissue = 1 - csf
     return (tissue * share).astype(np.float32), (tissue * (1 - share)).astype(np.float32), csf
 
@@ -201,12 +228,20 @@ def _add_pallidal_calcium(hu: Float32Array, bent: BentBrain, spec: SampleSpec) -
     plane = np.exp(-(((y - cy) / ry) ** 2))[None, :, None] * np.exp(-(((z - cz) / rz) ** 2))[:, None, None]
     for side in (-1.0, 1.0):
         amount = spec.basal_ganglia_calcium * (1.0 if side == more else share)
-        spot = np.exp(-(((x - side * cx) / rx) ** 2))[None, None, :] * plane
+        if bent.interior is None:
+            spot = np.exp(-(((x - side * cx) / rx) ** 2))[None, None, :] * plane
+        else:
+            own = (bent.interior.structures == Structure.PALLIDUM) & (x * side > 0)[None, None, :]
+            spot = ndimage.gaussian_filter(own.astype(np.float32), 1.0)
         hu += np.float32(amount * _PALLIDAL_CALCIUM_HU) * spot * patchy
 
 
 def _add_dura_and_sinuses(hu: Float32Array, bent: BentBrain, csf: Float32Array, spec: SampleSpec) -> None:
     """Falx, tentorium and the superior sagittal and transverse sinuses (in place)."""
+    if bent.interior is not None:
+        hu += bent.interior.dura * (np.float32(spec.dura_hu) - hu)
+        hu += bent.interior.sinuses * (np.float32(spec.sinus_hu) - hu)
+        return
     x, y, z = (
         a[s]
         for a, s in zip(
@@ -245,6 +280,8 @@ def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) ->
             spots.append(
                 ((side * rng.uniform(21, 24), rng.uniform(38, 43), rng.uniform(6, 11)), rng.uniform(1.5, 3.0))
             )
+    if bent.interior is not None:
+        spots = _at_own_places(bent, spots)
     for (cx, cy, cz), radius in spots:
         bound = tuple(
             slice(int(np.searchsorted(a, c - 3 * radius)), int(np.searchsorted(a, c + 3 * radius)))
@@ -256,12 +293,28 @@ def _add_calcium(hu: Float32Array, bent: BentBrain, rng: np.random.Generator) ->
         hu[bound] += cover * (CALCIUM_HU - hu[bound])
 
 
+def _at_own_places(
+    bent: BentBrain, spots: list[tuple[tuple[float, float, float], float]]
+) -> list[tuple[tuple[float, float, float], float]]:
+    """The spots moved to the nearest voxel of a real head's own pineal gland or choroid plexus."""
+    assert bent.interior is not None, "the average head has no places of its own"
+    x, y, z = bent.grid.axes_mm
+    k, j, i = np.nonzero(np.isin(bent.interior.structures, [Structure.PINEAL, Structure.CHOROID]))
+    if not len(k):
+        return []
+    points = np.stack([x[i], y[j], z[k]], axis=1)
+    nearest = [points[np.argmin(((points - centre) ** 2).sum(axis=1))] for centre, _ in spots]
+    return [((float(p[0]), float(p[1]), float(p[2])), r) for p, (_, r) in zip(nearest, spots, strict=True)]
+
+
 def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Float32Array:
     """Air, skin, scalp, face and the vault with its two tables and diploe."""
+    if bent.skin_mm is None or bent.calvarium_mm is None:
+        return _real_skull(bent.outer_hu, rng)
     shape = bent.grid.shape
     thickness = bent.calvarium_mm * np.float32(np.clip(rng.normal(1, 0.12), 0.75, 1.35))
     thickness = thickness + 0.5 * smooth_noise(rng, shape, FINE_MM, 16.0)
-    hu = bent.inner_hu.copy()
+    hu = bent.outer_hu.copy()
     skin_mm = bent.skin_mm
     skin = _soft(-2.6 - skin_mm)
     hu += skin * (SKIN_HU - hu) * (hu > -300)
@@ -278,6 +331,13 @@ def _skull_and_scalp(bent: BentSkull, rng: np.random.Generator) -> Float32Array:
     outside = 1 - _soft(skin_mm)
     hu += outside * (AIR - hu)
     return np.asarray(hu, np.float32)
+
+
+def _real_skull(outer_hu: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """A real head's skull, scalp and face with this seed's density of bone and grain of its marrow."""
+    bone = np.clip((outer_hu - 150) / 300, 0, 1)
+    grain = 90 * smooth_noise(rng, outer_hu.shape, FINE_MM, 2.5)
+    return np.asarray(outer_hu * (1 + bone * rng.normal(0, 0.06)) + bone * grain, np.float32)
 
 
 def _with_frontal_sinus(
