@@ -14,6 +14,7 @@ from scipy import ndimage
 from strokecore.anatomy.atlas import Atlas
 from strokecore.arrays import Bool3D, BoolArray, Float32Array, UInt8Array
 from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.density_field import density_field
 from strokecore.head.frame import fit_head_frame
 from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
 from strokecore.head.registration import register_atlas
@@ -31,6 +32,7 @@ class Head:
     Attributes
     ----------
     hu: float32 [z, y, x] on ``grid``; -1024 outside the scan.
+    field: float32 [z, y, x], HU, the slow density that is scanner and not tissue (see density_field).
     grid: canonical grid, symmetric about the mid-sagittal plane.
     brain: tissue masks on the same grid.
     regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
@@ -43,6 +45,7 @@ class Head:
     """
 
     hu: Float32Array
+    field: Float32Array
     grid: Grid
     brain: Brain
     regions: UInt8Array
@@ -50,6 +53,11 @@ class Head:
     tissue: Float32Array
     covered: BoolArray
     slice_thickness_mm: float
+
+    @property
+    def flat(self) -> Float32Array:
+        """``hu`` without ``field``: tissue alike measures alike wherever in the head; float32 [z, y, x]."""
+        return self.hu - self.field
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +96,13 @@ def canonical_head(
     """The head behind densities on CANONICAL_GRID; ``hu`` and ``covered`` as in Head. Raises Refusal."""
     with step("brain"):
         brain = segment_brain(hu, CANONICAL_GRID, covered)
+        field = density_field(hu, brain, CANONICAL_GRID, covered)
     with step("register"):
         registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
         warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
     return Head(
         hu=hu,
+        field=field,
         grid=CANONICAL_GRID,
         brain=brain,
         regions=warped.regions,
@@ -115,6 +125,7 @@ def crop(head: Head, box: Box) -> Head:
     }
     return Head(
         hu=head.hu[box],
+        field=head.field[box],
         grid=Grid(
             (shape[0], shape[1], shape[2]), head.grid.spacing_mm, (x + x0 * dx, y + y0 * dy, z + z0 * dz)
         ),

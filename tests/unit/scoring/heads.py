@@ -39,6 +39,7 @@ def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 
     half_width = SPACING_MM[2] * (SHAPE[2] - 1) / 2
     return Head(
         hu=hu,
+        field=np.zeros(SHAPE, np.float32),
         grid=Grid(SHAPE, SPACING_MM, (-half_width, -100.0, -40.0)),
         brain=brain,
         regions=regions,

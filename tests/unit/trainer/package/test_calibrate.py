@@ -106,6 +106,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
     nothing = np.zeros(CANONICAL_GRID.shape, bool)
     head = Head(
         hu=hu,
+        field=np.zeros_like(hu),
         grid=CANONICAL_GRID,
         brain=Brain(case.inside, nothing, nothing, case.brain, nothing, nothing, 0.0, 1.0),
         regions=case.regions,
