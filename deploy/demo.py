@@ -267,7 +267,7 @@ def _fetch(orthanc: Orthanc, series: str, state: Any) -> None:
         tags = orthanc.get(f"/instances/{instance}/simplified-tags")
         name = str(tags["Modality"]).lower()
         if name == "seg":
-            name = "seg" if "infarct" in str(tags.get("SeriesDescription", "")) else "regions"
+            name = "regions" if "regions" in str(tags.get("SeriesDescription", "")) else "seg"
         elif name != "sr":
             pictures += 1
             name = f"picture-{pictures:02d}"

@@ -6,8 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from strokecore.config import read_region_cut
+from strokecore.errors import UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
 
 METADATA_NAME: Final = "StrokeCore"
@@ -49,7 +52,7 @@ class Settings:
     timeout_s: one attempt that takes longer is killed.
     max_attempts: attempts per acquisition before it ends ``failed``.
     retry_delay_s: pause before the next attempt.
-    engine, model: passed to the scorer.
+    engine, model, region_cut: passed to the scorer.
     temporary_directory: where the private working folders are made; the system's when None.
     cache_directory: what the scorer compiled and checked, kept from one scan to the next; None where no
         folder is known for it, and every scan then does it again.
@@ -65,6 +68,7 @@ class Settings:
     retry_delay_s: float = 10.0
     engine: str = "auto"
     model: str | None = None
+    region_cut: str | None = None
     temporary_directory: str | None = None
     cache_directory: str | None = None
     recovery_hours: float = 24.0
@@ -83,6 +87,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
     python = reader.path("Python")
     command = reader.command("Command")
     model = reader.path("Model")
+    region_cut = reader.path("RegionCut")
     folder = reader.path("TemporaryDirectory")
     cache = reader.path("CacheDirectory")
     settings = Settings(
@@ -94,6 +99,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         retry_delay_s=reader.number("RetryDelaySeconds", 10, 0, 3600),
         engine=reader.choice("Engine", "auto", ENGINE_CHOICES),
         model=model,
+        region_cut=region_cut,
         temporary_directory=folder,
         cache_directory=cache or _default_cache(configuration),
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
@@ -109,6 +115,14 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         problems.append(Problem("python_missing", "StrokeCore.Python is not a program that can be run."))
     if model not in (None, SHIPPED_MODEL) and not os.path.isdir(model):
         problems.append(Problem("model_missing", 'StrokeCore.Model is neither a folder nor "shipped".'))
+    if region_cut is not None and not os.path.isabs(region_cut):
+        # the scorer runs in a folder of its own
+        problems.append(Problem("option_invalid", "StrokeCore.RegionCut must be an absolute path."))
+    elif region_cut is not None:
+        try:
+            read_region_cut(Path(region_cut))
+        except UsageError as error:
+            problems.append(Problem("region_cut_invalid", f"StrokeCore.RegionCut: {error}"))
     if folder is not None and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
         problems.append(
             Problem("temporary_directory_missing", "StrokeCore.TemporaryDirectory is not a writable folder.")

@@ -114,6 +114,8 @@ def score(
     command += ["--engine", settings.engine, "--content-datetime", content_datetime]
     if settings.model:
         command += ["--model", settings.model]
+    if settings.region_cut:
+        command += ["--region-cut", settings.region_cut]
     if supersedes:
         command += ["--supersedes", supersedes]
     status = run(settings, command, folder, stop, settings.timeout_s)

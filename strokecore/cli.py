@@ -70,6 +70,7 @@ def _score(options: argparse.Namespace) -> int:
         engine=options.engine,
         model=options.model,
         atlas=options.atlas,
+        region_cut=options.region_cut,
         withhold_on_blood=not options.score_despite_blood,
         minimum_age_years=options.minimum_age,
     )
@@ -141,7 +142,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         task = progress.add_task("cases", total=len(cases))
         record = evaluate(
             cases,
-            ScoringConfig(engine=options.engine, model=options.model),
+            ScoringConfig(engine=options.engine, model=options.model, region_cut=options.region_cut),
             options.out,
             command=options.command,
             workers=options.workers,
@@ -296,6 +297,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     score.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
     score.add_argument("--atlas", type=Path, help="folder of the site's own atlas")
+    score.add_argument(
+        "--region-cut", type=Path, metavar="FILE", help="the site's own decision point, as JSON"
+    )
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
     score.add_argument("--minimum-age", type=int, default=18, metavar="YEARS", help="refuse younger patients")
     score.add_argument("--score-despite-blood", action="store_true", help="do not withhold the score")
@@ -327,6 +331,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="folder for figures, tables and pictures")
     evaluate.add_argument("--model", type=Path, help="folder of a model package, or shipped")
     evaluate.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what segments; auto")
+    evaluate.add_argument(
+        "--region-cut", type=Path, metavar="FILE", help="a decision point to be tried, as JSON"
+    )
     evaluate.add_argument("--workers", type=int, default=1, help="cases scored at the same time; 1")
     evaluate.add_argument(
         "--split", choices=("tune", "validate", "test"), help="only the cases of this split"

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from strokecore._version import __version__
+import numpy as np
+
 from strokecore.anatomy.atlas import Atlas, load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import EngineError, Refusal
@@ -21,6 +22,8 @@ from strokecore.reading.patient import check_patient
 from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
 from strokecore.result import (
+    HAEMORRHAGE,
+    AspectsScore,
     Result,
     Scored,
     SeriesInfo,
@@ -33,7 +36,13 @@ from strokecore.result import (
 )
 from strokecore.scoring.aspects import affected_side, find_regions, score_hemispheres
 from strokecore.scoring.engine import Engine, model_info
-from strokecore.scoring.quality import blood_flags, engine_flags, scan_flags
+from strokecore.scoring.quality import (
+    blood_flags,
+    engine_flags,
+    haemorrhage_info,
+    scan_flags,
+    unconfirmed_flags,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +95,7 @@ def score_folder(
     config = config or ScoringConfig()
     scorer = Scorer(config, select_engine(config), load_atlas(config.atlas))
     known = blank_result(
-        SoftwareInfo(__version__, scorer.atlas.sha256, config.sha256),
+        SoftwareInfo.of(config, scorer.atlas.sha256),
         content_datetime,
         supersedes,
         model_info(scorer.engine),
@@ -127,7 +136,11 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
         blood = blood_flags(head)
         withheld = bool(blood) and scorer.config.withhold_on_blood
         if withheld:
-            aspects = {side: replace(score, score=None) for side, score in aspects.items()}
+            # Oedema around blood looks like infarct: no call, no score and no infarct stands beside it.
+            findings = tuple(finding.without_call() for finding in findings)
+            aspects = {side: AspectsScore(None, score.assessed) for side, score in aspects.items()}
+            lesion = replace(lesion, acute=np.zeros_like(lesion.acute))
+        infarct_ml = lesion.infarct_ml(head.grid)
         # Only now it is known what segmented: an engine that fails on the way is replaced by the next.
         model = model_info(scorer.engine)
         result = replace(
@@ -137,14 +150,23 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
             aspects=aspects,
             affected_side=affected_side(aspects),
             regions=findings,
-            infarct_volume_ml=lesion.infarct_ml(head.grid),
+            infarct_volume_ml=infarct_ml,
             old_infarct_volume_ml=lesion.old_ml(head.grid),
             outside_regions_volume_ml=round(head.grid.ml(lesion.acute & (head.regions == 0)), 3),
-            quality=(*blood, *series.flags, *scan_flags(head, findings), *engine_flags(model)),
+            quality=(
+                *blood,
+                *unconfirmed_flags(aspects, infarct_ml),
+                *series.flags,
+                *scan_flags(head, findings),
+                *engine_flags(model),
+            ),
             result_key=result_key(series, known.software, model),
+            haemorrhage=haemorrhage_info(head),
         )
+        labels = lesion.labels(head.grid)
+        labels[head.brain.blood_like] = HAEMORRHAGE
         masks = SourceMasks(
-            lesion=to_source(series, aligned.frame, lesion.labels(head.grid)),
+            lesion=to_source(series, aligned.frame, labels),
             regions=to_source(series, aligned.frame, head.regions),
         )
     return Scored(result, series, masks)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from strokecore._version import __version__
 from strokecore.anatomy.regions import SIDES, Side
 from strokecore.arrays import UInt8Array
+from strokecore.config import RegionCut, ScoringConfig
 from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
 
@@ -18,10 +20,20 @@ if TYPE_CHECKING:
 
 Status = Literal["scored", "withheld", "refused", "ineligible", "failed"]
 
+# Values of SourceMasks.lesion.
+INFARCT: Final[dict[Side, int]] = {"left": 1, "right": 2}
+OLD_INFARCT: Final = 3
+OTHER_HYPODENSITY: Final = 4
+HAEMORRHAGE: Final = 5
+
 
 @dataclass(frozen=True)
 class RegionFinding:
-    """One of the 20 regions; field meanings as in result.json."""
+    """One of the 20 regions; field meanings as in result.json.
+
+    ``borderline``: a call that could as well be the other one; counted as ``affected`` says, and in the
+    range of the score.
+    """
 
     name: str
     side: Side
@@ -33,19 +45,47 @@ class RegionFinding:
     contralateral_difference_hu: float | None
     assessable: bool
     reason: str | None = None
+    borderline: bool = False
+
+    def without_call(self) -> RegionFinding:
+        """What stands of a region when the score is withheld: what was measured, and no judgement of it."""
+        return replace(
+            self,
+            affected=False,
+            borderline=False,
+            probability=None,
+            involved_fraction=0.0,
+            volume_ml=0.0,
+            reason=None if self.assessable else self.reason,
+        )
 
 
 @dataclass(frozen=True)
 class AspectsScore:
-    """ASPECTS of one hemisphere; ``score`` is None when withheld or fewer than 8 regions were assessed."""
+    """ASPECTS of one hemisphere; ``score`` is None when withheld or fewer than 8 regions were assessed.
+
+    ``range``: the lowest and the highest score that the borderline regions leave open; the score lies in
+    it. None where it is not known, and wherever ``score`` is.
+    """
 
     score: int | None
     assessed: int
+    range: tuple[int, int] | None = None
+
+    @property
+    def doubt(self) -> str:
+        """The range in words, "6-8"; "" where it holds nothing but the score."""
+        if self.score is None or self.range is None or self.range == (self.score, self.score):
+            return ""
+        low, high = self.range
+        return str(low) if low == high else f"{low}-{high}"
 
     def __str__(self) -> str:
-        if self.score is None:
-            return f"not scored ({self.assessed} of 10 assessed)"
-        return str(self.score) if self.assessed == 10 else f"{self.score} ({self.assessed} of 10 assessed)"
+        """ "7 (6-8)", "7 (6-8; 9 of 10 assessed)", "10", "not scored (6 of 10 assessed)"."""
+        partial = "" if self.score is not None and self.assessed == 10 else f"{self.assessed} of 10 assessed"
+        notes = "; ".join(note for note in (self.doubt, partial) if note)
+        score = "not scored" if self.score is None else str(self.score)
+        return f"{score} ({notes})" if notes else score
 
 
 @dataclass(frozen=True)
@@ -86,6 +126,21 @@ class SoftwareInfo:
     version: str
     atlas_sha256: str
     config_sha256: str
+    region_cut: RegionCut | None = None
+
+    @classmethod
+    def of(cls, config: ScoringConfig, atlas_sha256: str) -> SoftwareInfo:
+        """This software as ``config`` sets it. Raises UsageError for a region cut that is none."""
+        return cls(__version__, atlas_sha256, config.sha256, config.load_region_cut())
+
+
+@dataclass(frozen=True)
+class HaemorrhageInfo:
+    """A suspected haemorrhage; ``place`` in words, such as "right, most of it in right L"."""
+
+    side: Literal["left", "right", "both"]
+    ml: float
+    place: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +152,8 @@ class Result:
     ``result_key`` is the uuid of the inputs (see identifiers.py); ``content_datetime`` is ISO 8601,
     fixed once per key, and is what the DICOM outputs carry as content date and time.
     ``not_selected`` is (SeriesInstanceUID, reason) of the series that were passed over.
+    ``haemorrhage`` is what withholds a score, or would if the site let it; ``other_hypodensity_volume_ml``
+    is of what is too dark and neither early nor old infarct.
     """
 
     status: Status
@@ -115,6 +172,8 @@ class Result:
     supersedes: str | None = None
     not_selected: tuple[tuple[str, str], ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
+    haemorrhage: HaemorrhageInfo | None = None
+    other_hypodensity_volume_ml: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +182,8 @@ class SourceMasks:
 
     Attributes
     ----------
-    lesion: uint8; 0 none, 1 infarct left, 2 infarct right, 3 old infarct (side is the patient's).
+    lesion: uint8; 0 none, INFARCT of the patient's left or right, OLD_INFARCT, OTHER_HYPODENSITY or
+        HAEMORRHAGE.
     regions: uint8; RegionId.label values 1-20, 0 elsewhere.
     """
 

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.config import ScoringConfig
@@ -83,7 +82,7 @@ def evaluate(
         date=datetime.now(UTC).date().isoformat(),
         workers=workers,
         model=model_info(engine),
-        software=SoftwareInfo(__version__, atlas.sha256, config.sha256),
+        software=SoftwareInfo.of(config, atlas.sha256),
     )
     write_cases(outcomes, out)
     draw_all(outcomes, figures, out)

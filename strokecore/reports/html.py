@@ -15,8 +15,12 @@ from strokecore.files import write_atomically
 from strokecore.reports.pages import Drawing
 from strokecore.reports.picture import Rgb8
 from strokecore.reports.wording import (
+    decision,
+    doubtful,
+    haemorrhage,
     marked,
     number,
+    other_volumes,
     probability,
     reasons,
     region_rows,
@@ -35,6 +39,9 @@ def write_html(result: Result, path: Path, drawing: Drawing | None = None) -> No
         full_names=FULL_NAMES,
         pictures=[_png(shown) for shown in (drawing.levels, *drawing.montage)] if drawing else [],
         reasons=reasons(result) if result.status != "scored" else [],
+        haemorrhage=haemorrhage(result),
+        other_volumes="; ".join(other_volumes(result)).capitalize(),
+        decision=decision(result),
     )
     write_atomically(path, page.encode())
 
@@ -48,7 +55,9 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=number, marked=marked, statement=statement, probability=probability)
+    environment.globals.update(
+        number=number, marked=marked, doubtful=doubtful, statement=statement, probability=probability
+    )
     return environment.get_template("report.html")
 
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from strokecore._version import __version__
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
@@ -101,7 +100,7 @@ def failed_run(
     supersedes: str | None = None,
 ) -> Scored:
     """What is written of a run that a defect ended."""
-    software = SoftwareInfo(__version__, load_atlas(config.atlas).sha256, config.sha256)
+    software = SoftwareInfo.of(config, load_atlas(config.atlas).sha256)
     return Scored(failed(blank_result(software, content_datetime, supersedes), internal_error(error)))
 
 

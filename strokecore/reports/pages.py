@@ -17,8 +17,26 @@ from strokecore.reading import tags
 from strokecore.reading.series import Series
 from strokecore.reports import picture
 from strokecore.reports.picture import Rgb, Rgb8, draw_slice, text
-from strokecore.reports.wording import marked, number, probability, reasons, region_rows, summary_line
-from strokecore.result import RegionFinding, Result, SourceMasks
+from strokecore.reports.wording import (
+    doubtful,
+    haemorrhage,
+    marked,
+    number,
+    other_volumes,
+    probability,
+    reasons,
+    region_rows,
+    summary_line,
+)
+from strokecore.result import (
+    HAEMORRHAGE,
+    INFARCT,
+    OLD_INFARCT,
+    OTHER_HYPODENSITY,
+    RegionFinding,
+    Result,
+    SourceMasks,
+)
 
 RESEARCH_USE: Final = "RESEARCH USE ONLY"
 PAGE: Final = 1024
@@ -26,6 +44,8 @@ PANEL: Final = 496
 GAP: Final = 16
 # Montage: legible tiles; a head of 150 mm at 5 mm is 30 slices, two pages
 TILES_ACROSS: Final = 4
+LEGEND_COLUMNS: Final = 3
+BORDERLINE_NAME: Final = "borderline"
 MAXIMUM_TILES: Final = 2 * TILES_ACROSS**2
 
 # Side of a slice in the HTML report, pixels.
@@ -114,30 +134,28 @@ def _header(draw: ImageDraw.ImageDraw, result: Result) -> None:
     text(draw, (PAGE - GAP, 14), RESEARCH_USE, 22, WARNING, anchor="ra", bold=True)
     text(draw, (PAGE - GAP, 46), "Not for diagnosis. Check the images.", 16, MUTED, anchor="ra")
     if result.status == "withheld":
-        text(draw, (PAGE / 2 - 70, 44), "SCORE WITHHELD", 40, ALARM, anchor="mm", bold=True)
+        blood = haemorrhage(result)
+        text(draw, (216, 10), "SUSPECTED HAEMORRHAGE" if blood else "SCORE WITHHELD", 34, ALARM, bold=True)
+        if blood:
+            _paragraph(draw, (216, 50), f"{blood}. ASPECTS withheld.", 16, ALARM, 560)
         return
     # as on the image below: the patient's right is on the left
     sides: tuple[Side, Side] = ("right", "left")
     for side, left in zip(sides, (216, 456), strict=True):
         score = result.aspects[side]
         text(draw, (left, 12), side.upper(), 17, picture.TEXT, bold=True)
-        assessed = f"({score.assessed} of 10 assessed)"
+        partial = score.assessed < 10
+        assessed = f"{score.assessed} of 10 assessed" if partial else "of 10"
         if score.score is None:
             text(draw, (left, 36), "not scored", 28, WARNING, bold=True)
-            text(draw, (left, 70), assessed, 15, WARNING)
+            text(draw, (left, 70), f"({assessed})", 15, WARNING)
             continue
         colour = GOOD if score.score == 10 else picture.AFFECTED
         text(draw, (left, 82), str(score.score), 58, colour, anchor="ls", bold=True)
         beside = left + picture.font(58).getlength(str(score.score)) + 12
-        partial = score.assessed < 10
-        text(
-            draw,
-            (beside, 82),
-            assessed if partial else "/ 10",
-            16,
-            WARNING if partial else MUTED,
-            anchor="ls",
-        )
+        if score.doubt:
+            text(draw, (beside, 62), f"({score.doubt})", 28, WARNING, anchor="ls", bold=True)
+        text(draw, (beside, 82), assessed, 16, WARNING if partial else MUTED, anchor="ls")
 
 
 def _table(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> None:
@@ -164,18 +182,22 @@ def _cells(draw: ImageDraw.ImageDraw, result: Result, finding: RegionFinding, x:
     if not finding.assessable:
         text(draw, (x, y), f"n/a {note}".strip(), 16, MUTED, anchor="lm")
         return
-    affected = marked(result, finding)
+    affected, borderline = marked(result, finding), doubtful(result, finding)
     if affected:
         draw.rounded_rectangle((x - 8, y - 13, x + 194, y + 13), 5, fill=AFFECTED_ROW)
         draw.ellipse((x, y - 6, x + 12, y + 6), fill=picture.AFFECTED)
+    elif borderline:
+        draw.ellipse((x, y - 6, x + 12, y + 6), outline=picture.BORDERLINE, width=2)
     elif result.status == "scored":
         draw.ellipse((x + 3, y - 3, x + 9, y + 3), fill=RULE)
-    colour = picture.AFFECTED if affected else picture.TEXT
+    colour = picture.AFFECTED if affected else picture.BORDERLINE if borderline else picture.TEXT
     difference = number(finding.contralateral_difference_hu, "{:+.1f}")
     text(draw, (x + 112, y), probability(result, finding), 17, colour, anchor="rm")
     text(draw, (x + 188, y), difference, 17, colour, anchor="rm")
-    if note:
-        text(draw, (x + 20, y), note.split()[0][:8], 12, MUTED, anchor="lm")
+    if borderline:
+        text(draw, (x + 18, y), "borderline", 11, picture.BORDERLINE, anchor="lm")
+    elif note:
+        text(draw, (x + 18, y), note, 11, MUTED, anchor="lm")
 
 
 def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> None:
@@ -183,17 +205,16 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
     bottom, width = PAGE - 44, PANEL - 32
     draw.rounded_rectangle((left, top, left + PANEL, bottom), 8, fill=CARD)
     x, y = left + 16, top + 12
-    volumes = (
-        f"Infarct: right {result.infarct_volume_ml.get('right', 0.0):.1f} ml, "
-        f"left {result.infarct_volume_ml.get('left', 0.0):.1f} ml"
-    )
     y = _paragraph(draw, (x, y), summary_line(result), 18, picture.TEXT, width) + 4
-    y = _paragraph(draw, (x, y), volumes, 16, picture.TEXT, width)
-    others = []
-    if result.old_infarct_volume_ml > 0:
-        others.append(f"old infarct {result.old_infarct_volume_ml:.1f} ml, not counted")
-    if result.outside_regions_volume_ml > 0:
-        others.append(f"outside the ten regions {result.outside_regions_volume_ml:.1f} ml")
+    if haemorrhage(result):
+        y = _paragraph(draw, (x, y), f"Suspected haemorrhage: {haemorrhage(result)}", 16, ALARM, width)
+    if result.status == "scored":
+        volumes = (
+            f"Infarct: right {result.infarct_volume_ml.get('right', 0.0):.1f} ml, "
+            f"left {result.infarct_volume_ml.get('left', 0.0):.1f} ml"
+        )
+        y = _paragraph(draw, (x, y), volumes, 16, picture.TEXT, width)
+    others = other_volumes(result)
     if others:
         y = _paragraph(draw, (x, y + 2), "; ".join(others).capitalize(), 15, MUTED, width)
     y += 10
@@ -201,7 +222,8 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
     flags = sorted(result.quality, key=lambda flag: order[flag.severity])
     if not any(flag.severity != "info" for flag in flags):
         y = _paragraph(draw, (x, y), "No warnings.", 16, GOOD, width) + 4
-    legend_top = bottom - 58
+    legend = _legend(result)
+    legend_top = bottom - 10 - 24 * -(-len(legend) // LEGEND_COLUMNS)
     for position, flag in enumerate(flags):
         colour = {"refusal": ALARM, "warning": WARNING, "info": MUTED}[flag.severity]
         words = f"{flag.message} {flag.remedy}".strip()
@@ -216,22 +238,33 @@ def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -
         )
         y += 6
     draw.line((x, legend_top, left + PANEL - 16, legend_top), fill=RULE)
-    judged: tuple[tuple[Rgb, str], ...] = (
-        (picture.AFFECTED, "affected"),
-        (picture.UNAFFECTED, "not affected"),
-        (picture.NOT_ASSESSABLE, "not assessed"),
-    )
-    if result.status == "withheld":  # the same outlines then say nothing of the regions
-        judged = ((picture.UNAFFECTED, "region"),)
-    entries = (
-        *judged,
-        (picture.LESION_COLOURS[1], "infarct"),
-        (picture.LESION_COLOURS[3], "old infarct"),
-    )
-    for index, (colour, name) in enumerate(entries):
-        entry_x, entry_y = x + (index % 3) * 156, legend_top + 18 + (index // 3) * 24
+    for index, (colour, name) in enumerate(legend):
+        entry_x = x + (index % LEGEND_COLUMNS) * 156
+        entry_y = legend_top + 18 + (index // LEGEND_COLUMNS) * 24
         draw.rectangle((entry_x, entry_y - 6, entry_x + 12, entry_y + 6), fill=colour)
+        if name == BORDERLINE_NAME:  # dashed, as its outline is
+            draw.rectangle((entry_x + 5, entry_y - 6, entry_x + 7, entry_y + 6), fill=CARD)
         text(draw, (entry_x + 20, entry_y), name, 15, MUTED, anchor="lm")
+
+
+def _legend(result: Result) -> list[tuple[Rgb, str]]:
+    """Colours and names of what this result's pictures can show."""
+    if result.status == "withheld":  # the outlines then say nothing of the regions
+        entries = [(picture.UNAFFECTED, "region")]
+    else:
+        entries = [
+            (picture.AFFECTED, "affected"),
+            (picture.BORDERLINE, BORDERLINE_NAME),
+            (picture.UNAFFECTED, "not affected"),
+            (picture.NOT_ASSESSABLE, "not assessed"),
+            (picture.LESION_COLOURS[INFARCT["left"]], "infarct"),
+        ]
+    marks = (
+        (OLD_INFARCT, "old infarct", result.old_infarct_volume_ml > 0),
+        (OTHER_HYPODENSITY, "other hypodensity", result.other_hypodensity_volume_ml > 0),
+        (HAEMORRHAGE, "haemorrhage", result.haemorrhage is not None),
+    )
+    return entries + [(picture.LESION_COLOURS[value], name) for value, name, there in marks if there]
 
 
 def _footer(draw: ImageDraw.ImageDraw, result: Result) -> None:

@@ -19,7 +19,7 @@ from scipy import ndimage
 from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC, RegionId
 from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
-from strokecore.result import Result, SourceMasks
+from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, Result, SourceMasks
 
 Rgb = tuple[int, int, int]
 Level = Literal["ganglionic", "supraganglionic"]
@@ -44,9 +44,16 @@ BACKGROUND: Final[Rgb] = (0, 0, 0)
 TEXT: Final[Rgb] = (236, 239, 244)
 AFFECTED: Final[Rgb] = (255, 146, 43)
 UNAFFECTED: Final[Rgb] = (92, 190, 206)
+BORDERLINE: Final[Rgb] = (255, 224, 102)
 NOT_ASSESSABLE: Final[Rgb] = (150, 156, 168)
 # by SourceMasks.lesion value
-LESION_COLOURS: Final[Mapping[int, Rgb]] = {1: (240, 62, 62), 2: (240, 62, 62), 3: (116, 143, 252)}
+LESION_COLOURS: Final[Mapping[int, Rgb]] = {
+    INFARCT["left"]: (240, 62, 62),
+    INFARCT["right"]: (240, 62, 62),
+    OLD_INFARCT: (116, 143, 252),
+    OTHER_HYPODENSITY: (148, 216, 45),
+    HAEMORRHAGE: (230, 73, 210),
+}
 # by region, for the segmentation object, where a viewer draws all twenty at once
 REGION_COLOURS: Final[Mapping[str, Rgb]] = {
     "C": (255, 212, 59),
@@ -62,6 +69,8 @@ REGION_COLOURS: Final[Mapping[str, Rgb]] = {
 }
 LESION_OPACITY: Final = 0.24
 LINE_OPACITY: Final = 0.85
+# Dashes of a borderline region's outline, and the gaps between them, in picture pixels
+DASH: Final = 6
 
 
 @dataclass(frozen=True)
@@ -168,9 +177,10 @@ def draw_slice(
         mask = _enlarged(regions == region.label, view, size)
         if mask is None:
             continue
-        colour, affected = _region_colour(result, region)
-        _blend(canvas, mask.outline(2 if affected else 1), colour, LINE_OPACITY)
-        names.append((region.name, colour, mask.centre))
+        colour, width, dashed = _region_line(result, region)
+        rim = mask.outline(width)
+        _blend(canvas, rim.dashed(DASH * width) if dashed else rim, colour, LINE_OPACITY)
+        names.append((f"{region.name}?" if dashed else region.name, colour, mask.centre))
     for value, colour in LESION_COLOURS.items():
         mask = _enlarged(lesion == value, view, size)
         if mask is not None:
@@ -244,6 +254,15 @@ class _Mask:
             inner = rows[:, 1:-1] & rows[:, :-2] & rows[:, 2:]
         return _Mask(self.values & ~inner, self.corner)
 
+    def dashed(self, pixels: int) -> _Mask:
+        """Every other stretch of an outline, each of about ``pixels`` picture pixels of line."""
+        rows, columns = np.nonzero(self.values)
+        order = np.argsort(np.arctan2(rows - rows.mean(), columns - columns.mean()), kind="stable")
+        shown = (np.arange(len(order)) // (pixels * OVERSAMPLING**2)) % 2 == 0
+        values = np.zeros_like(self.values)
+        values[rows[order[shown]], columns[order[shown]]] = True
+        return _Mask(values, self.corner)
+
 
 def _grey(plane: npt.NDArray[np.generic], view: View, size: int) -> Image.Image:
     low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
@@ -302,10 +321,13 @@ def _blend(picture: Image.Image, mask: _Mask, colour: Rgb, opacity: float) -> No
     picture.paste(colour, (x // OVERSAMPLING, y // OVERSAMPLING), alpha)
 
 
-def _region_colour(result: Result, region: RegionId) -> tuple[Rgb, bool]:
+def _region_line(result: Result, region: RegionId) -> tuple[Rgb, int, bool]:
+    """Colour of a region's outline, its width in picture pixels, and whether it is dashed."""
     finding = next((f for f in result.regions if (f.name, f.side) == tuple(region)), None)
     if finding is None or result.status == "withheld":
-        return UNAFFECTED, False
+        return UNAFFECTED, 1, False
     if not finding.assessable:
-        return NOT_ASSESSABLE, False
-    return (AFFECTED, True) if finding.affected else (UNAFFECTED, False)
+        return NOT_ASSESSABLE, 1, False
+    if finding.affected:
+        return AFFECTED, 2, finding.borderline
+    return (BORDERLINE, 2, True) if finding.borderline else (UNAFFECTED, 1, False)

@@ -31,6 +31,8 @@ def to_json(result: Result) -> dict[str, Any]:
         "infarct_volume_ml": {side: result.infarct_volume_ml.get(side, 0.0) for side in SIDES},
         "old_infarct_volume_ml": result.old_infarct_volume_ml,
         "outside_regions_volume_ml": result.outside_regions_volume_ml,
+        "other_hypodensity_ml": result.other_hypodensity_volume_ml,
+        "haemorrhage": asdict(result.haemorrhage) if result.haemorrhage else None,
         "quality": [asdict(flag) for flag in result.quality],
         "series": asdict(result.series) if result.series else None,
         "not_selected": [

@@ -7,7 +7,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from strokecore.reports.wording import marked, number, probability, region_rows, statement, summary_line
+from strokecore.reports.wording import (
+    decision,
+    doubtful,
+    marked,
+    number,
+    probability,
+    region_rows,
+    statement,
+    summary_line,
+)
 from strokecore.result import Result
 
 
@@ -24,6 +33,7 @@ def print_table(result: Result, console: Console) -> None:
             cells = [name]
             for finding in (right, left):
                 style = "bold red" if marked(result, finding) else ""
+                style = style or ("yellow" if doubtful(result, finding) else "")
                 words = [
                     statement(result, finding),
                     probability(result, finding),
@@ -34,5 +44,7 @@ def print_table(result: Result, console: Console) -> None:
         console.print(table)
     for flag in result.quality:
         console.print(escape(f"{flag.severity}: {flag.message} {flag.remedy}".strip()), style="yellow")
+    if decision(result):
+        console.print(escape(decision(result)))
     console.print(escape(summary_line(result)), style="bold")
     console.print("Research use only.", style="dim")

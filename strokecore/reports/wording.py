@@ -62,19 +62,52 @@ def marked(result: Result, finding: RegionFinding) -> bool:
     return finding.affected and finding.assessable and result.status == "scored"
 
 
+def doubtful(result: Result, finding: RegionFinding) -> bool:
+    """Whether a region is shown as borderline, affected or not; never where the score is withheld."""
+    return finding.borderline and finding.assessable and result.status == "scored"
+
+
 def statement(result: Result, finding: RegionFinding) -> str:
-    """What a table says of one region."""
+    """What a table says of one region; "normal" only where nothing speaks against it."""
     note = f" ({finding.reason.replace('_', ' ')})" if finding.reason else ""
     if not finding.assessable:
         return f"not assessed{note}"
     if result.status == "withheld":
         return "withheld"
-    return f"affected{note}" if finding.affected else f"normal{note}"
+    if finding.affected:
+        return f"affected{', borderline' if finding.borderline else ''}{note}"
+    if finding.borderline:
+        return f"borderline{note}"
+    return f"not counted{note}" if note else "normal"
 
 
 def probability(result: Result, finding: RegionFinding) -> str:
     """The region's probability as a table shows it; hidden with the score, which it would give away."""
     return number(None if result.status == "withheld" else finding.probability, "{:.2f}")
+
+
+def haemorrhage(result: Result) -> str:
+    """ "12.3 ml, right, most of it in right L"; "" where none is suspected."""
+    found = result.haemorrhage
+    return "" if found is None else f"{found.ml:.1f} ml, {found.place}"
+
+
+def other_volumes(result: Result) -> list[str]:
+    """What is marked or measured beside the infarct of the score, where there is any."""
+    volumes = (
+        ("old infarct {:.1f} ml, not counted", result.old_infarct_volume_ml),
+        ("other hypodensity {:.1f} ml, not counted", result.other_hypodensity_volume_ml),
+        ("infarct outside the ten regions {:.1f} ml", result.outside_regions_volume_ml),
+    )
+    return [words.format(volume) for words, volume in volumes if volume > 0]
+
+
+def decision(result: Result) -> str:
+    """What a site's own decision point does; "" where the engine's own holds."""
+    cut = result.software.region_cut
+    if cut is None:
+        return ""
+    return f"This site counts a region from a probability of {cut.threshold:g} on (file {cut.sha256[:12]})."
 
 
 def number(value: float | None, form: str) -> str:

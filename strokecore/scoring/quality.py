@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import numpy as np
 
-from strokecore.anatomy.regions import ALL_REGIONS, SIDES
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, Side
 from strokecore.arrays import BoolArray
 from strokecore.flags import QualityFlag
 from strokecore.head.canonical import Head
-from strokecore.result import ModelInfo, RegionFinding
+from strokecore.result import AspectsScore, HaemorrhageInfo, ModelInfo, RegionFinding
+from strokecore.scoring.aspects import FULL_SCORE
 
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
@@ -54,6 +56,13 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Look at the region outlines, and send the whole head if it was scanned.",
             )
         )
+    doubtful = [f"{f.side} {f.name}" for f in findings if f.borderline]
+    if doubtful:
+        flags.append(
+            QualityFlag(
+                "borderline", "warning", f"Borderline: {', '.join(doubtful)}.", "Look at these yourself."
+            )
+        )
     for reason, text in _UNCERTAIN.items():
         named = [f"{f.side} {f.name}" for f in findings if f.reason == reason]
         if named:
@@ -77,6 +86,35 @@ def _below_regions_mm(head: Head) -> float:
     if labelled.size == 0 or scanned.size == 0:
         return 0.0
     return float(labelled[0] - scanned[0]) * head.grid.spacing_mm[0]
+
+
+def unconfirmed_flags(
+    aspects: Mapping[Side, AspectsScore], infarct_ml: Mapping[Side, float]
+) -> tuple[QualityFlag, ...]:
+    """A warning where infarct is painted on a side whose score is a full 10; empty otherwise."""
+    painted = [
+        f"{side} {infarct_ml[side]:.1f} ml"
+        for side in SIDES
+        if aspects[side].score == FULL_SCORE and infarct_ml[side] > 0
+    ]
+    if not painted:
+        return ()
+    return (
+        QualityFlag(
+            "unconfirmed_infarct",
+            "warning",
+            f"Infarct is marked although no region of its side counts as affected: {', '.join(painted)}.",
+            "Look at the marked tissue yourself.",
+        ),
+    )
+
+
+def haemorrhage_info(head: Head) -> HaemorrhageInfo | None:
+    """Side, volume and place of a suspected haemorrhage; None where there is none."""
+    blood = head.brain.blood_like
+    if not blood.any():
+        return None
+    return HaemorrhageInfo(_side(head, blood), round(head.brain.blood_ml, 3), _place(head, blood))
 
 
 def blood_flags(head: Head) -> tuple[QualityFlag, ...]:
@@ -112,14 +150,17 @@ def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
     )
 
 
+def _side(head: Head, mask: BoolArray) -> Literal["left", "right", "both"]:
+    left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
+    return "both" if min(left, right) > 0.2 * (left + right) else "left" if left > right else "right"
+
+
 def _place(head: Head, mask: BoolArray) -> str:
     """Where a mask lies: side, then the ASPECTS region that holds most of it."""
-    left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
-    where = (
-        "on both sides" if min(left, right) > 0.2 * (left + right) else ("left" if left > right else "right")
-    )
+    side = _side(head, mask)
+    where = "on both sides" if side == "both" else side
     inside = {region: int((mask & (head.regions == region.label)).sum()) for region in ALL_REGIONS}
     region, most = max(inside.items(), key=lambda item: item[1])
-    if most < 0.2 * (left + right):
+    if most < 0.2 * int(mask.sum()):
         return f"{where}, outside the ASPECTS regions"
     return f"{where}, most of it in {region.side} {region.name}"

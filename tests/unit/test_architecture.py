@@ -29,6 +29,7 @@ IN_ORTHANC = sorted(
 # Of strokecore, the standard library alone behind each.
 PERMITTED = {
     "strokecore",
+    "strokecore.config",
     "strokecore.errors",
     "strokecore.files",
     "strokecore.learned.runtimes",
@@ -64,7 +65,8 @@ BASE = {"_version", "arrays", "config", "errors", "files", "flags"}
 BELOW_PIPELINE = {"anatomy", "head", "identifiers", "learned", "reading", "reports", "result", "scoring"}
 RULES: dict[str, dict[str, set[str]]] = {
     "strokecore": {
-        **{name: set() for name in BASE - {"files"}},
+        **{name: set() for name in BASE - {"config", "files"}},
+        "config": {"errors"},
         "files": {"errors"},
         "anatomy": BASE,
         "reading": BASE,

@@ -34,15 +34,23 @@ def _ucum(value: str, meaning: str) -> Code:
     return Code(value, "UCUM", meaning)
 
 
+# Name of the algorithm behind the suspected haemorrhage, which is the same beside every engine
+HAEMORRHAGE_RULE: Final = "StrokeCore haemorrhage"
+
 # Findings and categories
 ASPECTS: Final = _sct("1290002002", "Alberta Stroke Program Early CT Score")
 INFARCT: Final = _sct("55641003", "Infarct")
 CHRONIC: Final = _sct("90734009", "Chronic")
+HEMORRHAGE: Final = _sct("50960005", "Hemorrhage")
+SUSPECTED: Final = _sct("415684004", "Suspected")
+LESION: Final = _sct("52988006", "Lesion")
 ABNORMAL_STRUCTURE: Final = _sct("49755003", "Morphologically Abnormal Structure")
 ANATOMICAL_STRUCTURE: Final = _sct("91723000", "Anatomical Structure")
 PRESENT: Final = _sct("52101004", "Present")
 ABSENT: Final = _sct("272519000", "Absent")
+EQUIVOCAL: Final = _sct("42425007", "Equivocal")
 INDETERMINATE: Final = _sct("82334004", "Indeterminate")
+YES: Final = _sct("373066001", "Yes")
 
 # Places
 BRAIN: Final = _sct("12738006", "Brain")
@@ -51,6 +59,7 @@ LATERALITY: Final[dict[Side, Code]] = {
     "left": _sct("7771000", "Left"),
     "right": _sct("24028007", "Right"),
 }
+BOTH_SIDES: Final = _sct("51440002", "Bilateral")
 REGION_SITE: Final[dict[str, Code]] = {
     "C": _sct("11000004", "Caudate nucleus"),
     "L": _sct("41648007", "Lentiform nucleus"),
@@ -70,7 +79,10 @@ AREA: Final = _sct("42798000", "Area")
 
 # Statements
 EARLY_ISCHEMIC_CHANGE: Final = _own("EARLY_CHANGE", "Early ischemic change")
+BORDERLINE: Final = _own("BORDERLINE", "Borderline")
 REASON: Final = _own("REASON", "Reason code")
+PLACE: Final = _own("PLACE", "Place of the finding")
+REGION_CUT: Final = _own("REGION_CUT", "Decision point of the site")
 SUMMARY: Final = _own("SUMMARY", "ASPECTS summary")
 QUALITY_FLAG: Final = _own("QUALITY", "Quality flag")
 ENGINE: Final = _own("ENGINE", "Engine")

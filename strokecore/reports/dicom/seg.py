@@ -1,4 +1,4 @@
-"""The two segmentation objects: what is infarcted, and where the twenty regions lie.
+"""The two segmentation objects: what was found, and where the twenty regions lie.
 
 Both are BINARY on the source's own voxels: every frame carries the position of its source slice, so
 that gantry tilt and uneven gaps need no resampling and a viewer lays each frame exactly on its image.
@@ -24,17 +24,40 @@ from pydicom.sr.codedict import codes as standard_codes
 from pydicom.sr.coding import Code
 
 from strokecore._version import __version__
-from strokecore.anatomy.regions import ALL_REGIONS, Side
+from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.arrays import UInt8Array
 from strokecore.config import WEIGHT_FREE
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
 from strokecore.reports.picture import LESION_COLOURS, REGION_COLOURS
-from strokecore.result import ModelInfo, SourceMasks
+from strokecore.result import (
+    HAEMORRHAGE,
+    INFARCT,
+    OLD_INFARCT,
+    OTHER_HYPODENSITY,
+    ModelInfo,
+    SourceMasks,
+)
 
-LESION_LABELS: Final = {1: "Infarct left", 2: "Infarct right", 3: "Old infarct"}
-_LESION_SIDE: Final[dict[int, Side]] = {1: "left", 2: "right"}
+LESION_LABELS: Final = {
+    INFARCT["left"]: "Infarct left",
+    INFARCT["right"]: "Infarct right",
+    OLD_INFARCT: "Old infarct",
+    OTHER_HYPODENSITY: "Other hypodensity",
+    HAEMORRHAGE: "Suspected haemorrhage",
+}
+# Property types of CID 7194, and what modifies them (CID 244 and CID 3770).
+_LESION_TYPES: Final[dict[int, Code]] = {
+    **dict.fromkeys((*INFARCT.values(), OLD_INFARCT), codes.INFARCT),
+    OTHER_HYPODENSITY: codes.LESION,
+    HAEMORRHAGE: codes.HEMORRHAGE,
+}
+_LESION_MODIFIERS: Final[dict[int, Code]] = {
+    **{value: codes.LATERALITY[side] for side, value in INFARCT.items()},
+    OLD_INFARCT: codes.CHRONIC,
+    HAEMORRHAGE: codes.SUSPECTED,
+}
 
 
 def lesion_segments(masks: SourceMasks) -> dict[int, int]:
@@ -48,12 +71,12 @@ def lesion_segments(masks: SourceMasks) -> dict[int, int]:
 
 
 def build_lesion(series: Series, masks: SourceMasks, model: ModelInfo, stamp: Stamp) -> Dataset | None:
-    """The infarct segmentation; None when nothing is segmented (an empty object misleads viewers)."""
+    """The segmentation of findings; None when nothing is segmented (an empty object misleads viewers)."""
     numbers = lesion_segments(masks)
     if not numbers:
         return None
     descriptions = [_lesion_description(number, value, model) for value, number in numbers.items()]
-    return _build(series, _renumbered(masks.lesion, numbers), descriptions, stamp, "seg", "ASPECTS_INFARCT")
+    return _build(series, _renumbered(masks.lesion, numbers), descriptions, stamp, "seg", "ASPECTS_FINDINGS")
 
 
 def build_regions(series: Series, masks: SourceMasks, model: ModelInfo, stamp: Stamp) -> Dataset | None:
@@ -72,7 +95,7 @@ def build_regions(series: Series, masks: SourceMasks, model: ModelInfo, stamp: S
             algorithm_identification=_algorithm("StrokeCore atlas", __version__, trained=False),
             display_color=CIELabColor.from_rgb(*REGION_COLOURS[region.name]),
         )
-        _set_laterality(description, region.side)
+        _modify(description, codes.LATERALITY[region.side])
         descriptions.append(description)
     numbers = {region.label: number for number, region in enumerate(present, start=1)}
     return _build(
@@ -81,20 +104,21 @@ def build_regions(series: Series, masks: SourceMasks, model: ModelInfo, stamp: S
 
 
 def _lesion_description(number: int, value: int, model: ModelInfo) -> SegmentDescription:
+    algorithm = _algorithm(model.name, model.version, trained=model.engine != WEIGHT_FREE)
+    if value == HAEMORRHAGE:  # found by a rule of ours, whatever segments infarct
+        algorithm = _algorithm(codes.HAEMORRHAGE_RULE, __version__, trained=False)
     description = SegmentDescription(
         segment_number=number,
         segment_label=LESION_LABELS[value],
         segmented_property_category=codes.ABNORMAL_STRUCTURE,
-        segmented_property_type=codes.INFARCT,
+        segmented_property_type=_LESION_TYPES[value],
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=_algorithm(model.name, model.version, trained=model.engine != WEIGHT_FREE),
+        algorithm_identification=algorithm,
         anatomic_regions=[codes.BRAIN],
         display_color=CIELabColor.from_rgb(*LESION_COLOURS[value]),
     )
-    if value in _LESION_SIDE:
-        _set_laterality(description, _LESION_SIDE[value])
-    else:
-        _modify(description.SegmentedPropertyTypeCodeSequence[0], codes.CHRONIC)
+    if value in _LESION_MODIFIERS:
+        _modify(description, _LESION_MODIFIERS[value])
     return description
 
 
@@ -144,10 +168,7 @@ def _algorithm(name: str, version: str, *, trained: bool) -> AlgorithmIdentifica
     )
 
 
-def _set_laterality(description: SegmentDescription, side: Side) -> None:
-    """Laterality as a modifier of the property type (CID 244), where viewers look for it."""
-    _modify(description.SegmentedPropertyTypeCodeSequence[0], codes.LATERALITY[side])
-
-
-def _modify(type_item: Dataset, modifier: Code) -> None:
+def _modify(description: SegmentDescription, modifier: Code) -> None:
+    """Modify the property type, which is where viewers look for laterality (CID 244)."""
+    type_item = description.SegmentedPropertyTypeCodeSequence[0]
     type_item.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(modifier)]

@@ -2,12 +2,14 @@
 
 Groups, in this order:
 
+- one TID 1410 group for a suspected haemorrhage: contour, volume, place;
 - one TID 1410 group per affected region: a contour on its largest slice, because some viewers show
   nothing for references to segments (and highdicom refuses contour and segment in one group). They
   come first: OHIF opens a report at its first group and stays black where that has no contour;
 - one TID 1411 group per infarcted side: its volume, referring to the segment;
-- one TID 1501 group per hemisphere: ASPECTS, number of assessed regions, infarct volume;
-- one TID 1501 group per region: site, laterality, affected or not, probability, attenuation.
+- one TID 1501 group per hemisphere: ASPECTS with its range as measurement uncertainty (TID 310), number of
+  assessed regions, infarct volume;
+- one TID 1501 group per region: site, laterality, affected or not, borderline, probability, attenuation.
 
 The image library names the slices that a contour or a picture shows; all slices are in the evidence.
 
@@ -30,6 +32,7 @@ from highdicom.sr import (
     GraphicTypeValues,
     ImageRegion,
     Measurement,
+    MeasurementProperties,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
@@ -58,12 +61,19 @@ from strokecore.reports.dicom.contour import region_contour
 from strokecore.reports.dicom.instance import MANUFACTURER, MODEL_NAME, Stamp, finish
 from strokecore.reports.pages import RESEARCH_USE
 from strokecore.reports.picture import LEVELS, level_slice
-from strokecore.reports.wording import marked, summary_line
-from strokecore.result import ModelInfo, RegionFinding, Result, SourceMasks
+from strokecore.reports.wording import decision, doubtful, marked, other_volumes, summary_line
+from strokecore.result import (
+    HAEMORRHAGE,
+    INFARCT,
+    HaemorrhageInfo,
+    ModelInfo,
+    RegionFinding,
+    Result,
+    SourceMasks,
+)
 
 # Digits kept in numeric content items; a DS holds at most 16 characters (PS3.5 6.2)
 DECIMALS: Final = 4
-_LESION_VALUE: Final[dict[Side, int]] = {"left": 1, "right": 2}
 
 Group: TypeAlias = (
     MeasurementsAndQualitativeEvaluations
@@ -92,15 +102,20 @@ def build(
     algorithm = AlgorithmIdentification(name=model.name, version=model.version)
     groups: list[Group] = []
     shown = {level_slice(masks, level) for level in LEVELS}
+    blood = masks.lesion == HAEMORRHAGE
+    if result.haemorrhage is not None and blood.any():
+        k, plane = _largest_slice(blood)
+        shown.add(k)
+        groups.append(_haemorrhage(result.haemorrhage, plane, references[k], stamp))
     for finding in result.regions:
         if marked(result, finding) and (masks.regions == _label(finding)).any():
-            k, plane = _largest_slice(finding, masks)
+            k, plane = _largest_slice(_shown(finding, masks))
             shown.add(k)
             groups.append(_contour(finding, plane, series, references[k], algorithm, stamp))
     if lesion is not None:
         groups += [
             _volume(result, side, lesion, segments[value], references[0], algorithm, stamp)
-            for side, value in _LESION_VALUE.items()
+            for side, value in INFARCT.items()
             if value in segments
         ]
     groups += [_hemisphere(result, side, algorithm, stamp) for side in SIDES]
@@ -150,15 +165,22 @@ def _hemisphere(
     result: Result, side: Side, algorithm: AlgorithmIdentification, stamp: Stamp
 ) -> MeasurementsAndQualitativeEvaluations:
     score = result.aspects[side]
-    measurements = [
-        Measurement(codes.ASSESSED_REGIONS, score.assessed, codes.REGION_COUNT_UNIT),
-        _volume_measurement(result.infarct_volume_ml.get(side, 0.0)),
-    ]
+    measurements = [Measurement(codes.ASSESSED_REGIONS, score.assessed, codes.REGION_COUNT_UNIT)]
+    if result.status != "withheld":
+        measurements.append(_volume_measurement(result.infarct_volume_ml.get(side, 0.0)))
     evaluations = []
     if score.score is None:
         evaluations = [QualitativeEvaluation(codes.ASPECTS, codes.INDETERMINATE)]
     else:
-        measurements.insert(0, Measurement(codes.ASPECTS, score.score, codes.SCORE_UNIT))
+        doubt = None
+        if score.range is not None:
+            # TID 310 gives how far the value may lie to either side of it
+            low, high = score.range
+            doubt = MeasurementProperties(
+                upper_measurement_uncertainty=max(0, high - score.score),
+                lower_measurement_uncertainty=max(0, score.score - low),
+            )
+        measurements.insert(0, Measurement(codes.ASPECTS, score.score, codes.SCORE_UNIT, properties=doubt))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(stamp, f"ASPECTS {side}"),
         finding_type=codes.ASPECTS,
@@ -172,18 +194,43 @@ def _hemisphere(
 def _region(
     result: Result, finding: RegionFinding, algorithm: AlgorithmIdentification, stamp: Stamp
 ) -> MeasurementsAndQualitativeEvaluations:
-    judged = finding.assessable and result.status != "withheld"
-    answer = codes.INDETERMINATE if not judged else codes.PRESENT if finding.affected else codes.ABSENT
+    if not finding.assessable or result.status == "withheld":
+        answer = codes.INDETERMINATE
+    elif finding.affected:
+        answer = codes.PRESENT
+    else:
+        answer = codes.EQUIVOCAL if finding.borderline else codes.ABSENT
+    evaluations = [QualitativeEvaluation(codes.EARLY_ISCHEMIC_CHANGE, answer)]
+    if doubtful(result, finding):
+        evaluations.append(QualitativeEvaluation(codes.BORDERLINE, codes.YES))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(stamp, f"Region {finding.name} {finding.side}"),
         finding_type=codes.EARLY_ISCHEMIC_CHANGE,
         finding_sites=[_site(finding)],
         algorithm_id=algorithm,
-        measurements=_region_measurements(finding),
-        qualitative_evaluations=[QualitativeEvaluation(codes.EARLY_ISCHEMIC_CHANGE, answer)],
+        measurements=_region_measurements(result, finding) or None,
+        qualitative_evaluations=evaluations,
     )
     if finding.reason:
         group[0].ContentSequence.append(_text(codes.REASON, finding.reason))
+    return group
+
+
+def _haemorrhage(
+    found: HaemorrhageInfo, plane: BoolArray, source: Dataset, stamp: Stamp
+) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+    laterality = codes.BOTH_SIDES if found.side == "both" else codes.LATERALITY[found.side]
+    group = PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(stamp, "Suspected haemorrhage"),
+        referenced_region=_outline(plane, source),
+        finding_category=codes.ABNORMAL_STRUCTURE,
+        finding_type=codes.HEMORRHAGE,
+        finding_sites=[FindingSite(codes.BRAIN, laterality)],
+        algorithm_id=AlgorithmIdentification(name=codes.HAEMORRHAGE_RULE, version=__version__),
+        measurements=[_volume_measurement(found.ml)],
+        qualitative_evaluations=[QualitativeEvaluation(codes.HEMORRHAGE, codes.SUSPECTED)],
+    )
+    group[0].ContentSequence.append(_text(codes.PLACE, found.place))
     return group
 
 
@@ -199,11 +246,7 @@ def _contour(
     area = float(np.count_nonzero(plane)) * row_mm * column_mm
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(stamp, f"Contour {finding.name} {finding.side}"),
-        referenced_region=ImageRegion(
-            graphic_type=GraphicTypeValues.POLYLINE,
-            graphic_data=region_contour(plane),
-            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
-        ),
+        referenced_region=_outline(plane, source),
         finding_type=codes.EARLY_ISCHEMIC_CHANGE,
         finding_sites=[_site(finding)],
         algorithm_id=algorithm,
@@ -212,11 +255,23 @@ def _contour(
     )
 
 
-def _largest_slice(finding: RegionFinding, masks: SourceMasks) -> tuple[int, BoolArray]:
-    """Slice and mask [j, i] of the lesion inside a region; the whole region where no voxel is marked."""
-    region = masks.regions == _label(finding)
-    marked = region & (masks.lesion == _LESION_VALUE[finding.side])
-    shown = marked if marked.any() else region
+def _outline(plane: BoolArray, source: Dataset) -> ImageRegion:
+    return ImageRegion(
+        graphic_type=GraphicTypeValues.POLYLINE,
+        graphic_data=region_contour(plane),
+        source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+    )
+
+
+def _shown(finding: RegionFinding, masks: SourceMasks) -> BoolArray:
+    """The infarct inside a region, bool [k, j, i]; the whole region where no voxel is marked."""
+    region: BoolArray = masks.regions == _label(finding)
+    infarct: BoolArray = region & (masks.lesion == INFARCT[finding.side])
+    return infarct if infarct.any() else region
+
+
+def _largest_slice(shown: BoolArray) -> tuple[int, BoolArray]:
+    """Index of the slice of [k, j, i] that shows most, and its mask [j, i]."""
     k = int(np.argmax([np.count_nonzero(plane) for plane in shown]))
     return k, shown[k]
 
@@ -261,11 +316,12 @@ def _statements(result: Result, model: ModelInfo, lesion: Dataset | None) -> Con
         f"sha256 {model.sha256}; fallbacks: {'; '.join(model.fallbacks) or 'none'}"
     )
     items.append(_text(codes.ENGINE, engine))
-    if result.old_infarct_volume_ml > 0:
-        words = f"Old infarct {result.old_infarct_volume_ml:.1f} ml, not counted."
-        items.append(_text(codes.SEGMENTATION_NOTE, words))
+    if decision(result):
+        items.append(_text(codes.REGION_CUT, decision(result)))
+    if other_volumes(result):
+        items.append(_text(codes.SEGMENTATION_NOTE, f"{'; '.join(other_volumes(result)).capitalize()}."))
     if lesion is None:
-        words = "No infarct was segmented, so no infarct segmentation object was written."
+        words = "Nothing was segmented, so no segmentation of findings was written."
         items.append(_text(codes.SEGMENTATION_NOTE, words))
     if result.series is not None:
         items.append(_text(codes.SERIES_CHOICE, result.series.chosen_because))
@@ -275,10 +331,11 @@ def _statements(result: Result, model: ModelInfo, lesion: Dataset | None) -> Con
     return container
 
 
-def _region_measurements(finding: RegionFinding) -> list[Measurement]:
+def _region_measurements(result: Result, finding: RegionFinding) -> list[Measurement]:
+    withheld = result.status == "withheld"
     values = (
         (codes.PROBABILITY, finding.probability, codes.NO_UNIT),
-        (codes.INVOLVED_FRACTION, finding.involved_fraction, codes.NO_UNIT),
+        (codes.INVOLVED_FRACTION, None if withheld else finding.involved_fraction, codes.NO_UNIT),
         (codes.MEAN_ATTENUATION, finding.mean_hu, codes.HOUNSFIELD),
         (codes.ATTENUATION_DIFFERENCE, finding.contralateral_difference_hu, codes.HOUNSFIELD),
     )
@@ -287,7 +344,7 @@ def _region_measurements(finding: RegionFinding) -> list[Measurement]:
         for name, value, unit in values
         if value is not None
     ]
-    return [*measured, _volume_measurement(finding.volume_ml)]
+    return measured if withheld else [*measured, _volume_measurement(finding.volume_ml)]
 
 
 def _volume_measurement(volume_ml: float) -> Measurement:

@@ -17,6 +17,7 @@ from strokecore.flags import QualityFlag
 from strokecore.reading.series import Series
 from strokecore.result import (
     AspectsScore,
+    HaemorrhageInfo,
     ModelInfo,
     RegionFinding,
     Result,
@@ -218,7 +219,10 @@ def _inside(points, middle, half):
 
 
 def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True) -> Result:
-    """ASPECTS right 7 (I, M1, M2), left 9 with M6 not assessed; 10 and 10 where ``affected`` is False."""
+    """ASPECTS right 7 (I, M1, M2), left 9 with M6 not assessed; 10 and 10 where ``affected`` is False.
+
+    Borderline: right M2, which counts, and right M3 and left IC, which do not.
+    """
     positive = {("I", "right"), ("M1", "right"), ("M2", "right")} if affected else set()
     findings = []
     for region in ALL_REGIONS:
@@ -247,11 +251,16 @@ def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True)
             mean_hu=None,
             contralateral_difference_hu=None,
         )
+        doubts = {("M2", "right"): {}, ("M3", "right"): {"reason": "not_outlined"}, ("IC", "left"): {}}
+        findings = [
+            replace(f, borderline=True, **doubts[f.name, f.side]) if (f.name, f.side) in doubts else f
+            for f in findings
+        ]
     result = Result(
         status="scored",
         aspects={
-            "left": AspectsScore(10 if not affected else 9, 10 if not affected else 9),
-            "right": AspectsScore(7 if affected else 10, 10),
+            "left": AspectsScore(9, 9, (8, 9)) if affected else AspectsScore(10, 10, (10, 10)),
+            "right": AspectsScore(7, 10, (6, 8)) if affected else AspectsScore(10, 10, (10, 10)),
         },
         affected_side="right" if affected else None,
         regions=tuple(findings),
@@ -271,6 +280,7 @@ def made_up_result(series: Series, masks: SourceMasks, *, affected: bool = True)
         software=SOFTWARE,
         content_datetime=MOMENT,
         timings_s={"read": 0.5, "total": 3.0},
+        other_hypodensity_volume_ml=2.6 if affected else 0.0,
     )
     return replace(result, result_key=uids.result_key(series, SOFTWARE, MODEL))
 
@@ -279,9 +289,13 @@ def withheld(result: Result) -> Result:
     return replace(
         result,
         status="withheld",
-        aspects={side: replace(score, score=None) for side, score in result.aspects.items()},
+        aspects={side: AspectsScore(None, score.assessed) for side, score in result.aspects.items()},
         affected_side=None,
-        quality=(*result.quality, BLOOD),
+        regions=tuple(finding.without_call() for finding in result.regions),
+        infarct_volume_ml={"left": 0.0, "right": 0.0},
+        outside_regions_volume_ml=0.0,
+        quality=(BLOOD, *result.quality),
+        haemorrhage=HaemorrhageInfo("right", 12.3, "right, most of it in right L"),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from strokecore.config import RegionCut
 from strokecore.flags import QualityFlag
 from strokecore.reports import html
 from strokecore.reports.pages import Drawing
@@ -24,9 +26,14 @@ def visible(page: str) -> str:
 
 
 def test_html_shows_line_pictures_table_and_remedies(page):
-    assert "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed)" in page
+    assert "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)" in page
+    assert "<b>7 <small>(6-8)</small></b>" in page
     assert page.count("data:image/png;base64,") == 2
-    assert page.count('<td class="affected">affected</td>') == 3
+    assert page.count('<td class="affected">affected</td>') == 2
+    assert page.count('<td class="affected borderline">affected, borderline</td>') == 1
+    assert page.count('<td class="borderline">borderline (not outlined)</td>') == 1
+    assert "other hypodensity 2.6 ml, not counted" in page
+    assert "This site counts" not in page
     assert "not assessed (old infarct)" in page
     assert "Send 5 mm slices." in page
     assert "RESEARCH USE ONLY" in page
@@ -52,11 +59,18 @@ def test_html_of_withheld_hides_the_score(result, series, masks, tmp_path):
     withheld = cases.withheld(result)
     html.write_html(withheld, tmp_path / "r.html", Drawing.of(series, withheld, masks))
     seen = visible((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "Suspected haemorrhage: 12.3 ml, right, most of it in right L" in seen
     assert "Score withheld" in seen
     assert "12.3 ml of blood-like density" in seen
     assert "0.91" not in seen
     assert '"affected"' not in seen
     assert 'class="scores"' not in seen
+
+
+def test_html_shows_the_cut_of_the_site(result, tmp_path):
+    software = replace(result.software, region_cut=RegionCut(0.42, "f" * 64))
+    html.write_html(replace(result, software=software), tmp_path / "r.html")
+    assert "from a probability of 0.42 on" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_html_of_a_refusal_has_reason_and_remedy_and_no_table(tmp_path):

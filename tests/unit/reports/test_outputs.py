@@ -108,7 +108,8 @@ def test_a_full_disk_leaves_no_half_result(
     assert [p.name for p in out.rglob("*")] == ["result.json"]
     record = json.loads((out / "result.json").read_text())
     assert record["status"] == "failed"
-    assert record["aspects"] == {side: {"score": None, "assessed": 0} for side in ("left", "right")}
+    empty = {"score": None, "assessed": 0, "range": None}
+    assert record["aspects"] == {"left": empty, "right": empty}
     assert (record["regions"], record["affected_side"]) == ([], None)
     [flag] = record["quality"]
     assert flag["code"] == "not_written"

@@ -48,7 +48,10 @@ def test_summary_shows_scores_levels_table_and_warnings(case, words):
     said = " ".join(words)
     assert words[words.index("RIGHT") + 1] == "7"
     assert words[words.index("LEFT") + 1] == "9"
-    assert "(9 of 10 assessed)" in said
+    assert "(6-8)" in words
+    assert "(8-9)" in words
+    assert "9 of 10 assessed" in words
+    assert words.count("borderline") == 4  # three rows and the legend
     assert "Ganglionic level" in said
     assert "Supraganglionic level" in said
     assert "RESEARCH USE ONLY" in said
@@ -80,14 +83,17 @@ def test_withheld_page_hides_the_score_and_names_the_blood(case, words):
     series, result, masks = case
     pages.summary_page(series, cases.withheld(result), masks)
     said = " ".join(words)
-    assert "SCORE WITHHELD" in said
+    assert "SUSPECTED HAEMORRHAGE" in words
+    assert "ASPECTS withheld" in said
     assert "12.3 ml" in said
     assert "right L" in said
     assert "0.91" not in said
     assert "7" not in words
     # the outlines mean no more than where the regions lie
     assert "region" in words
-    assert not {"affected", "not affected"} & set(words)
+    assert not {"affected", "not affected", "borderline", "infarct"} & set(words)
+    assert "haemorrhage" in words
+    assert not [word for word in words if word.startswith("Infarct:")]
 
 
 def test_too_few_assessed_is_not_a_number(case, words):

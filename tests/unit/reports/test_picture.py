@@ -7,7 +7,7 @@ import pytest
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.reports import picture
-from strokecore.result import SourceMasks
+from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, SourceMasks
 from tests.unit.reports import output_cases as cases
 
 ORIENTATIONS = [
@@ -140,6 +140,50 @@ def test_withheld_score_marks_no_region(upright):
 
     assert orange(result) > 50
     assert orange(cases.withheld(result)) == 0
+
+
+def test_a_borderline_region_has_a_dashed_outline(upright):
+    series, masks, result = upright
+    k = same_height(series, 0.0)
+    without_lesion = SourceMasks(np.zeros_like(masks.lesion), masks.regions)
+
+    def painted(colour, regions):
+        shown = drawn(series, without_lesion, replace(result, regions=regions), k, size=400, labels=False)
+        return int((np.abs(shown - colour).sum(axis=2) < 90).sum())
+
+    def drawn_as(**values):
+        return tuple(
+            replace(f, **values) if (f.name, f.side) == ("M3", "left") else replace(f, affected=False)
+            for f in (replace(f, borderline=False) for f in result.regions)
+        )
+
+    solid = painted(picture.AFFECTED, drawn_as(affected=True))
+    assert solid > 100
+    dashed = painted(picture.AFFECTED, drawn_as(affected=True, borderline=True))
+    assert 0.35 * solid < dashed < 0.65 * solid
+    assert painted(picture.BORDERLINE, drawn_as(borderline=True)) > 0.3 * solid
+    assert painted(picture.BORDERLINE, drawn_as()) < 0.05 * solid
+
+
+def test_haemorrhage_and_other_hypodensity_have_colours_of_their_own(upright):
+    series, masks, result = upright
+    k = same_height(series, 0.0)
+    pictures = [
+        drawn(
+            series,
+            SourceMasks(
+                np.where(masks.lesion == INFARCT["right"], value, 0).astype(np.uint8),
+                np.zeros_like(masks.regions),
+            ),
+            result,
+            k,
+            labels=False,
+        )
+        for value in (0, INFARCT["right"], OLD_INFARCT, OTHER_HYPODENSITY, HAEMORRHAGE)
+    ]
+    for index, one in enumerate(pictures):
+        for other in pictures[:index]:
+            assert (np.abs(one - other).sum(axis=2) > 60).sum() > 20
 
 
 def test_pictures_repeat(upright):

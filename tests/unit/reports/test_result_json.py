@@ -9,7 +9,9 @@ import jsonschema
 import numpy as np
 import pytest
 
+from strokecore.config import RegionCut
 from strokecore.reports import result_json
+from strokecore.result import AspectsScore, HaemorrhageInfo
 from tests.unit.reports import output_cases as cases
 
 
@@ -20,8 +22,8 @@ def test_json_is_the_contract(result, tmp_path):
     jsonschema.validate(written, result_json.schema())
     assert written["schema"] == 1
     assert written["aspects"] == {
-        "left": {"score": 9, "assessed": 9},
-        "right": {"score": 7, "assessed": 10},
+        "left": {"score": 9, "assessed": 9, "range": [8, 9]},
+        "right": {"score": 7, "assessed": 10, "range": [6, 8]},
     }
     assert written["affected_side"] == "right"
     assert len(written["regions"]) == 20
@@ -29,6 +31,7 @@ def test_json_is_the_contract(result, tmp_path):
         "name": "C",
         "side": "left",
         "affected": False,
+        "borderline": False,
         "probability": 0.08,
         "involved_fraction": 0.0,
         "volume_ml": 0.0,
@@ -38,6 +41,8 @@ def test_json_is_the_contract(result, tmp_path):
         "reason": None,
     }
     assert written["infarct_volume_ml"] == {"left": 0.0, "right": 21.75}
+    assert (written["other_hypodensity_ml"], written["haemorrhage"]) == (2.6, None)
+    assert written["software"]["region_cut"] is None
     assert written["quality"][0]["code"] == "noisy"
     assert written["series"]["slices"] == 8
     assert written["model"]["fallbacks"] == ["no model package given"]
@@ -49,8 +54,8 @@ def test_json_is_the_contract(result, tmp_path):
 def test_json_has_exactly_the_keys_of_the_design_and_three_more(result):
     assert set(result_json.to_json(result)) == {
         *("schema", "status", "aspects", "affected_side", "regions", "infarct_volume_ml"),
-        *("old_infarct_volume_ml", "outside_regions_volume_ml", "quality", "series", "model"),
-        *("software", "supersedes", "timings_s"),
+        *("old_infarct_volume_ml", "outside_regions_volume_ml", "other_hypodensity_ml", "haemorrhage"),
+        *("quality", "series", "model", "software", "supersedes", "timings_s"),
         *("result_key", "content_datetime", "not_selected"),
     }
 
@@ -61,8 +66,28 @@ def test_json_of_a_run_without_a_score(status, tmp_path):
     result_json.write_json(bare, tmp_path / "result.json")
     written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert written["regions"] == []
-    assert written["aspects"]["left"] == {"score": None, "assessed": 0}
+    assert written["aspects"]["left"] == {"score": None, "assessed": 0, "range": None}
     assert written["series"] is None
+
+
+def test_json_of_a_withheld_result_names_the_haemorrhage_and_no_call(result, tmp_path):
+    result_json.write_json(cases.withheld(result), tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert written["haemorrhage"] == {"side": "right", "ml": 12.3, "place": "right, most of it in right L"}
+    assert written["infarct_volume_ml"] == {"left": 0.0, "right": 0.0}
+    assert [side["range"] for side in written["aspects"].values()] == [None, None]
+    for row in written["regions"]:
+        assert (row["affected"], row["borderline"], row["probability"]) == (False, False, None)
+        assert (row["involved_fraction"], row["volume_ml"]) == (0.0, 0.0)
+        # what was measured, and why a region could not be, is no call
+        assert (row["mean_hu"] is None) == (row["reason"] == "old_infarct") == (not row["assessable"])
+
+
+def test_json_shows_the_cut_of_the_site(result, tmp_path):
+    software = replace(cases.SOFTWARE, region_cut=RegionCut(0.42, "f" * 64))
+    result_json.write_json(replace(result, software=software), tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert written["software"]["region_cut"] == {"threshold": 0.42, "sha256": "f" * 64}
 
 
 def test_json_takes_numpy_numbers(result):
@@ -88,6 +113,8 @@ def test_a_value_that_is_not_a_number_is_a_defect(result, tmp_path):
         {"infarct_volume_ml": {"left": -1.0, "right": 0.0}},
         {"series": None},
         {"result_key": None},
+        {"haemorrhage": HaemorrhageInfo("right", 2.0, "")},
+        {"aspects": {"left": AspectsScore(9, 9, (8, 11)), "right": AspectsScore(7, 10, (6, 8))}},
     ],
     ids=str,
 )

@@ -21,8 +21,10 @@ def printed(result) -> str:
 def test_table_in_the_terminal(result):
     said = printed(result)
     assert len(re.findall(r"\baffected\b", said)) == 3
+    assert "affected, borderline" in said
+    assert "borderline (not outlined)" in said
     assert "not assessed (old infarct)" in said
-    assert "ASPECTS right 7: I, M1, M2" in said
+    assert "ASPECTS right 7 (6-8): I, M1, M2" in said
     assert "Send 5 mm slices." in said
     assert "Research use only." in said
 

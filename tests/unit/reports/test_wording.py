@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from strokecore.config import RegionCut
 from strokecore.reports import wording
-from strokecore.result import AspectsScore
+from strokecore.result import AspectsScore, RegionFinding, SoftwareInfo
 from tests.unit.reports import output_cases as cases
 
 
@@ -36,9 +37,59 @@ def test_summary_without_infarct(series, masks):
 
 
 def test_summary_shows_partial_and_missing_scores(result):
-    assert wording.summary_line(result) == "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed)"
+    assert wording.summary_line(result) == (
+        "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)"
+    )
     few = score(result, (None, 6), (10, 10), None)
     assert wording.summary_line(few) == "ASPECTS right not scored (6 of 10 assessed); left 10"
+
+
+def test_a_score_carries_its_doubt():
+    said = {
+        "7 (6-8)": AspectsScore(7, 10, (6, 8)),
+        "7 (6-8; 9 of 10 assessed)": AspectsScore(7, 9, (6, 8)),
+        "10": AspectsScore(10, 10, (10, 10)),
+        "9": AspectsScore(9, 10),
+        "9 (9 of 10 assessed)": AspectsScore(9, 9),
+        "not scored (6 of 10 assessed)": AspectsScore(None, 6),
+    }
+    assert {words: str(score) for words, score in said.items()} == {words: words for words in said}
+
+
+def test_what_is_said_of_a_region(result):
+    row = RegionFinding("M2", "left", False, 0.2, 0.0, 0.0, 30.0, -2.5, True)
+    said = {
+        "normal": row,
+        "affected": replace(row, affected=True),
+        "affected, borderline": replace(row, affected=True, borderline=True),
+        "borderline": replace(row, borderline=True),
+        "borderline (not outlined)": replace(row, borderline=True, reason="not_outlined"),
+        "not counted (single slice)": replace(row, reason="single_slice"),
+        "not assessed (old infarct)": replace(row, assessable=False, reason="old_infarct"),
+    }
+    assert {words: wording.statement(result, row) for words, row in said.items()} == {w: w for w in said}
+    assert wording.statement(cases.withheld(result), said["borderline"]) == "withheld"
+    assert not wording.doubtful(cases.withheld(result), said["borderline"])
+
+
+def test_only_volumes_that_are_there_are_named(result):
+    assert wording.other_volumes(result) == [
+        "old infarct 3.4 ml, not counted",
+        "other hypodensity 2.6 ml, not counted",
+        "infarct outside the ten regions 1.2 ml",
+    ]
+    assert wording.other_volumes(cases.refused(cases.GAP)) == []
+
+
+def test_the_haemorrhage_has_volume_and_place(result):
+    assert wording.haemorrhage(cases.withheld(result)) == "12.3 ml, right, most of it in right L"
+    assert wording.haemorrhage(result) == ""
+
+
+def test_the_cut_of_the_site_is_named(result):
+    software = SoftwareInfo("0.1.0", "b" * 64, "c" * 64, RegionCut(0.42, "f" * 64))
+    assert "from a probability of 0.42 on" in wording.decision(replace(result, software=software))
+    assert wording.decision(result) == ""
 
 
 def test_summary_of_withheld_names_place_and_volume_but_no_score(result):
@@ -52,7 +103,7 @@ def test_summary_of_withheld_names_place_and_volume_but_no_score(result):
 def test_summary_of_a_score_despite_blood_says_so(result):
     despite = replace(result, quality=(*result.quality, cases.BLOOD))
     line = wording.summary_line(despite)
-    assert line == "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed); haemorrhage suspected"
+    assert line == ("ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed); haemorrhage suspected")
 
 
 def test_summary_of_a_refusal_says_what_to_do():

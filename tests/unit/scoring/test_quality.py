@@ -7,8 +7,8 @@ import pytest
 
 from strokecore.anatomy.regions import RegionId
 from strokecore.head.canonical import Head
-from strokecore.result import RegionFinding
-from strokecore.scoring.quality import blood_flags, scan_flags
+from strokecore.result import AspectsScore, RegionFinding
+from strokecore.scoring.quality import blood_flags, haemorrhage_info, scan_flags, unconfirmed_flags
 from tests.unit.scoring.heads import SHAPE, flat_head, region_slices
 
 
@@ -27,6 +27,7 @@ def with_blood(head: Head, *boxes: tuple[slice, slice, slice]) -> Head:
 def test_a_clean_head_has_no_flags(head: Head) -> None:
     assert scan_flags(head, ()) == ()
     assert blood_flags(head) == ()
+    assert haemorrhage_info(head) is None
 
 
 def test_noise_is_flagged_where_small_regions_drown(head: Head) -> None:
@@ -37,7 +38,11 @@ def test_noise_is_flagged_where_small_regions_drown(head: Head) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_blood_is_named_by_side_region_and_volume(head: Head, side: str) -> None:
-    (flag,) = blood_flags(with_blood(head, region_slices(RegionId("L", side))))  # type: ignore[arg-type]
+    bleeding = with_blood(head, region_slices(RegionId("L", side)))  # type: ignore[arg-type]
+    found = haemorrhage_info(bleeding)
+    assert found is not None
+    assert (found.side, found.ml, found.place) == (side, 12.3, f"{side}, most of it in {side} L")
+    (flag,) = blood_flags(bleeding)
     assert flag.code == "suspected_haemorrhage"
     assert "12.3 ml" in flag.message
     assert f"{side}, most of it in {side} L" in flag.message
@@ -47,6 +52,9 @@ def test_blood_on_both_sides_is_said(head: Head) -> None:
     boxes = [region_slices(RegionId("M2", side)) for side in ("left", "right")]  # type: ignore[arg-type]
     (flag,) = blood_flags(with_blood(head, *boxes))
     assert "on both sides" in flag.message
+    found = haemorrhage_info(with_blood(head, *boxes))
+    assert found is not None
+    assert found.side == "both"
 
 
 def test_blood_outside_the_regions_is_said(head: Head) -> None:
@@ -66,6 +74,24 @@ def test_regions_that_were_not_judged_are_named(head: Head) -> None:
     (flag,) = scan_flags(head, (row, replace(row, name="M2")))
     assert flag.code == "not_covered"
     assert "left I, left M2" in flag.message
+
+
+def test_borderline_regions_are_named(head: Head) -> None:
+    row = RegionFinding("M2", "left", True, 0.6, 0.2, 1.0, 30.0, -2.0, True, borderline=True)
+    (flag,) = scan_flags(head, (row, replace(row, name="I", affected=False), replace(row, borderline=False)))
+    assert (flag.code, flag.severity) == ("borderline", "warning")
+    assert f"{flag.message} {flag.remedy}" == "Borderline: left M2, left I. Look at these yourself."
+
+
+def test_infarct_that_is_marked_but_not_counted_is_said() -> None:
+    aspects = {"left": AspectsScore(10, 10), "right": AspectsScore(9, 10)}
+    (flag,) = unconfirmed_flags(aspects, {"left": 0.8, "right": 20.0})
+    assert (flag.code, flag.severity) == ("unconfirmed_infarct", "warning")
+    assert flag.message.endswith(": left 0.8 ml.")
+    assert unconfirmed_flags(aspects, {"left": 0.0, "right": 20.0}) == ()
+    assert (
+        unconfirmed_flags(dict.fromkeys(aspects, AspectsScore(None, 10)), {"left": 9.0, "right": 9.0}) == ()
+    )
 
 
 def test_a_scan_that_begins_at_the_regions_is_warned_of(head: Head) -> None:

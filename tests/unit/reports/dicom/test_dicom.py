@@ -9,12 +9,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
 
 from strokecore.flags import QualityFlag
 from strokecore.reports import dicom
+from strokecore.result import HAEMORRHAGE, SourceMasks
 from tests.unit.reports import output_cases as cases
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -100,6 +102,15 @@ def test_real_scan_gives_valid_outputs(shared_data, tmp_path):
     result = cases.made_up_result(series, masks)
     written = dicom.write_outputs(series, result, masks, tmp_path)
     written += dicom.write_refusal(series.datasets[0], cases.refused(GAP), tmp_path / "refused")
+    assert {path.name: errors(path) for path in written if errors(path)} == {}
+
+
+@needs_dciodvfy
+def test_a_withheld_result_gives_valid_outputs(series, masks, result, tmp_path):
+    blood = SourceMasks(
+        np.where(masks.lesion == 2, HAEMORRHAGE, masks.lesion).astype(np.uint8), masks.regions
+    )
+    written = dicom.write_outputs(series, cases.withheld(result), blood, tmp_path)
     assert {path.name: errors(path) for path in written if errors(path)} == {}
 
 

@@ -11,7 +11,7 @@ from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.reports import dicom
 from strokecore.reports.dicom import seg
 from strokecore.reports.dicom.instance import Stamp, write
-from strokecore.result import SourceMasks
+from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, SourceMasks
 from tests.unit.reports import output_cases as cases
 
 
@@ -103,6 +103,22 @@ def test_segments_say_what_they_are(series, masks, stamp):
         assert len(item.RecommendedDisplayCIELabValue) == 3
     assert modifier(described["Infarct right"]) == "24028007"
     assert modifier(described["Old infarct"]) == "90734009"
+
+
+def test_haemorrhage_and_other_hypodensity_are_segments_of_their_own(series, masks, stamp):
+    lesion = masks.lesion.copy()
+    lesion[lesion == INFARCT["right"]] = HAEMORRHAGE
+    lesion[lesion == OLD_INFARCT] = OTHER_HYPODENSITY
+    dataset = seg.build_lesion(series, SourceMasks(lesion, masks.regions), cases.MODEL, stamp)
+    other, blood = dataset.SegmentSequence
+    assert (other.SegmentLabel, blood.SegmentLabel) == ("Other hypodensity", "Suspected haemorrhage")
+    for item, kind in ((other, "52988006"), (blood, "50960005")):
+        assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+        assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == kind
+    assert modifier(blood) == "415684004"
+    # the rule that finds blood is no part of the engine
+    algorithms = [item.SegmentationAlgorithmIdentificationSequence[0] for item in (other, blood)]
+    assert [item.AlgorithmName for item in algorithms] == [cases.MODEL.name, "StrokeCore haemorrhage"]
 
 
 def test_regions_name_their_own_side_and_colour(series, masks, stamp):

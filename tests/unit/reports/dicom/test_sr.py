@@ -11,9 +11,10 @@ from pydicom.sr.codedict import codes as standard_codes
 from pydicom.sr.coding import Code
 
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.config import RegionCut
 from strokecore.reports.dicom import codes, seg, sr
 from strokecore.reports.dicom.instance import Stamp, write
-from strokecore.result import AspectsScore, SourceMasks
+from strokecore.result import HAEMORRHAGE, AspectsScore, SourceMasks
 from tests.unit.reports import output_cases as cases
 
 
@@ -100,15 +101,28 @@ def test_each_region_has_a_group_of_its_own_side(report, result):
             values.get("Attenuation difference to contralateral region")
             == finding.contralateral_difference_hu
         )
-        (evaluation,) = group.get_qualitative_evaluations()
-        expected = (
-            codes.INDETERMINATE
-            if not finding.assessable
-            else codes.PRESENT
-            if finding.affected
-            else codes.ABSENT
-        )
+        evaluation, *doubts = group.get_qualitative_evaluations()
+        expected = codes.PRESENT if finding.affected else codes.ABSENT
+        if not finding.assessable:
+            expected = codes.INDETERMINATE
+        elif finding.borderline and not finding.affected:
+            expected = codes.EQUIVOCAL
         assert evaluation.value == expected
+        assert [(doubt.name, doubt.value) for doubt in doubts] == (
+            [(codes.BORDERLINE, codes.YES)] if finding.borderline else []
+        )
+
+
+def test_the_score_carries_its_range_as_measurement_uncertainty(report):
+    groups = tracked(report.content.get_image_measurement_groups())
+    for side, below, above in (("right", 1, 1), ("left", 1, 0)):
+        score = groups[f"ASPECTS {side}"].get_measurements()[0]
+        found = {
+            item.ConceptNameCodeSequence[0].CodeValue: item.MeasuredValueSequence[0].NumericValue
+            for item in score[0].ContentSequence
+            if item.RelationshipType == "HAS PROPERTIES"
+        }
+        assert found == {"371885007": below, "371886008": above}
 
 
 def test_a_region_not_assessed_says_why(report):
@@ -170,13 +184,15 @@ def test_the_content_refers_to_nothing_but_the_evidence(report):
 
 def test_statements(report):
     said = texts(report)
-    assert ("ASPECTS summary", "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed)") in said
+    assert ("ASPECTS summary", "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)") in said
     assert any(name == "Intended use" and "RESEARCH USE ONLY" in words for name, words in said)
     assert any(name == "Quality flag" and "noisy" in words and "Send 5 mm" in words for name, words in said)
     engine = next(words for name, words in said if name == "Engine")
     assert "asymmetry" in engine
     assert "no model package given" in engine
-    assert not any("No infarct was segmented" in words for _, words in said)
+    assert any("other hypodensity 2.6 ml" in words for _, words in said)
+    assert not any("Nothing was segmented" in words for _, words in said)
+    assert not any(name == "Decision point of the site" for name, _ in said)
 
 
 def test_algorithm_is_named(report):
@@ -189,19 +205,38 @@ def test_algorithm_is_named(report):
 def test_no_lesion_is_said(read, series, masks):
     empty = SourceMasks(np.zeros_like(masks.lesion), masks.regions)
     normal = read(series, cases.made_up_result(series, empty, affected=False), empty)
-    assert any("no infarct segmentation object was written" in words for _, words in texts(normal))
+    assert any("no segmentation of findings was written" in words for _, words in texts(normal))
     assert normal.content.get_volumetric_roi_measurement_groups() == []
 
 
+def test_the_cut_of_the_site_is_said(read, series, masks, result):
+    software = replace(result.software, region_cut=RegionCut(0.42, "f" * 64))
+    said = dict(texts(read(series, replace(result, software=software), masks)))
+    assert "0.42" in said["Decision point of the site"]
+
+
 def test_withheld_has_no_score_and_names_the_blood(read, series, masks, result):
-    report = read(series, cases.withheld(result), masks)
+    blood = SourceMasks(np.where(masks.lesion == 2, HAEMORRHAGE, 0).astype(np.uint8), masks.regions)
+    report = read(series, cases.withheld(result), blood)
     groups = tracked(report.content.get_image_measurement_groups())
     for side in ("left", "right"):
-        assert "Alberta Stroke Program Early CT Score" not in measurements(groups[f"ASPECTS {side}"])
+        assert set(measurements(groups[f"ASPECTS {side}"])) == {"Number of ASPECTS regions assessed"}
     for region in ALL_REGIONS:
         (evaluation,) = groups[f"Region {region.name} {region.side}"].get_qualitative_evaluations()
         assert evaluation.value == codes.INDETERMINATE
-    assert report.content.get_planar_roi_measurement_groups() == []
+        assert set(measurements(groups[f"Region {region.name} {region.side}"])) <= {
+            "Mean Attenuation Coefficient",
+            "Attenuation difference to contralateral region",
+        }
+    (found,) = report.content.get_planar_roi_measurement_groups()
+    assert found.finding_type == codes.HEMORRHAGE
+    assert found.finding_sites[0].laterality == codes.LATERALITY["right"]
+    assert measurements(found) == {"Volume": 12.3}
+    (evaluation,) = found.get_qualitative_evaluations(name=codes.HEMORRHAGE)
+    assert evaluation.value == codes.SUSPECTED
+    assert found.roi.graphic_type == hd.sr.GraphicTypeValues.POLYLINE
+    places = [i.TextValue for i in found[0].ContentSequence if i.ValueType == "TEXT"]
+    assert "right, most of it in right L" in places
     said = dict(texts(report))
     assert "haemorrhage suspected: 12.3 ml" in said["ASPECTS summary"]
     assert any("right L" in words for name, words in texts(report) if name == "Quality flag")
@@ -237,6 +272,7 @@ def test_dsrdump_reads_it(path):
         '(24028007,SCT,"Right")',
         "PRELIMINARY",
         "UNVERIFIED",
-        "ASPECTS right 7: I, M1, M2; left 9 (9 of 10 assessed)",
+        "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)",
+        "range of lower measurement uncertainty",
     ):
         assert words in done.stdout
