@@ -36,12 +36,13 @@ def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 
     regions = np.zeros(SHAPE, np.uint8)
     for region in ALL_REGIONS:
         regions[region_slices(region)] = region.label
-    brain = Brain(everywhere, nowhere, nowhere, everywhere, nowhere, nowhere, 0.0, noise_hu)
+    brain = Brain(everywhere, nowhere, nowhere, everywhere, nowhere, noise_hu)
     half_width = SPACING_MM[2] * (SHAPE[2] - 1) / 2
     return Head(
         hu=hu,
         grid=Grid(SHAPE, SPACING_MM, (-half_width, -100.0, -40.0)),
         brain=brain,
+        haemorrhage=None,
         regions=regions,
         grey=np.full(SHAPE, 0.5, np.float32),
         tissue=np.ones(SHAPE, np.float32),
