@@ -21,11 +21,12 @@ from strokecore.arrays import Bool3D, Float3D
 from strokecore.config import WEIGHT_FREE
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.head.cranium import dilate, erode
+from strokecore.head.grid import Grid
 from strokecore.scoring.decision import LOGIT_LIMIT, Decision, decision_text, load_decision
 from strokecore.scoring.engine import UNKNOWN, Lesion, RegionEvidence
-from strokecore.scoring.evidence import MirrorMap, labellings, region_evidence
+from strokecore.scoring.evidence import labellings, region_evidence
 from strokecore.scoring.old_infarct import keep_components, near_cavity
-from strokecore.scoring.tissue import Tissue, measure_regions
+from strokecore.scoring.tissue import MIN_SUPPORT, Tissue, measure_regions, smooth_within
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,32 @@ BELOW_REGIONS_MM: Final = 8.0
 # matter lies about 5 HU below it.
 _HYPODENSE_HU: Final = 9.0
 _HYPODENSE_ML: Final = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorMap:
+    """Smoothed density of a head and how it differs from its mirror image; all [z, y, x].
+
+    Attributes
+    ----------
+    smooth: float32, HU, flattened and smoothed within the usable tissue.
+    support: float32 0-1, share of the kernel that usable tissue fills.
+    difference: float32, HU, this side minus the other; 0 where ``compared`` is false.
+    compared: bool, usable and supported on both sides.
+    """
+
+    smooth: Float3D
+    support: Float3D
+    difference: Float3D
+    compared: Bool3D
+
+    @classmethod
+    def of(cls, tissue: Tissue, grid: Grid, smoothing_mm: float) -> MirrorMap:
+        smooth, support = smooth_within(tissue.flat, tissue.usable, smoothing_mm, grid.spacing_mm)
+        known = tissue.usable & (support > MIN_SUPPORT)
+        compared = known & known[:, :, ::-1]
+        difference = np.where(compared, smooth - smooth[:, :, ::-1], np.float32(0))
+        return cls(smooth, support, difference, compared)
 
 
 class AsymmetryEngine:
@@ -131,8 +158,7 @@ class AsymmetryEngine:
         )
 
     def _evidence(self, head: Head, tissue: Tissue) -> dict[RegionId, RegionEvidence]:
-        mirror = MirrorMap.of(tissue, head.grid)
-        first, *others = [region_evidence(head, tissue, mirror, regions) for regions in labellings(head)]
+        first, *others = [region_evidence(head, tissue, regions) for regions in labellings(head)]
         measured = measure_regions(head, tissue)
         evidence = dict.fromkeys(measured, UNKNOWN)
         known = first.keys() - set(tissue.bordering_on_old(head))

@@ -1,6 +1,6 @@
 """From a region's measurements to a calibrated probability; fitted on simulated heads of real people.
 
-Two steps. First a logistic model per group of regions over the three measurements of evidence.py, each in
+Two steps. First a logistic model per group of regions over the measurements of evidence.py, each in
 units of its scatter in people without infarct (noise of the image included, so that a noisy scan decides
 less). Then the company of a region: a vessel feeds several regions of one side, and a scan that makes many
 regions of both sides look ill is to be trusted less. The constants stand in decision.json beside this file
@@ -37,40 +37,41 @@ GROUPS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Log-odds = offset - the sum of weight * measurement in units of its scatter; darker is more likely."""
+    """Log-odds = offset - the sum of weight * measurement in units of its scatter, by tissue.QUANTILES.
+
+    A darker bright part makes infarct likelier; the weight of the dark part is negative where it tells of
+    sulci.
+    """
 
     offset: float
-    difference: float
-    local: float
-    level: float
+    differences: tuple[float, ...]
+    levels: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Company:
-    """Log-odds = offset + own * the region's + same_side and other_side * the mean of the regions there."""
+    """Log-odds = offset + own * the region's + each weight * what the other regions say (see company_of)."""
 
     offset: float
     own: float
     same_side: float
+    strongest: float
     other_side: float
 
 
 @dataclass(frozen=True)
 class Normal:
-    """One region name in people without infarct, HU.
+    """One region name in people without infarct, HU, by tissue.QUANTILES.
 
     Attributes
     ----------
-    difference_sd, local_sd, level_sd: scatter between people, image noise apart.
-    local_mean: the darker part of a healthy region is darker than its mirror by this.
-    level_mean: what the region's typical density differs from the person's level by.
+    differences_sd, levels_sd: scatter between people, image noise apart.
+    levels_mean: what the region differs from the person's brain by.
     """
 
-    difference_sd: float
-    local_sd: float
-    level_sd: float
-    local_mean: float
-    level_mean: float
+    differences_sd: tuple[float, ...]
+    levels_sd: tuple[float, ...]
+    levels_mean: tuple[float, ...]
 
 
 class Judgement(NamedTuple):
@@ -109,66 +110,77 @@ class Decision:
         means = {region: float(np.mean(each)) for region, each in odds.items()}
         judged = {}
         for region, each in odds.items():
-            sides = mean_of_others(means, region)
-            probability, *others = (
-                self._probability(region, value, *sides) for value in (means[region], *each)
+            others = company_of(means, region)
+            probability, *redrawn = (
+                self._probability(region, value, others) for value in (means[region], *each)
             )
-            called = [value >= self.threshold for value in others]
+            called = [value >= self.threshold for value in redrawn]
             judged[region] = Judgement(probability, any(called) and not all(called))
         return judged
 
     def log_odds(self, region: RegionId, found: Evidence) -> float:
         """Log-odds by one opinion on the region's borders, before the calibration."""
-        difference, local, level = in_units(found, self.normal[region.name])
-        if difference is None or local is None:
-            weights = self.alone[GROUPS[region.name]]
-            return weights.offset - weights.level * level
-        weights = self.weights[GROUPS[region.name]]
+        differences, levels = in_units(found, self.normal[region.name])
+        weights = (self.alone if differences is None else self.weights)[GROUPS[region.name]]
         return (
-            weights.offset - weights.difference * difference - weights.local * local - weights.level * level
+            weights.offset
+            - sum(w * level for w, level in zip(weights.levels, levels, strict=True))
+            - sum(w * d for w, d in zip(weights.differences, differences or (), strict=False))
         )
 
-    def _probability(self, region: RegionId, own: float, same_side: float, other_side: float) -> float:
+    def _probability(self, region: RegionId, own: float, others: tuple[float, float, float]) -> float:
         company = self.company[GROUPS[region.name]]
+        same_side, strongest, other_side = others
         together = (
             company.offset
             + company.own * own
             + company.same_side * same_side
+            + company.strongest * strongest
             + company.other_side * other_side
         )
         value = np.clip(self.slope * together + self.offset, -LOGIT_LIMIT, LOGIT_LIMIT)
         return 1.0 / (1.0 + float(np.exp(-value)))
 
 
-def mean_of_others(log_odds: Mapping[RegionId, float], region: RegionId) -> tuple[float, float]:
-    """Mean log-odds of the other regions of this side, and of the other side's; each within COMPANY_LIMIT.
+def company_of(log_odds: Mapping[RegionId, float], region: RegionId) -> tuple[float, float, float]:
+    """What the other regions say: mean of this side, of its two likeliest, and of the other side.
 
-    A side without a judged region says what most healthy sides do.
+    Each region within COMPANY_LIMIT; a side without a judged region says what most healthy sides do.
     """
-    sides = []
-    for side in (region.side, region.mirror.side):
-        values = [value for other, value in log_odds.items() if other.side == side and other != region]
-        sides.append(float(np.mean(np.clip(values, -COMPANY_LIMIT, COMPANY_LIMIT))) if values else NO_COMPANY)
-    return sides[0], sides[1]
+    same, other = (
+        sorted(
+            min(max(value, -COMPANY_LIMIT), COMPANY_LIMIT)
+            for name, value in log_odds.items()
+            if name.side == side and name != region
+        )
+        for side in (region.side, region.mirror.side)
+    )
+    return _mean(same), _mean(same[-2:]), _mean(other)
 
 
-def in_units(found: Evidence, normal: Normal) -> tuple[float | None, float | None, float]:
-    """Difference, local and level in units of their scatter; None without a mirror.
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else NO_COMPANY
+
+
+def in_units(found: Evidence, normal: Normal) -> tuple[tuple[float, ...] | None, tuple[float, ...]]:
+    """Differences and levels in units of their scatter; no differences without a mirror.
 
     A mirror that is brighter than healthy tissue is no reference for the part above: blood, calcium or
     contrast on one side must not darken the other.
     """
-    level = _units(found.level_hu - normal.level_mean, normal.level_sd, found.error_hu)
-    if found.difference_hu is None or found.local_hu is None:
-        return None, None, level
-    mirror_hu = found.level_hu - found.difference_hu - normal.level_mean
-    too_bright = max(0.0, mirror_hu - BRIGHT_SD * normal.level_sd)
-    error = found.error_hu * float(np.sqrt(2.0))  # both sides bring their noise
-    return (
-        _units(found.difference_hu + too_bright, normal.difference_sd, error),
-        _units(found.local_hu - normal.local_mean + too_bright, normal.local_sd, error),
-        level,
+    levels = tuple(
+        _units(value - mean, sd, found.error_hu)
+        for value, mean, sd in zip(found.levels_hu, normal.levels_mean, normal.levels_sd, strict=True)
     )
+    if found.differences_hu is None:
+        return None, levels
+    error = found.error_hu * float(np.sqrt(2.0))  # both sides bring their noise
+    differences = []
+    for at, value in enumerate(found.differences_hu):
+        mirror_hu = found.levels_hu[at] - value - normal.levels_mean[at]
+        too_bright = max(0.0, mirror_hu - BRIGHT_SD * normal.levels_sd[at])
+        differences.append(_units(value + too_bright, normal.differences_sd[at], error))
+    return tuple(differences), levels
 
 
 @cache
@@ -188,11 +200,15 @@ def decision_from(record: Mapping[str, Any]) -> Decision:
         threshold=float(record["threshold"]),
         slope=float(record["calibration"]["slope"]),
         offset=float(record["calibration"]["offset"]),
-        normal={name: Normal(**values) for name, values in record["normal"].items()},
-        weights={name: Weights(**values) for name, values in record["weights"].items()},
-        alone={name: Weights(**values) for name, values in record["alone"].items()},
+        normal={name: Normal(**_tuples(values)) for name, values in record["normal"].items()},
+        weights={name: Weights(**_tuples(values)) for name, values in record["weights"].items()},
+        alone={name: Weights(**_tuples(values)) for name, values in record["alone"].items()},
         company={name: Company(**values) for name, values in record["company"].items()},
     )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _units(value_hu: float, sd_hu: float, error_hu: float) -> float:

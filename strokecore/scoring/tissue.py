@@ -24,6 +24,9 @@ _BRIGHT_SMOOTHING_MM: Final = 1.5
 MIN_MIRROR_SHARE: Final = 0.5
 # With more of its tissue at the border of an old cavity, early change cannot be told from gliosis.
 MAX_NEAR_OLD_SHARE: Final = 0.2
+# Where a region's distribution of densities is read: its bright part is grey matter, its dark part white
+# matter and the partial volume of sulci.
+QUANTILES: Final = (0.8, 0.5, 0.2)
 # Smoothed densities are trusted where tissue fills at least this share of the kernel.
 MIN_SUPPORT: Final = 0.25
 # Dropped from both ends of a region's densities before the mean that is reported.
@@ -40,15 +43,20 @@ class Tissue:
     near_old: bool, the cavities and their rim, where nothing is judged.
     usable: bool, measurable: brain inside the scan, away from old cavities, not as bright as calcium.
     flat: float32, HU without the person's slow density field.
-    level_hu: this person's brain: median flat density of the regions of the brighter side, because an
-        infarct must not pull its own reference down.
+    levels_hu: this person's brain: QUANTILES of the flat density of all regions of one side, of the
+        brighter side each, because an infarct must not pull its own reference down.
     """
 
     old: Bool3D
     near_old: Bool3D
     usable: Bool3D
     flat: Float3D
-    level_hu: float
+    levels_hu: tuple[float, ...]
+
+    @property
+    def level_hu(self) -> float:
+        """The median among ``levels_hu``."""
+        return self.levels_hu[QUANTILES.index(0.5)]
 
     @classmethod
     def of(cls, head: Head) -> Tissue:
@@ -57,10 +65,10 @@ class Tissue:
         near_old = widened(old, OLD_RIM_MM, head.grid)
         usable = head.brain.parenchyma & head.covered & ~near_old
         flat = head.flat
-        level = _level(head, flat, usable)
+        levels = _levels(head, flat, usable)
         smooth, _ = smooth_within(flat, usable, _BRIGHT_SMOOTHING_MM, head.grid.spacing_mm)
-        usable &= smooth < level + BRIGHT_HU
-        return cls(old, near_old, usable, flat, level)
+        usable &= smooth < levels[QUANTILES.index(0.5)] + BRIGHT_HU
+        return cls(old, near_old, usable, flat, levels)
 
     def bordering_on_old(self, head: Head) -> tuple[RegionId, ...]:
         """The regions with too much tissue at the border of an old cavity to be judged."""
@@ -137,7 +145,13 @@ def smooth_within(
     return np.where(support > 1e-3, total / np.maximum(support, 1e-3), 0.0).astype(np.float32), support
 
 
-def _level(head: Head, flat: Float3D, usable: Bool3D) -> float:
+def _levels(head: Head, flat: Float3D, usable: Bool3D) -> tuple[float, ...]:
     inside = usable & (head.regions > 0)
     halves = [flat[half][inside[half]] for half in map(head.grid.side_columns, SIDES)]
-    return max((float(np.median(half)) for half in halves if half.size), default=0.0)
+    sides = [quantiles(half) for half in halves if half.size]
+    return tuple(max(values) for values in zip(*sides, strict=True)) if sides else (0.0,) * len(QUANTILES)
+
+
+def quantiles(values: Float32Array) -> tuple[float, ...]:
+    """QUANTILES of the densities [n]."""
+    return tuple(float(value) for value in np.quantile(values, QUANTILES))

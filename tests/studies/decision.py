@@ -34,9 +34,9 @@ from strokecore.files import write_atomically
 from strokecore.head.canonical import align_series, crop, symmetric_box
 from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.scoring.decision import GROUPS, Company, Normal, Weights, in_units, mean_of_others
-from strokecore.scoring.evidence import Evidence, MirrorMap, labellings, region_evidence
-from strokecore.scoring.tissue import Tissue
+from strokecore.scoring.decision import GROUPS, Company, Normal, Weights, company_of, in_units
+from strokecore.scoring.evidence import Evidence, labellings, region_evidence
+from strokecore.scoring.tissue import QUANTILES, Tissue
 from strokecore.simulate import SIMULATOR_VERSION, write_sample
 from strokecore.simulate.domain import random_person_spec
 from strokecore.simulate.people import load_person
@@ -47,6 +47,7 @@ DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
 # Of five heads one has no infarct; the other four have one depth each.
 CYCLE: Final = len(DEPTHS_HU) + 1
 KEPT_HEMISPHERES: Final = 0.85
+COUNT: Final = len(QUANTILES)
 # Half the usual matrix: the node's grid has pixels of 1 mm, and simulating and reading take a third.
 COARSE: Final[dict[str, Any]] = {"matrix": 256, "pixel_mm": 0.9}
 OUT: Final = Path("strokecore/scoring/decision.json")
@@ -93,8 +94,7 @@ def measure_case(folder: Path) -> list[Row]:
         return []
     head = crop(head, symmetric_box(head.brain.intracranial))
     tissue = Tissue.of(head)
-    mirror = MirrorMap.of(tissue, head.grid)
-    opinions = [region_evidence(head, tissue, mirror, regions) for regions in labellings(head)]
+    opinions = [region_evidence(head, tissue, regions) for regions in labellings(head)]
     rows = []
     for row in truth["regions"]:
         region = RegionId(row["name"], row["side"])
@@ -116,22 +116,17 @@ def measure_case(folder: Path) -> list[Row]:
 
 
 def fit_normal(rows: list[Row]) -> dict[str, Normal]:
-    """Scatter and means of every region name over heads without infarct, both sides together."""
+    """Scatter and means of every region name over regions without infarct, both sides together."""
     found = {}
     for name in REGION_NAMES:
-        mine = [r.opinions[0] for r in rows if r.region.name == name and r.delta_hu == 0]
-        level = np.array([e.level_hu for e in mine])
-        pairs = [e for e in mine if e.difference_hu is not None and e.local_hu is not None]
-        difference = np.array([e.difference_hu for e in pairs], float)
-        local = np.array([e.local_hu for e in pairs], float)
-        error = np.array([e.error_hu for e in pairs])
-        noise = float(np.mean(2 * error**2))
+        mine = [r.opinions[0] for r in rows if r.region.name == name and r.judged and not r.affected]
+        levels = np.array([e.levels_hu for e in mine])
+        differences = np.array([e.differences_hu for e in mine if e.differences_hu is not None])
+        noise = float(np.mean([e.error_hu**2 for e in mine]))
         found[name] = Normal(
-            difference_sd=_without_noise(difference, noise),
-            local_sd=_without_noise(local, noise),
-            level_sd=_without_noise(level, noise / 2),
-            local_mean=_rounded(float(np.mean(local))),
-            level_mean=_rounded(float(np.median(level))),
+            differences_sd=tuple(_without_noise(values, 2 * noise) for values in differences.T),
+            levels_sd=tuple(_without_noise(values, noise) for values in levels.T),
+            levels_mean=tuple(_rounded(float(np.median(values))) for values in levels.T),
         )
     return found
 
@@ -143,29 +138,31 @@ def _without_noise(values: Any, noise: float) -> float:
     return _rounded(float(np.sqrt(max(sd**2 - noise, 0.09))))
 
 
-def units(rows: list[Row], normal: dict[str, Normal], opinion: int | None = None) -> Any:
-    """Measurements in units of their scatter, averaged over opinions (or of one); [n, 3], NaN unknown."""
-    table = np.full((len(rows), 3), np.nan)
+def units(rows: list[Row], normal: dict[str, Normal]) -> Any:
+    """Differences and levels in units of their scatter, averaged over opinions; [n, 6], NaN unknown."""
+    table = np.full((len(rows), 2 * COUNT), np.nan)
     for at, row in enumerate(rows):
-        chosen = row.opinions if opinion is None else row.opinions[opinion : opinion + 1]
-        each = np.array([in_units(e, normal[row.region.name]) for e in chosen], float)  # None is NaN
-        table[at] = [np.nan if np.isnan(part).all() else np.nanmean(part) for part in each.T]
+        each = [in_units(e, normal[row.region.name]) for e in row.opinions]
+        table[at, COUNT:] = np.mean([levels for _, levels in each], axis=0)
+        compared = [differences for differences, _ in each if differences is not None]
+        if compared:
+            table[at, :COUNT] = np.mean(compared, axis=0)
     return table
 
 
-def fit_weights(rows: list[Row], normal: dict[str, Normal], used: tuple[int, ...]) -> dict[str, Weights]:
-    """Logistic regression with weights >= 0 by group, drawn towards the weights of all groups together."""
+def fit_weights(rows: list[Row], normal: dict[str, Normal], *, alone: bool = False) -> dict[str, Weights]:
+    """Logistic regression by group, drawn towards all groups together; ``alone``: by the levels only."""
     groups = sorted(set(GROUPS.values()))
-    x = -units(rows, normal)[:, used]
+    x = -units(rows, normal)
+    x = x[:, COUNT:] if alone else x
     y = np.array([r.affected for r in rows], float)
     group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
     keep = np.array([r.judged for r in rows]) & ~np.isnan(x).any(axis=1)
-    k = len(used)
     found = {}
     for name, values in zip(groups, _logistic(x[keep], y[keep], group[keep], len(groups)), strict=True):
-        full = np.zeros(3)
-        full[list(used)] = np.maximum(values[:k], 0)
-        found[name] = Weights(_rounded(values[k]), *(_rounded(v) for v in full))
+        rounded = tuple(_rounded(v) for v in values)
+        differences = (0.0,) * COUNT if alone else rounded[:COUNT]
+        found[name] = Weights(rounded[-1], differences, rounded[-1 - COUNT : -1])
     return found
 
 
@@ -194,29 +191,29 @@ def _logistic(x: Any, y: Any, group: Any, groups: int) -> Any:
 def fit_company(rows: list[Row], value: Any) -> dict[str, Company]:
     """How much the other regions count: logistic regression over ``value`` and the means of both sides."""
     groups = sorted(set(GROUPS.values()))
-    x = np.column_stack([value, *np.array(company_of(rows, value)).T])
+    x = np.column_stack([value, *np.array(others_of(rows, value)).T])
     y = np.array([r.affected for r in rows], float)
     group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
     keep = np.array([r.judged for r in rows])
     return {
-        name: Company(_rounded(w[3]), *(_rounded(v) for v in w[:3]))
+        name: Company(_rounded(w[-1]), *(_rounded(v) for v in w[:-1]))
         for name, w in zip(groups, _logistic(x[keep], y[keep], group[keep], len(groups)), strict=True)
     }
 
 
-def company_of(rows: list[Row], value: Any) -> list[tuple[float, float]]:
+def others_of(rows: list[Row], value: Any) -> list[tuple[float, float, float]]:
     by_case: dict[str, dict[RegionId, float]] = {}
     for row, v in zip(rows, value, strict=True):
         by_case.setdefault(row.case, {})[row.region] = float(v)
-    return [mean_of_others(by_case[row.case], row.region) for row in rows]
+    return [company_of(by_case[row.case], row.region) for row in rows]
 
 
 def with_company(rows: list[Row], value: Any, company: dict[str, Company]) -> Any:
     """Log-odds in company, before the calibration; [n]."""
     found = []
-    for row, v, (same, other) in zip(rows, value, company_of(rows, value), strict=True):
+    for row, v, others in zip(rows, value, others_of(rows, value), strict=True):
         c = company[GROUPS[row.region.name]]
-        found.append(c.offset + c.own * v + c.same_side * same + c.other_side * other)
+        found.append(c.offset + np.dot((c.own, c.same_side, c.strongest, c.other_side), (v, *others)))
     return np.array(found)
 
 
@@ -224,12 +221,10 @@ def odds(
     rows: list[Row], normal: dict[str, Normal], weights: dict[str, Weights], alone: dict[str, Weights]
 ) -> Any:
     """Mean log-odds over the opinions, before the calibration; [n]."""
-    x = units(rows, normal)
     value = np.zeros(len(rows))
-    for at, row in enumerate(rows):
-        w = (alone if np.isnan(x[at, 0]) else weights)[GROUPS[row.region.name]]
-        terms = np.array([w.difference, w.local, w.level]) * np.nan_to_num(x[at])
-        value[at] = w.offset - terms.sum()
+    for at, (row, x) in enumerate(zip(rows, units(rows, normal), strict=True)):
+        w = (alone if np.isnan(x[0]) else weights)[GROUPS[row.region.name]]
+        value[at] = w.offset - np.nan_to_num(x) @ (*w.differences, *w.levels)
     return value
 
 
@@ -262,7 +257,7 @@ def report(name: str, rows: list[Row], probability: Any, cut: float) -> dict[str
     y = np.array([r.affected for r in rows])
     depth = np.array([r.delta_hu for r in rows])
     observer = np.array([np.nan if r.observer_hu is None else -r.observer_hu for r in rows])
-    plain = np.array([-(r.opinions[0].difference_hu or 0.0) for r in rows])
+    plain = np.array([-(r.opinions[0].differences_hu or (0.0,) * COUNT)[1] for r in rows])
     lines: dict[str, Any] = {}
     for label, chosen in (
         ("all", judged),
@@ -302,8 +297,8 @@ def fit(out: Path, heads: list[Path]) -> None:
     tune = [r for r in rows if r.person in FIT_PERSONS]
     validate = [r for r in rows if r.person in VALIDATE_PERSONS]
     normal = fit_normal(tune)
-    weights = fit_weights(tune, normal, (0, 1, 2))
-    alone = fit_weights(tune, normal, (2,))
+    weights = fit_weights(tune, normal)
+    alone = fit_weights(tune, normal, alone=True)
     company = fit_company(tune, odds(tune, normal, weights, alone))
     value = with_company(validate, odds(validate, normal, weights, alone), company)
     slope, offset = calibrate(value, validate)
@@ -362,7 +357,7 @@ def main() -> None:
                 print(done, len(tasks), flush=True)
             return
         heads = [path for folder in options.folders for path in sorted(folder.iterdir()) if path.is_dir()]
-        for _ in pool.map(measure_case, heads):
+        for _ in pool.map(measure_case, [] if options.step == "fit" else heads):
             pass
     if options.step == "fit":
         fit(OUT, heads)
