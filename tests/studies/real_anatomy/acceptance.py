@@ -276,7 +276,10 @@ def _fit(measured: Measured) -> list[Row]:
 
 
 def _real(figures: Figures, simulated: Figures | None) -> list[Row]:
-    rows = []
+    states = figures["processed"]["by_status"]
+    rows = [
+        Row("real head, what became of it", "", ", ".join(f"{n} {status}" for status, n in states.items()))
+    ]
     for depth in AUC_BARS:
         if depth not in figures["detection"]:
             continue
