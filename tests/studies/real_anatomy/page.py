@@ -177,9 +177,9 @@ def _real_head(measured: Measured, kept: Path, pictures: Path) -> str:
     parts = [
         "## The real head as it was scanned, and its mirror image",
         "No expert has scored it. It has mild atrophy, wider on the left around the Sylvian fissure, and an "
-        "old lesion in the left temporo-occipital region, outside the MCA regions; nothing acute is known. The "
-        "table sets the node's mirror difference beside that of the independent masks (left minus right, HU): "
-        "where both agree, the scan itself is asymmetric, and a call there is not one of misplaced regions.",
+        "old lesion in the left temporo-occipital region, outside the MCA regions; nothing acute is known. "
+        "The table sets the node's mirror difference beside that of the independent masks (left minus right, "
+        "HU): where both agree, the scan itself is asymmetric, and no misplaced region makes the call.",
     ]
     for o in untouched:
         scores = ", ".join(f"{side} {o.scores[side]}" for side in SIDES)
