@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Timing:
-    """The command on one scan: from start to end, and what it took of the processors (a busy machine shows)."""
+    """The command on one scan: from its start to its end, and what it took of the processors."""
 
     slices: int
     seconds: float
