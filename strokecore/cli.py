@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Behind everything that scores: a build takes a core and minutes.
 _BACKGROUND_NICENESS: Final = 15
 
+_BLOOD_PLACES_HELP: Final = "parenchymal, subdural, bilateral_subdural, subarachnoid or ventricular"
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
 log = logging.getLogger(__name__)
@@ -124,6 +126,8 @@ def _sample(options: argparse.Namespace) -> int:
         tilt_deg=options.tilt,
         blood_ml=options.blood_ml,
         **changes,
+        blood_place=options.blood_place,
+        blood_side=options.blood_side,
     )
     folder = write_sample(options.out, spec, base)
     files = len(list(folder.glob("*.dcm")))
@@ -337,6 +341,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="masks of the second definition, MNI152_M1_L.nii.gz ...",
     )
+    sample.add_argument("--blood-place", default="parenchymal", metavar="PLACE", help=_BLOOD_PLACES_HELP)
+    sample.add_argument("--blood-side", choices=("left", "right"), default="left", help="its side")
     sample.set_defaults(run=_sample)
 
     evaluate = commands.add_parser("evaluate", help="how good the node is on cases with known truth")

@@ -137,7 +137,8 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
         findings = find_regions(head, lesion, cut.threshold if cut else None)
         aspects = score_hemispheres(findings)
         blood = blood_flags(head)
-        withheld = bool(blood) and scorer.config.withhold_on_blood
+        haemorrhage = haemorrhage_info(head)
+        withheld = haemorrhage is not None and scorer.config.withhold_on_blood
         if withheld:
             # Oedema around blood looks like infarct: no call, no score and no infarct stands beside it.
             findings = tuple(finding.without_call() for finding in findings)
@@ -165,10 +166,11 @@ def score_head(aligned: AlignedSeries, scorer: Scorer, known: Result) -> Scored:
                 *engine_flags(model),
             ),
             result_key=result_key(series, known.software, model),
-            haemorrhage=haemorrhage_info(head),
+            haemorrhage=haemorrhage,
         )
         labels = lesion.labels(head.grid)
-        labels[head.brain.blood_like] = HAEMORRHAGE
+        if haemorrhage is not None and head.haemorrhage is not None:
+            labels[head.haemorrhage.mask] = HAEMORRHAGE
         masks = SourceMasks(
             lesion=to_source(series, aligned.frame, labels),
             regions=to_source(series, aligned.frame, head.regions),

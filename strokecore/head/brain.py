@@ -1,4 +1,4 @@
-"""Brain, CSF, ventricles, calcification, blood-like density and noise of a canonical head.
+"""Brain, CSF, ventricles, calcification and noise of a canonical head.
 
 Densities are judged against this person's own brain: scanners, kernels and beam hardening shift the whole
 scale by several HU. Masks are made from smoothed values, because the noise of one voxel (3-6 HU at 5 mm) is
@@ -49,18 +49,6 @@ _CALCIUM_HU: Final = 95.0
 _CALCIUM_RIM_HU: Final = 55.0
 _CALCIUM_SKULL_MM: Final = 4.0
 
-# Blood: clot measures 50-90 HU; 15 HU above brain is 48 HU in most adults.
-_BLOOD_ABOVE_BRAIN_HU: Final = 15.0
-_BLOOD_HU: Final = (46.0, 100.0)
-_BLOOD_SMOOTHING_MM: Final = 1.5
-# Falx, tentorium and sinuses are bright too, but thinner than twice this or closer to bone.
-_BLOOD_CORE_MM: Final = 3.0
-_BLOOD_SKULL_MM: Final = 4.0
-_BLOOD_ML: Final = 0.7
-# Near the skull base bone hardens the beam: only a large bleeding stands out.
-_BASE_Z_MM: Final = -28.0
-_BLOOD_AT_BASE_ML: Final = 3.0
-
 # Neighbours this far apart share little of the resampling's smoothing.
 _NOISE_LAG: Final = 2
 _SECOND_DIFFERENCE: Final = float(np.sqrt(6.0))
@@ -76,11 +64,9 @@ class Brain:
     intracranial: everything inside the skull (brain and CSF).
     csf: CSF-like density (sulci, cisterns, ventricles, old cavities).
     ventricles: the ventricular part of ``csf`` (connected, central).
-    parenchyma: brain tissue that may be measured: intracranial without csf, calcification,
-        blood-like density, bone and their partial-volume rims.
+    parenchyma: brain tissue that may be measured: intracranial without csf, calcification, haemorrhage,
+        bone and their partial-volume rims.
     calcification: dense physiological or pathological calcium.
-    blood_like: density suspicious of haemorrhage (a component large enough to matter).
-    blood_ml: volume of ``blood_like``.
     noise_hu: robust standard deviation of parenchyma noise at the grid's resolution.
     """
 
@@ -89,9 +75,12 @@ class Brain:
     ventricles: BoolArray
     parenchyma: BoolArray
     calcification: BoolArray
-    blood_like: BoolArray
-    blood_ml: float
     noise_hu: float
+
+    def cropped(self, box: tuple[slice, slice, slice]) -> Brain:
+        """The masks inside a box."""
+        masks = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "noise_hu"}
+        return replace(self, **{name: mask[box] for name, mask in masks.items()})
 
 
 def segment_brain(hu: Float32Array, grid: Grid, covered: BoolArray) -> Brain:
@@ -107,34 +96,40 @@ def segment_brain(hu: Float32Array, grid: Grid, covered: BoolArray) -> Brain:
     Refusal: "no_brain".
     """
     cranium = _coarse_cranium(hu, grid, covered)
-    box = _bounding_box(cranium, _REFINE_MM, grid.spacing_mm)
-    brain = _segment(hu[box], _cropped(grid, box), cranium[box], covered[box])
-    return _uncropped(brain, box, grid.shape)
+    box = bounding_box(cranium, _REFINE_MM, grid.spacing_mm)
+    intracranial = np.zeros(grid.shape, np.bool_)
+    intracranial[box] = _intracranial(hu[box], cranium[box], covered[box], grid.spacing_mm)
+    return segment_tissue(hu, intracranial, grid)
 
 
-def _segment(hu: Float32Array, grid: Grid, cranium: BoolArray, covered: BoolArray) -> Brain:
-    intracranial = _intracranial(hu, cranium, covered, grid.spacing_mm)
+def segment_tissue(hu: Float32Array, intracranial: BoolArray, grid: Grid) -> Brain:
+    """Tissue masks inside a skull that is known already; arrays as in ``segment_brain``."""
+    box = bounding_box(intracranial, _REFINE_MM, grid.spacing_mm)
+    return _uncropped(_tissue(hu[box], intracranial[box], cropped(grid, box)), box, grid.shape)
+
+
+def without_haemorrhage(brain: Brain, blood: BoolArray, grid: Grid) -> Brain:
+    """``brain`` whose parenchyma leaves out blood (bool [z, y, x]) and its rim."""
+    return replace(
+        brain, parenchyma=brain.parenchyma & ~_in_plane_dilation(blood, _CSF_RIM_MM, grid.spacing_mm)
+    )
+
+
+def _tissue(hu: Float32Array, intracranial: BoolArray, grid: Grid) -> Brain:
     depth_mm = depth(intracranial, grid.spacing_mm)
-    level = _brain_level(hu, depth_mm)
-
-    smooth = _smoothed(hu, intracranial, _CSF_SMOOTHING_MM, grid.spacing_mm)
+    level = brain_level(hu, depth_mm)
+    smooth = smoothed(hu, intracranial, _CSF_SMOOTHING_MM, grid.spacing_mm)
     csf_below = float(np.clip(level * _CSF_SHARE_OF_BRAIN, *_CSF_HU))
     csf = intracranial & ((smooth < csf_below) | _sulci(smooth, intracranial, level, grid.spacing_mm))
-    ventricles = _ventricles(csf, depth_mm, grid)
     calcification = _calcification(hu, depth_mm)
-    blood_like = _blood_like(hu, intracranial & ~calcification, depth_mm, level, grid)
-
-    not_brain = csf | calcification | blood_like
-    rim = _in_plane_dilation(not_brain, _CSF_RIM_MM, grid.spacing_mm)
+    rim = _in_plane_dilation(csf | calcification, _CSF_RIM_MM, grid.spacing_mm)
     parenchyma = (depth_mm > _SKULL_RIM_MM) & ~rim
     return Brain(
         intracranial=intracranial,
         csf=csf,
-        ventricles=ventricles,
+        ventricles=_ventricles(csf, depth_mm, grid),
         parenchyma=parenchyma,
         calcification=calcification,
-        blood_like=blood_like,
-        blood_ml=grid.ml(blood_like),
         noise_hu=_noise(hu, parenchyma),
     )
 
@@ -159,10 +154,10 @@ def _intracranial(hu: Float32Array, cranium: BoolArray, covered: BoolArray, spac
     Distances are measured on every second pixel: it costs a quarter, and a millimetre does not matter.
     """
     half_mm = (spacing_mm[0], 2 * spacing_mm[1], 2 * spacing_mm[2])
-    coarse = _halved(cranium)
+    coarse = halved(cranium)
     near = _doubled(dilate(coarse, _REFINE_MM / 2, half_mm), hu.shape)
     soft = near & covered & (hu < _INNER_TABLE_HU) & (hu > _AIR_FAT_HU)
-    body = largest_component(erode(_halved(soft), _LEAK_MM, half_mm))
+    body = largest_component(erode(halved(soft), _LEAK_MM, half_mm))
     body = _doubled(dilate(body, _LEAK_MM + 1.5, half_mm), hu.shape) & soft
     # calcium and dense clot are inside; the skull's own component is not
     skull = largest_component(hu > BONE_HU)
@@ -170,7 +165,7 @@ def _intracranial(hu: Float32Array, cranium: BoolArray, covered: BoolArray, spac
     return np.asarray(ndimage.binary_fill_holes(largest_component(body | deep)))
 
 
-def _halved(mask: BoolArray) -> BoolArray:
+def halved(mask: BoolArray) -> BoolArray:
     """Blocks of 2 x 2 pixels of each slice that are at least half inside."""
     pad = [(0, 0), (0, mask.shape[1] % 2), (0, mask.shape[2] % 2)]
     full = np.pad(mask, pad, mode="edge").astype(np.int8)
@@ -181,14 +176,14 @@ def _doubled(mask: BoolArray, shape: tuple[int, ...]) -> BoolArray:
     return np.asarray(mask.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[1], : shape[2]])
 
 
-def _brain_level(hu: Float32Array, depth_mm: Float32Array) -> float:
+def brain_level(hu: Float32Array, depth_mm: Float32Array) -> float:
     """The density of this person's brain: the peak of the histogram inside the skull, HU."""
     counts, edges = np.histogram(hu[depth_mm > _REFINE_MM], bins=160, range=(10.0, 50.0))
     peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), 8.0)))
     return float(edges[peak] + edges[peak + 1]) / 2
 
 
-def _smoothed(hu: Float32Array, mask: BoolArray, sigma_mm: float, spacing_mm: Spacing) -> Float32Array:
+def smoothed(hu: Float32Array, mask: BoolArray, sigma_mm: float, spacing_mm: Spacing) -> Float32Array:
     """Gaussian mean over the mask only, so that bone does not leak into the brain's rim."""
     sigma = [sigma_mm / step for step in spacing_mm]
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
@@ -221,28 +216,6 @@ def _calcification(hu: Float32Array, depth_mm: Float32Array) -> BoolArray:
     return np.asarray(ndimage.binary_dilation(core, iterations=2, mask=deep & (hu > _CALCIUM_RIM_HU)) | core)
 
 
-def _blood_like(
-    hu: Float32Array, tissue: BoolArray, depth_mm: Float32Array, level: float, grid: Grid
-) -> BoolArray:
-    smooth = _smoothed(hu, tissue, _BLOOD_SMOOTHING_MM, grid.spacing_mm)
-    threshold = max(level + _BLOOD_ABOVE_BRAIN_HU, _BLOOD_HU[0])
-    bright = tissue & (depth_mm > _BLOOD_SKULL_MM) & (smooth > threshold) & (smooth < _BLOOD_HU[1])
-    if grid.ml(bright) < _BLOOD_ML:
-        return np.zeros_like(bright)
-    labels, count = ndimage.label(bright)
-    sizes_ml = np.bincount(labels.ravel(), minlength=count + 1) * grid.voxel_ml
-    dz, dy, dx = grid.spacing_mm
-    core = erode(_halved(bright), _BLOOD_CORE_MM, (dz, 2 * dy, 2 * dx))
-    has_core = np.bincount(labels[:, ::2, ::2][core], minlength=count + 1) > 0
-    heights = ndimage.mean(
-        np.broadcast_to(grid.axes_mm[0][:, None, None], bright.shape), labels, range(count + 1)
-    )
-    enough = np.where(np.asarray(heights) < _BASE_Z_MM, _BLOOD_AT_BASE_ML, _BLOOD_ML)
-    keep = has_core & (sizes_ml >= enough)
-    keep[0] = False
-    return np.asarray(keep[labels])
-
-
 def _in_plane_dilation(mask: BoolArray, radius_mm: float, spacing_mm: Spacing) -> BoolArray:
     """Thick slices blur most within their own plane's neighbours; 4-neighbour steps along y and x."""
     cross = np.zeros((1, 3, 3), np.bool_)
@@ -261,7 +234,7 @@ def _noise(hu: Float32Array, parenchyma: BoolArray) -> float:
     return float(np.median(np.abs(second - np.median(second)))) * _MAD_TO_SIGMA / _SECOND_DIFFERENCE
 
 
-def _bounding_box(mask: BoolArray, margin_mm: float, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
+def bounding_box(mask: BoolArray, margin_mm: float, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
     z, y, x = (
         slice(max(0, found.start - reach), found.stop + reach)
         for found, reach in zip(
@@ -273,7 +246,7 @@ def _bounding_box(mask: BoolArray, margin_mm: float, spacing_mm: Spacing) -> tup
     return z, y, x
 
 
-def _cropped(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+def cropped(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
     stops = [min(s.stop, n) for s, n in zip(box, grid.shape, strict=True)]
     shape = (stops[0] - box[0].start, stops[1] - box[1].start, stops[2] - box[2].start)
     z, y, x = (float(axis[s.start]) for axis, s in zip(grid.axes_mm, box, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from strokecore.anatomy.atlas import Atlas
 from strokecore.arrays import Bool3D, BoolArray, Float32Array, UInt8Array
-from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.blood import Haemorrhage, find_haemorrhage
+from strokecore.head.brain import Brain, segment_brain, segment_tissue, without_haemorrhage
 from strokecore.head.density_field import density_field
 from strokecore.head.frame import fit_head_frame
 from strokecore.head.grid import CANONICAL_GRID, Grid, HeadFrame
@@ -35,6 +36,7 @@ class Head:
     field: float32 [z, y, x], HU, the slow density that is scanner and not tissue (see density_field).
     grid: canonical grid, symmetric about the mid-sagittal plane.
     brain: tissue masks on the same grid.
+    haemorrhage: what is, or may be, blood; None where nothing looks like it.
     regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
     second_regions: uint8 [z, y, x], the same by the atlas's second definition; all 0 where it has none.
     grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
@@ -49,6 +51,7 @@ class Head:
     field: Float32Array
     grid: Grid
     brain: Brain
+    haemorrhage: Haemorrhage | None
     regions: UInt8Array
     second_regions: UInt8Array
     grey: Float32Array
@@ -99,14 +102,20 @@ def canonical_head(
     with step("brain"):
         brain = segment_brain(hu, CANONICAL_GRID, covered)
         field = density_field(hu, brain, CANONICAL_GRID, covered)
+        flat = hu - field
+        brain = segment_tissue(flat, brain.intracranial, CANONICAL_GRID)
+        haemorrhage = find_haemorrhage(flat, brain, CANONICAL_GRID)
+        if haemorrhage is not None and haemorrhage.certain:
+            brain = without_haemorrhage(brain, haemorrhage.mask, CANONICAL_GRID)
     with step("register"):
-        registration = register_atlas(hu, brain, CANONICAL_GRID, covered, atlas)
+        registration = register_atlas(flat, brain, CANONICAL_GRID, covered, atlas)
         warped = warp_atlas(atlas, registration, CANONICAL_GRID, brain, covered)
     return Head(
         hu=hu,
         field=field,
         grid=CANONICAL_GRID,
         brain=brain,
+        haemorrhage=haemorrhage,
         regions=warped.regions,
         second_regions=warped.second_regions,
         grey=warped.grey,
@@ -122,17 +131,14 @@ def crop(head: Head, box: Box) -> Head:
     dz, dy, dx = head.grid.spacing_mm
     x, y, z = head.grid.origin_mm
     shape = tuple(s.stop - s.start for s in box)
-    brain: dict[str, Any] = {
-        f.name: value[box] if isinstance(value := getattr(head.brain, f.name), np.ndarray) else value
-        for f in fields(head.brain)
-    }
     return Head(
         hu=head.hu[box],
         field=head.field[box],
         grid=Grid(
             (shape[0], shape[1], shape[2]), head.grid.spacing_mm, (x + x0 * dx, y + y0 * dy, z + z0 * dz)
         ),
-        brain=Brain(**brain),
+        brain=head.brain.cropped(box),
+        haemorrhage=head.haemorrhage and replace(head.haemorrhage, mask=head.haemorrhage.mask[box]),
         regions=head.regions[box],
         second_regions=head.second_regions[box],
         grey=head.grey[box],

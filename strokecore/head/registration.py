@@ -31,7 +31,6 @@ _NOTHING: Final = np.zeros((0, 0, 0), np.float32)
 # Both images are compared on grids of about this spacing, after this smoothing.
 _GRID_MM: Final = 3.0
 _SMOOTHING_MM: Final = 2.5
-_FINE_SMOOTHING_MM: Final = 1.5
 _HUBER_HU: Final = 8.0
 
 # The template's brain stem ends with the MNI volume, a head's with the scan: overlap is judged above this.
@@ -91,14 +90,12 @@ def register_atlas(
     start = np.diag([TYPICAL_SCALE, TYPICAL_SCALE, TYPICAL_SCALE, 1.0])
     start[:3, 3] = -start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM
     fitted = align(template, template_mask, moving, scanned, start, "affine", _HUBER_HU)
-    fine_head = brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _FINE_SMOOTHING_MM, _GRID_MM)
-    fine_template, _ = template_image(atlas, atlas.spacing_mm[0], _FINE_SMOOTHING_MM)
     registration = Registration(
         head_from_template=fitted.moving_from_fixed,
         residual_hu=fitted.residual,
         dice=_dice(fitted.moving_from_fixed, brain, frame_grid, covered, atlas),
         region_coverage=_region_coverage(fitted.moving_from_fixed, frame_grid, covered, atlas),
-        warp=fit_warp(fine_head, scanned, fine_template, fitted.moving_from_fixed),
+        warp=fit_warp(hu, brain.intracranial, frame_grid, covered, atlas, fitted.moving_from_fixed),
     )
     _check(registration)
     _check_coverage(registration)

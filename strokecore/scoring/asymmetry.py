@@ -135,10 +135,13 @@ class AsymmetryEngine:
         first, *others = [region_evidence(head, tissue, mirror, regions) for regions in labellings(head)]
         measured = measure_regions(head, tissue)
         evidence = dict.fromkeys(measured, UNKNOWN)
-        for region in first.keys() - set(tissue.bordering_on_old(head)):
-            judged = self.decision.judge(
-                region, [first[region], *(found[region] for found in others if region in found)]
-            )
+        known = first.keys() - set(tissue.bordering_on_old(head))
+        opinions = {
+            region: [first[region], *(found[region] for found in others if region in found)]
+            for region in measured
+            if region in known
+        }
+        for region, judged in self.decision.judge(opinions).items():
             mine, partner = measured[region], measured[region.mirror]
             evidence[region] = RegionEvidence(
                 probability=judged.probability,

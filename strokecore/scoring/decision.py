@@ -1,9 +1,10 @@
 """From a region's measurements to a calibrated probability; fitted on simulated heads of real people.
 
-A logistic model per group of regions over the three measurements of evidence.py, each in units of its
-scatter in people without infarct (noise of the image included, so that a noisy scan decides less). The
-constants stand in decision.json beside this file with what they were fitted on; tests/studies/decision.py
-fits them.
+Two steps. First a logistic model per group of regions over the three measurements of evidence.py, each in
+units of its scatter in people without infarct (noise of the image included, so that a noisy scan decides
+less). Then the company of a region: a vessel feeds several regions of one side, and a scan that makes many
+regions of both sides look ill is to be trusted less. The constants stand in decision.json beside this file
+with what they were fitted on; tests/studies/decision.py fits them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from strokecore.scoring.evidence import Evidence
 
 # A region this many standard deviations brighter than in people without a lesion is not healthy.
 BRIGHT_SD: Final = 2.0
+# One region alone must not decide for its whole side.
+COMPANY_LIMIT: Final = 4.0
+NO_COMPANY: Final = -2.0
 # Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0
 GROUPS: Final[Mapping[str, str]] = {
@@ -39,6 +43,16 @@ class Weights:
     difference: float
     local: float
     level: float
+
+
+@dataclass(frozen=True)
+class Company:
+    """Log-odds = offset + own * the region's + same_side and other_side * the mean of the regions there."""
+
+    offset: float
+    own: float
+    same_side: float
+    other_side: float
 
 
 @dataclass(frozen=True)
@@ -83,16 +97,25 @@ class Decision:
     normal: Mapping[str, Normal]
     weights: Mapping[str, Weights]
     alone: Mapping[str, Weights]
+    company: Mapping[str, Company]
 
-    def judge(self, region: RegionId, opinions: Sequence[Evidence]) -> Judgement:
-        """The calibrated probability, and whether the call depends on where the region's borders are.
+    def judge(self, opinions: Mapping[RegionId, Sequence[Evidence]]) -> dict[RegionId, Judgement]:
+        """The regions' calibrated probabilities, and whether a call depends on where the borders are.
 
-        ``opinions``: the region's measurements, first with the borders that the head has, then with others.
+        ``opinions``: the measurements of every region that could be judged, first with the borders that the
+        head has, then with others.
         """
-        odds = [self.log_odds(region, found) for found in opinions]
-        probability, *each = (self._calibrated(value) for value in (float(np.mean(odds)), *odds))
-        called = [value >= self.threshold for value in each]
-        return Judgement(probability, any(called) and not all(called))
+        odds = {region: [self.log_odds(region, e) for e in each] for region, each in opinions.items()}
+        means = {region: float(np.mean(each)) for region, each in odds.items()}
+        judged = {}
+        for region, each in odds.items():
+            sides = mean_of_others(means, region)
+            probability, *others = (
+                self._probability(region, value, *sides) for value in (means[region], *each)
+            )
+            called = [value >= self.threshold for value in others]
+            judged[region] = Judgement(probability, any(called) and not all(called))
+        return judged
 
     def log_odds(self, region: RegionId, found: Evidence) -> float:
         """Log-odds by one opinion on the region's borders, before the calibration."""
@@ -105,9 +128,28 @@ class Decision:
             weights.offset - weights.difference * difference - weights.local * local - weights.level * level
         )
 
-    def _calibrated(self, log_odds: float) -> float:
-        value = np.clip(self.slope * log_odds + self.offset, -LOGIT_LIMIT, LOGIT_LIMIT)
+    def _probability(self, region: RegionId, own: float, same_side: float, other_side: float) -> float:
+        company = self.company[GROUPS[region.name]]
+        together = (
+            company.offset
+            + company.own * own
+            + company.same_side * same_side
+            + company.other_side * other_side
+        )
+        value = np.clip(self.slope * together + self.offset, -LOGIT_LIMIT, LOGIT_LIMIT)
         return 1.0 / (1.0 + float(np.exp(-value)))
+
+
+def mean_of_others(log_odds: Mapping[RegionId, float], region: RegionId) -> tuple[float, float]:
+    """Mean log-odds of the other regions of this side, and of the other side's; each within COMPANY_LIMIT.
+
+    A side without a judged region says what most healthy sides do.
+    """
+    sides = []
+    for side in (region.side, region.mirror.side):
+        values = [value for other, value in log_odds.items() if other.side == side and other != region]
+        sides.append(float(np.mean(np.clip(values, -COMPANY_LIMIT, COMPANY_LIMIT))) if values else NO_COMPANY)
+    return sides[0], sides[1]
 
 
 def in_units(found: Evidence, normal: Normal) -> tuple[float | None, float | None, float]:
@@ -149,6 +191,7 @@ def decision_from(record: Mapping[str, Any]) -> Decision:
         normal={name: Normal(**values) for name, values in record["normal"].items()},
         weights={name: Weights(**values) for name, values in record["weights"].items()},
         alone={name: Weights(**values) for name, values in record["alone"].items()},
+        company={name: Company(**values) for name, values in record["company"].items()},
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, Side
-from strokecore.arrays import BoolArray
 from strokecore.flags import QualityFlag
+from strokecore.head.blood import Haemorrhage
 from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, HaemorrhageInfo, ModelInfo, RegionFinding
 from strokecore.scoring.aspects import FULL_SCORE
@@ -23,6 +23,8 @@ MIN_BELOW_REGIONS_MM: Final = 10.0
 # Noise on the canonical grid, which averages: 5 mm slices of a soft kernel measure 2 to 2.5 HU there (the
 # real scan of the tests 2.1), 0.6 mm slices 3.4, a bone kernel 4. At 8 (14 in the slice) small regions err.
 NOISY_HU: Final = 5.0
+# A region is named when it holds at least this much of a haemorrhage.
+_REGION_SHARE: Final = 0.2
 
 
 def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[QualityFlag, ...]:
@@ -110,26 +112,24 @@ def unconfirmed_flags(
 
 
 def haemorrhage_info(head: Head) -> HaemorrhageInfo | None:
-    """Side, volume and place of a suspected haemorrhage; None where there is none."""
-    blood = head.brain.blood_like
-    if not blood.any():
+    """Side, volume and place of a suspected haemorrhage; None where there is none that is certain enough."""
+    blood = head.haemorrhage
+    if blood is None or not blood.certain:
         return None
-    return HaemorrhageInfo(_side(head, blood), round(head.brain.blood_ml, 3), _place(head, blood))
+    return HaemorrhageInfo(blood.side, round(blood.ml, 3), _place(head, blood))
 
 
 def blood_flags(head: Head) -> tuple[QualityFlag, ...]:
-    """A warning that names place and volume where haemorrhage is suspected; empty otherwise."""
-    blood = head.brain.blood_like
-    if not blood.any():
+    """A warning that names place and volume where haemorrhage is suspected or possible; empty otherwise."""
+    blood = head.haemorrhage
+    if blood is None:
         return ()
-    return (
-        QualityFlag(
-            "suspected_haemorrhage",
-            "warning",
-            f"{head.brain.blood_ml:.1f} ml of blood-like density, {_place(head, blood)}.",
-            "Read the scan for haemorrhage; ASPECTS is not meant for bleeding.",
-        ),
-    )
+    found = f"{blood.ml:.1f} ml of blood-like density, {_place(head, blood)}."
+    if blood.certain:
+        advice = "Read the scan for haemorrhage; ASPECTS is not meant for bleeding."
+        return (QualityFlag("suspected_haemorrhage", "warning", found, advice),)
+    advice = "Read the scan for haemorrhage before the score."
+    return (QualityFlag("possible_haemorrhage", "warning", f"Possibly {found}", advice),)
 
 
 def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
@@ -150,17 +150,11 @@ def engine_flags(model: ModelInfo) -> tuple[QualityFlag, ...]:
     )
 
 
-def _side(head: Head, mask: BoolArray) -> Literal["left", "right", "both"]:
-    left, right = (int(mask[head.grid.side_columns(side)].sum()) for side in SIDES)
-    return "both" if min(left, right) > 0.2 * (left + right) else "left" if left > right else "right"
-
-
-def _place(head: Head, mask: BoolArray) -> str:
-    """Where a mask lies: side, then the ASPECTS region that holds most of it."""
-    side = _side(head, mask)
-    where = "on both sides" if side == "both" else side
-    inside = {region: int((mask & (head.regions == region.label)).sum()) for region in ALL_REGIONS}
+def _place(head: Head, blood: Haemorrhage) -> str:
+    """Kind and side, and the ASPECTS region that holds most of it where one does."""
+    where = "on both sides" if blood.side == "both" else blood.side
+    inside = {region: int((blood.mask & (head.regions == region.label)).sum()) for region in ALL_REGIONS}
     region, most = max(inside.items(), key=lambda item: item[1])
-    if most < 0.2 * int(mask.sum()):
-        return f"{where}, outside the ASPECTS regions"
-    return f"{where}, most of it in {region.side} {region.name}"
+    if most < _REGION_SHARE * int(blood.mask.sum()):
+        return f"{blood.place}, {where}"
+    return f"{blood.place}, {where}, most of it in {region.side} {region.name}"

@@ -1,4 +1,4 @@
-"""Lesions: acute infarct with borders of its own, old cavities and lacunes, haemorrhage.
+"""Lesions: acute infarct with borders of its own, old cavities and lacunes, and blood.py's haemorrhage.
 
 Without ``involvement`` an infarct takes whole regions of a displaced copy of the person's; with it, it is one
 smooth volume over parts of them (vascular.py).
@@ -17,11 +17,12 @@ from strokecore.anatomy.regions import ALL_REGIONS, SIDES, SUPRAGANGLIONIC, Regi
 from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import BaseHead
+from strokecore.simulate.blood import draw_blood
 from strokecore.simulate.scars import add_lacunes, cavity_profile, dig
 from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
 from strokecore.simulate.solids import HEAD_SPACING_MM
 from strokecore.simulate.spec import STREAM_INFARCT, STREAM_OUTLINE, Definition, SampleSpec
-from strokecore.simulate.tissue import BLOOD_HU, Person
+from strokecore.simulate.tissue import Person
 from strokecore.simulate.true_regions import true_regions
 from strokecore.simulate.vascular import infarct_profile
 
@@ -49,12 +50,6 @@ _OTHER_LABEL: Final = {
     ("PCA", "left"): 103,
     ("PCA", "right"): 104,
 }
-
-# Basal-ganglia haemorrhage: centre in head coordinates (|x|, y, z) mm and ratio of its half axes.
-_BLOOD_CENTRE_MM: Final = (27.0, 4.0, 6.0)
-_BLOOD_AXES: Final = (0.8, 1.3, 1.0)
-_OEDEMA_MM: Final = 5.0
-_OEDEMA_HU: Final = 7.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +89,9 @@ def add_lesions(spec: SampleSpec, head: BaseHead, person: Person, warp: Warp) ->
     _swell(spec, person, acute)
     drop = _darken(spec, person, acute, patches, drawn)
     old = _add_scars(spec, person, drawn)
-    blood = _blood(spec, person, rng)
+    blood = draw_blood(spec, person)
     tissue = np.where(person.inside, person.grey + person.white, 0).astype(np.float32)
-    numbers = _numbers(spec, person, acute, tissue, drop, own, old, blood)
+    numbers = _numbers(spec, person, acute, tissue, drop, own, old) | blood.numbers
     follows = own if spec.involvement else np.where(drawn > len(ALL_REGIONS), 0, drawn).astype(np.uint8)
     return LesionTruth(acute * tissue, tissue, own, follows, numbers)
 
@@ -228,34 +223,6 @@ def _with_other_territories(head: BaseHead, labels: UInt8Array) -> UInt8Array:
     return out
 
 
-def _blood(spec: SampleSpec, person: Person, rng: np.random.Generator) -> BoolArray:
-    """Paint one haemorrhage of ``spec.blood_ml`` and its oedema; returns its mask."""
-    if spec.blood_ml <= 0:
-        return np.zeros(person.inside.shape, np.bool_)
-    hu = person.hu[person.brain]
-    x, y, z = person.brain_grid.axes_mm
-    sign = 1.0 if spec.blood_side == "left" else -1.0
-    offsets = (
-        (x - sign * _BLOOD_CENTRE_MM[0])[None, None, :],
-        (y - _BLOOD_CENTRE_MM[1])[None, :, None],
-        (z - _BLOOD_CENTRE_MM[2])[:, None, None],
-    )
-    radial = np.sqrt(sum((o / a) ** 2 for o, a in zip(offsets, _BLOOD_AXES, strict=True))).astype(np.float32)
-    radial = np.where(
-        person.inside, radial * (1 + 0.10 * smooth_noise(rng, radial.shape, FINE_MM, 6.0)), np.inf
-    )
-    voxels = round(spec.blood_ml * 1000 / FINE_MM**3)
-    voxels = min(voxels, int(person.inside.sum()) - 1)
-    edge = float(np.partition(radial.ravel(), voxels)[voxels])
-    finite = np.where(np.isfinite(radial), radial, 1e6)
-    cover = np.clip((edge - finite) / 2.0 + 0.5, 0, 1)
-    rim = np.clip(1 - (finite - edge) / _OEDEMA_MM, 0, 1) * person.white
-    hu -= (_OEDEMA_HU * rim * (1 - cover)).astype(np.float32)
-    clot = BLOOD_HU + 3 * smooth_noise(rng, radial.shape, FINE_MM, 4.0)
-    hu += (cover * (clot - hu)).astype(np.float32)
-    return np.asarray(radial < edge)
-
-
 def _numbers(
     spec: SampleSpec,
     person: Person,
@@ -264,7 +231,6 @@ def _numbers(
     drop: Float32Array,
     own: UInt8Array,
     old: Float32Array,
-    blood: BoolArray,
 ) -> dict[str, Any]:
     x, _, _ = person.brain_grid.axes_mm
     voxel_ml = voxel_volume_ml((FINE_MM, FINE_MM, FINE_MM))
@@ -290,6 +256,5 @@ def _numbers(
     return {
         "infarct_ml": half_ml(acute * tissue > 0.5),
         "old_infarct_ml": half_ml(old > 0.5),
-        "blood_ml": half_ml(blood),
         "regions": [row(region) for region in ALL_REGIONS],
     }

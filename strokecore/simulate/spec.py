@@ -46,6 +46,7 @@ STREAM_ARTEFACT: Final = 10  # streaks and motion
 STREAM_OUTLINE: Final = 11  # of an infarct that follows no region
 STREAM_LEUKOARAIOSIS: Final = 12
 STREAM_DEFINITION: Final = 13  # borders between two definitions
+STREAM_BLOOD: Final = 14
 
 
 _LIMITS: Final[dict[str, tuple[float, float, str]]] = {
@@ -113,7 +114,8 @@ class SampleSpec:
     flip_rows, flip_columns: store rows or columns in reverse (with the orientation that says so).
     kernel: SOFT or BONE (sharper, noisier).
     pixel_mm: pixel spacing; matrix: rows = columns.
-    blood_ml: volume of one haemorrhage, 0 for none; blood_side, blood_place: where it lies.
+    blood_ml: volume of one haemorrhage, 0 for none. blood_place: where it lies (the site of a parenchymal
+        one follows from the seed); blood_side: its side, where it has one.
     old_infarct: regions that are an old, CSF-like cavity.
     old_territory: old cavities outside the ASPECTS regions, (territory, side) pairs.
     rim_hu, rim_mm: gliosis around old cavities and lacunes: how far below tissue, and how wide.

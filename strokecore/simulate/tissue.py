@@ -21,7 +21,6 @@ WHITE_HU: Final = (29.4, 0.6)
 CSF_HU: Final = (7.0, 1.0)
 CALCIUM_HU: Final = 240.0
 OLD_CAVITY_HU: Final = 11.0
-BLOOD_HU: Final = 64.0
 TABLE_HU: Final = (1250.0, 80.0)  # compact bone of inner and outer table
 DIPLOE_HU: Final = 620.0
 SKIN_HU: Final = 75.0

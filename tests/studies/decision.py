@@ -34,7 +34,7 @@ from strokecore.files import write_atomically
 from strokecore.head.canonical import align_series, crop, symmetric_box
 from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.scoring.decision import GROUPS, Normal, Weights, in_units
+from strokecore.scoring.decision import GROUPS, Company, Normal, Weights, in_units, mean_of_others
 from strokecore.scoring.evidence import Evidence, MirrorMap, labellings, region_evidence
 from strokecore.scoring.tissue import Tissue
 from strokecore.simulate import SIMULATOR_VERSION, write_sample
@@ -47,6 +47,8 @@ DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
 # Of five heads one has no infarct; the other four have one depth each.
 CYCLE: Final = len(DEPTHS_HU) + 1
 KEPT_HEMISPHERES: Final = 0.85
+# Half the usual matrix: the node's grid has pixels of 1 mm, and simulating and reading take a third.
+COARSE: Final[dict[str, Any]] = {"matrix": 256, "pixel_mm": 0.9}
 OUT: Final = Path("strokecore/scoring/decision.json")
 
 
@@ -73,7 +75,7 @@ def make_head(task: tuple[str, int], anatomies: Path, out: Path, second: Path | 
     depth = (0.0, *DEPTHS_HU)[seed % CYCLE]
     changes: dict[str, Any] = {"delta_hu": depth} if depth else {"affected": ()}
     definition = ("atlas", "second", "between")[seed % 3]
-    spec = random_person_spec(seed, base.identity, **changes, definition=definition)
+    spec = random_person_spec(seed, base.anatomy, **changes, definition=definition, **COARSE)
     write_sample(folder, spec, base)
 
 
@@ -158,16 +160,26 @@ def fit_weights(rows: list[Row], normal: dict[str, Normal], used: tuple[int, ...
     y = np.array([r.affected for r in rows], float)
     group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
     keep = np.array([r.judged for r in rows]) & ~np.isnan(x).any(axis=1)
-    x, y, group = x[keep], y[keep], group[keep]
     k = len(used)
+    found = {}
+    for name, values in zip(groups, _logistic(x[keep], y[keep], group[keep], len(groups)), strict=True):
+        full = np.zeros(3)
+        full[list(used)] = np.maximum(values[:k], 0)
+        found[name] = Weights(_rounded(values[k]), *(_rounded(v) for v in full))
+    return found
+
+
+def _logistic(x: Any, y: Any, group: Any, groups: int) -> Any:
+    """Weights and offset by group [groups, k + 1], drawn towards those of all groups together."""
+    k = x.shape[1]
 
     def loss(flat: Any) -> tuple[float, Any]:
-        shared, own = flat[: k + 1], flat[k + 1 :].reshape(len(groups), k + 1)
+        shared, own = flat[: k + 1], flat[k + 1 :].reshape(groups, k + 1)
         weights = shared + own
         z = (x * weights[group, :k]).sum(axis=1) + weights[group, k]
         wrong = special.expit(z) - y
         terms = np.concatenate([x * wrong[:, None], wrong[:, None]], axis=1)
-        by_group = np.stack([np.bincount(group, terms[:, i], len(groups)) for i in range(k + 1)], axis=1)
+        by_group = np.stack([np.bincount(group, terms[:, i], groups) for i in range(k + 1)], axis=1)
         penalty = 0.5 * (own**2 * prior).sum() + 0.05 * (shared[:k] ** 2).sum()
         gradient = np.concatenate(
             [by_group.sum(axis=0) + np.r_[0.1 * shared[:k], 0.0], (by_group + own * prior).ravel()]
@@ -175,14 +187,37 @@ def fit_weights(rows: list[Row], normal: dict[str, Normal], used: tuple[int, ...
         return float((np.logaddexp(0, z) - y * z).sum() + penalty), gradient
 
     prior = np.r_[np.full(k, 8.0), 2.0]
-    flat = optimize.minimize(loss, np.zeros((len(groups) + 1) * (k + 1)), jac=True, method="L-BFGS-B").x
-    weights = flat[: k + 1] + flat[k + 1 :].reshape(len(groups), k + 1)
-    found = {}
-    for name, values in zip(groups, weights, strict=True):
-        full = np.zeros(3)
-        full[list(used)] = np.maximum(values[:k], 0)
-        found[name] = Weights(_rounded(values[k]), *(_rounded(v) for v in full))
-    return found
+    flat = optimize.minimize(loss, np.zeros((groups + 1) * (k + 1)), jac=True, method="L-BFGS-B").x
+    return flat[: k + 1] + flat[k + 1 :].reshape(groups, k + 1)
+
+
+def fit_company(rows: list[Row], value: Any) -> dict[str, Company]:
+    """How much the other regions count: logistic regression over ``value`` and the means of both sides."""
+    groups = sorted(set(GROUPS.values()))
+    x = np.column_stack([value, *np.array(company_of(rows, value)).T])
+    y = np.array([r.affected for r in rows], float)
+    group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
+    keep = np.array([r.judged for r in rows])
+    return {
+        name: Company(_rounded(w[3]), *(_rounded(v) for v in w[:3]))
+        for name, w in zip(groups, _logistic(x[keep], y[keep], group[keep], len(groups)), strict=True)
+    }
+
+
+def company_of(rows: list[Row], value: Any) -> list[tuple[float, float]]:
+    by_case: dict[str, dict[RegionId, float]] = {}
+    for row, v in zip(rows, value, strict=True):
+        by_case.setdefault(row.case, {})[row.region] = float(v)
+    return [mean_of_others(by_case[row.case], row.region) for row in rows]
+
+
+def with_company(rows: list[Row], value: Any, company: dict[str, Company]) -> Any:
+    """Log-odds in company, before the calibration; [n]."""
+    found = []
+    for row, v, (same, other) in zip(rows, value, company_of(rows, value), strict=True):
+        c = company[GROUPS[row.region.name]]
+        found.append(c.offset + c.own * v + c.same_side * same + c.other_side * other)
+    return np.array(found)
 
 
 def odds(
@@ -269,17 +304,19 @@ def fit(out: Path, heads: list[Path]) -> None:
     normal = fit_normal(tune)
     weights = fit_weights(tune, normal, (0, 1, 2))
     alone = fit_weights(tune, normal, (2,))
-    value = odds(validate, normal, weights, alone)
+    company = fit_company(tune, odds(tune, normal, weights, alone))
+    value = with_company(validate, odds(validate, normal, weights, alone), company)
     slope, offset = calibrate(value, validate)
     probability = special.expit(slope * value + offset)
     cut = threshold_of(probability, validate)
-    tuned = special.expit(slope * odds(tune, normal, weights, alone) + offset)
+    tuned = special.expit(slope * with_company(tune, odds(tune, normal, weights, alone), company) + offset)
     record = {
         "threshold": _rounded(cut),
         "calibration": {"slope": _rounded(slope), "offset": _rounded(offset)},
         "normal": {name: asdict(n) for name, n in normal.items()},
         "weights": {name: asdict(w) for name, w in weights.items()},
         "alone": {name: asdict(w) for name, w in alone.items()},
+        "company": {name: asdict(c) for name, c in company.items()},
         "fitted_on": {
             "simulator": SIMULATOR_VERSION,
             "atlas_sha256": load_atlas().sha256,
@@ -291,7 +328,7 @@ def fit(out: Path, heads: list[Path]) -> None:
         },
     }
     for name, w in weights.items():
-        print(name, w)
+        print(name, w, company[name])
     report("tune", tune, tuned, cut)
     report("validate", validate, probability, cut)
     write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())

@@ -11,7 +11,7 @@ from scipy import ndimage
 from strokecore.anatomy.atlas import load_atlas
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image
-from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.brain import Brain, segment_brain, without_haemorrhage
 from strokecore.head.frame import fit_head_frame
 from strokecore.head.grid import CANONICAL_GRID, HeadFrame
 from strokecore.head.resampling import coverage, to_canonical
@@ -64,9 +64,7 @@ def test_intracranial_space_is_found(plain: tuple[np.ndarray, HeadFrame, Brain])
 
 def test_masks_of_a_plain_head(plain: tuple[np.ndarray, HeadFrame, Brain]) -> None:
     _, frame, brain = plain
-    assert brain.blood_ml == 0.0
-    assert not brain.blood_like.any()
-    for mask in (brain.csf, brain.ventricles, brain.parenchyma, brain.calcification, brain.blood_like):
+    for mask in (brain.csf, brain.ventricles, brain.parenchyma, brain.calcification):
         assert not (mask & ~brain.intracranial).any()
     assert not (brain.parenchyma & (brain.csf | brain.calcification)).any()
     assert not (brain.ventricles & ~brain.csf).any()
@@ -82,7 +80,6 @@ def test_noise_follows_the_scan() -> None:
     _, _, quiet = painted(noise_hu=1.0)
     _, _, loud = painted(noise_hu=6.0)
     assert 3.0 < loud.noise_hu / quiet.noise_hu < 7.0
-    assert loud.blood_ml == 0.0
 
 
 def test_early_infarct_stays_parenchyma() -> None:
@@ -99,19 +96,17 @@ def test_old_cavity_is_csf_and_no_ventricle() -> None:
     assert not brain.parenchyma[cavity].any()
 
 
-@pytest.mark.parametrize(("radius_mm", "hu"), [(9.0, 62.0), (20.0, 75.0)])
-def test_haemorrhage_is_blood_like(radius_mm: float, hu: float) -> None:
-    _, frame, brain = painted(ball(DEEP_WHITE, radius_mm, hu))
-    truth_ml = 4 / 3 * np.pi * (radius_mm * 0.92) ** 3 / 1000
-    assert brain.blood_ml == pytest.approx(truth_ml, rel=0.35)
-    assert brain.blood_like[in_ball(frame, radius_mm * 0.6)].mean() > 0.95
-    assert not brain.parenchyma[brain.blood_like].any()
+def test_haemorrhage_and_its_rim_are_no_parenchyma(plain: tuple[np.ndarray, HeadFrame, Brain]) -> None:
+    _, frame, brain = plain
+    blood = in_ball(frame, 9.0)
+    left_out = brain.parenchyma & ~without_haemorrhage(brain, blood, frame.grid).parenchyma
+    assert (left_out & blood).sum() > 0.9 * blood.sum()
+    assert 1.1 * blood.sum() < left_out.sum() < 1.5 * blood.sum()
 
 
-def test_calcium_is_not_blood() -> None:
+def test_calcium_is_found() -> None:
     _, frame, brain = painted(ball(DEEP_WHITE, 5.0, 220.0))
     assert brain.calcification[in_ball(frame, 3)].mean() > 0.9
-    assert brain.blood_ml == 0.0
 
 
 @pytest.mark.parametrize("hu", [-1000.0, 0.0, 40.0])
@@ -125,7 +120,6 @@ def test_no_skull_no_brain(hu: float) -> None:
 
 def test_real_head(shared_data: Path) -> None:
     _, frame, brain = segmented(read_series(shared_data / "real_head_ct"))
-    assert brain.blood_ml == 0.0
     assert 1300 < brain.intracranial.sum() * frame.grid.voxel_ml < 1550
     assert 25 < brain.ventricles.sum() * frame.grid.voxel_ml < 70  # mild atrophy
     assert 0.2 < brain.calcification.sum() * frame.grid.voxel_ml < 3  # pineal gland, choroid plexus

@@ -10,7 +10,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONI
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-from strokecore.scoring.decision import GROUPS, Decision, Normal, Weights
+from strokecore.scoring.decision import GROUPS, Company, Decision, Normal, Weights
 
 SHAPE = (40, 100, 121)
 SPACING_MM = (2.0, 2.0, 1.0)
@@ -36,12 +36,13 @@ def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 
     regions = np.zeros(SHAPE, np.uint8)
     for region in ALL_REGIONS:
         regions[region_slices(region)] = region.label
-    brain = Brain(everywhere, nowhere, nowhere, everywhere, nowhere, nowhere, 0.0, noise_hu)
+    brain = Brain(everywhere, nowhere, nowhere, everywhere, nowhere, noise_hu)
     half_width = SPACING_MM[2] * (SHAPE[2] - 1) / 2
     return Head(
         hu=hu,
         grid=Grid(SHAPE, SPACING_MM, (-half_width, -100.0, -40.0)),
         brain=brain,
+        haemorrhage=None,
         regions=regions,
         grey=np.full(SHAPE, 0.5, np.float32),
         tissue=np.ones(SHAPE, np.float32),
@@ -69,4 +70,5 @@ def plain_decision(threshold: float = 0.5) -> Decision:
         normal=dict.fromkeys(REGION_NAMES, Normal(1.0, 1.0, 1.0, 0.0, 0.0)),
         weights=dict.fromkeys(GROUPS.values(), weights),
         alone=dict.fromkeys(GROUPS.values(), Weights(-7.5, 0.0, 0.0, 2.5)),
+        company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.0, 0.0)),
     )

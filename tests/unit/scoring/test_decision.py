@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
-from strokecore.scoring.decision import GROUPS, load_decision
+from strokecore.scoring.decision import GROUPS, Company, Decision, Judgement, load_decision
 from strokecore.scoring.evidence import Evidence
 from tests.unit.scoring.heads import plain_decision
 
@@ -16,32 +16,47 @@ def even(difference: float, level: float, error: float = 0.0) -> Evidence:
     return Evidence(difference, difference, level, error)
 
 
+def judged(opinions: list[Evidence], decision: Decision | None = None) -> Judgement:
+    return (decision or plain_decision()).judge({REGION: opinions})[REGION]
+
+
 def test_darker_is_likelier_in_every_measurement_and_noise_decides_less() -> None:
-    decision = plain_decision()
-    base = decision.judge(REGION, [even(-2.0, -2.0)]).probability
-    assert decision.judge(REGION, [even(-3.0, -2.0)]).probability > base
-    assert decision.judge(REGION, [even(-2.0, -3.0)]).probability > base
-    certain = decision.judge(REGION, [even(-6.0, -6.0)]).probability
-    assert certain > decision.judge(REGION, [even(-6.0, -6.0, error=3.0)]).probability
+    base = judged([even(-2.0, -2.0)]).probability
+    assert judged([even(-3.0, -2.0)]).probability > base
+    assert judged([even(-2.0, -3.0)]).probability > base
+    certain = judged([even(-6.0, -6.0)]).probability
+    assert certain > judged([even(-6.0, -6.0, error=3.0)]).probability
 
 
 def test_even_odds_are_where_the_constants_put_them() -> None:
-    assert plain_decision().judge(REGION, [even(-2.5, -2.5)]).probability == pytest.approx(0.5)
+    assert judged([even(-2.5, -2.5)]).probability == pytest.approx(0.5)
 
 
 def test_without_a_mirror_only_the_level_speaks() -> None:
-    decision = plain_decision()
-    alone = Evidence(None, None, -3.0, 0.0)
-    assert decision.judge(REGION, [alone]).probability == pytest.approx(0.5)
+    assert judged([Evidence(None, None, -3.0, 0.0)]).probability == pytest.approx(0.5)
+
+
+def test_a_mirror_brighter_than_healthy_tissue_counts_only_up_to_there() -> None:
+    """Blood or calcium of 10 HU above the rest on the other side; this side is as dense as ever."""
+    assert judged([Evidence(-10.0, -10.0, 0.0, 0.0)]).probability < 0.1
+    assert judged([Evidence(-10.0, -10.0, -10.0, 0.0)]).probability > 0.9
 
 
 def test_a_call_is_borderline_when_the_opinions_do_not_agree() -> None:
-    decision = plain_decision()
     dark, light = even(-4.0, -4.0), even(-1.0, -1.0)
-    assert decision.judge(REGION, [dark, light]).borderline
-    assert not decision.judge(REGION, [dark, dark]).borderline
-    assert not decision.judge(REGION, [light, light]).borderline
-    assert not replace(decision, threshold=0.001).judge(REGION, [dark, light]).borderline
+    assert judged([dark, light]).borderline
+    assert not judged([dark, dark]).borderline
+    assert not judged([light, light]).borderline
+    assert not judged([dark, light], replace(plain_decision(), threshold=0.0001)).borderline
+
+
+def test_dark_neighbours_of_the_same_side_make_a_region_likelier_and_of_the_other_side_less() -> None:
+    decision = replace(plain_decision(), company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.5, -0.5)))
+    middling, dark = [even(-2.5, -2.5)], [even(-4.0, -4.0)]
+    alone = decision.judge({REGION: middling})[REGION].probability
+    for region, likelier in ((RegionId("M3", "left"), True), (RegionId("M3", "right"), False)):
+        found = decision.judge({REGION: middling, region: dark})[REGION].probability
+        assert (found > alone) is likelier
 
 
 def test_the_shipped_constants_hold_every_region_and_are_darker_is_likelier() -> None:
@@ -51,8 +66,9 @@ def test_the_shipped_constants_hold_every_region_and_are_darker_is_likelier() ->
     assert 0 < decision.threshold < 1
     for weights in (*decision.weights.values(), *decision.alone.values()):
         assert min(weights.difference, weights.local, weights.level) >= 0
+    healthy = {r: [even(0.0, decision.normal[r.name].level_mean)] for r in ALL_REGIONS}
+    assert all(found.probability < decision.threshold for found in decision.judge(healthy).values())
     for region in ALL_REGIONS:
-        healthy = even(0.0, decision.normal[region.name].level_mean)
-        ill = even(-8.0, decision.normal[region.name].level_mean - 8.0)
-        assert decision.judge(region, [healthy]).probability < decision.threshold
-        assert decision.judge(region, [ill]).probability > decision.threshold
+        ill = [even(-8.0, decision.normal[region.name].level_mean - 8.0)]
+        found = decision.judge({**healthy, region: ill})
+        assert [r for r, f in found.items() if f.probability >= decision.threshold] == [region]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import RegionId
+from strokecore.head.blood import Haemorrhage
 from strokecore.head.canonical import Head
 from strokecore.result import AspectsScore, RegionFinding
 from strokecore.scoring.quality import blood_flags, haemorrhage_info, scan_flags, unconfirmed_flags
@@ -17,11 +18,12 @@ def head() -> Head:
     return flat_head()
 
 
-def with_blood(head: Head, *boxes: tuple[slice, slice, slice]) -> Head:
+def with_blood(
+    head: Head, box: tuple[slice, slice, slice], side: str, place: str = "parenchymal", certain: bool = True
+) -> Head:
     blood = np.zeros(SHAPE, bool)
-    for box in boxes:
-        blood[box] = True
-    return replace(head, brain=replace(head.brain, blood_like=blood, blood_ml=12.3))
+    blood[box] = True
+    return replace(head, haemorrhage=Haemorrhage(blood, 12.3, place, side, certain))  # type: ignore[arg-type]
 
 
 def test_a_clean_head_has_no_flags(head: Head) -> None:
@@ -37,29 +39,29 @@ def test_noise_is_flagged_where_small_regions_drown(head: Head) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_blood_is_named_by_side_region_and_volume(head: Head, side: str) -> None:
-    bleeding = with_blood(head, region_slices(RegionId("L", side)))  # type: ignore[arg-type]
+def test_blood_is_named_by_kind_side_region_and_volume(head: Head, side: str) -> None:
+    bleeding = with_blood(head, region_slices(RegionId("L", side)), side)  # type: ignore[arg-type]
     found = haemorrhage_info(bleeding)
     assert found is not None
-    assert (found.side, found.ml, found.place) == (side, 12.3, f"{side}, most of it in {side} L")
+    place = f"parenchymal, {side}, most of it in {side} L"
+    assert (found.side, found.ml, found.place) == (side, 12.3, place)
     (flag,) = blood_flags(bleeding)
     assert flag.code == "suspected_haemorrhage"
+    assert flag.message == f"12.3 ml of blood-like density, {place}."
+
+
+def test_blood_outside_the_regions_is_named_by_kind_and_side(head: Head) -> None:
+    outside = slice(6, 20), slice(0, 5), slice(30, 90)
+    (flag,) = blood_flags(with_blood(head, outside, "both", "subdural"))
+    assert "subdural, on both sides." in flag.message
+
+
+def test_possible_blood_is_warned_of_and_is_no_finding(head: Head) -> None:
+    doubtful = with_blood(head, region_slices(RegionId("L", "left")), "left", certain=False)
+    (flag,) = blood_flags(doubtful)
+    assert (flag.code, flag.severity) == ("possible_haemorrhage", "warning")
     assert "12.3 ml" in flag.message
-    assert f"{side}, most of it in {side} L" in flag.message
-
-
-def test_blood_on_both_sides_is_said(head: Head) -> None:
-    boxes = [region_slices(RegionId("M2", side)) for side in ("left", "right")]  # type: ignore[arg-type]
-    (flag,) = blood_flags(with_blood(head, *boxes))
-    assert "on both sides" in flag.message
-    found = haemorrhage_info(with_blood(head, *boxes))
-    assert found is not None
-    assert found.side == "both"
-
-
-def test_blood_outside_the_regions_is_said(head: Head) -> None:
-    (flag,) = blood_flags(with_blood(head, (slice(6, 20), slice(0, 5), slice(70, 90))))
-    assert "left, outside the ASPECTS regions" in flag.message
+    assert haemorrhage_info(doubtful) is None
 
 
 def test_noise_and_metal_are_warned_of(head: Head) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from strokecore.learned.preprocessing import InputSpec
 from tests.unit.trainer.evaluation_cases import M2, M5, make_case, make_dataset
 from trainer.config import Recipe, WeightsConfig
 from trainer.data.cases import Case, Dataset
-from trainer.export import export
+from trainer.export import export, refit
 from trainer.loop.backbone import build_network
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import _yaml, load_network, recipe_sha256
@@ -196,6 +197,34 @@ def test_large_slices_give_a_small_golden_set(sick: Case) -> None:
     arrays = golden(Constant(), [sick], large)  # type: ignore[arg-type]
     assert len(arrays["slices"]) == 6
     assert (arrays["case"] == 0).sum() == 4
+
+
+def test_a_package_for_another_atlas_is_refused_for_scoring_and_can_be_fitted_anew(
+    exported: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    stale = tmp_path / "stale"
+    shutil.copytree(exported, stale)
+    manifest = json.loads((stale / "model.json").read_text())
+    manifest["atlas_sha256"] = "0" * 64
+    manifest["lesion"]["threshold"] = 0.95
+    (stale / "model.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelPackageError, match="trainer refit"):
+        load_package(stale)
+    fresh = load_package(refit(stale, tmp_path / "fresh", dataset.folder, note="Refitted."))
+    original = load_package(exported)
+    assert fresh.lesion_threshold == original.lesion_threshold
+    assert fresh.calibration == original.calibration
+    assert fresh.version != original.version
+    assert fresh.onnx.read_bytes() == original.onnx.read_bytes()
+    assert "Refitted." in (fresh.folder / "MODEL_CARD.md").read_text()
+    assert fresh.manifest["metrics"]["test"] is None  # the old figures are of the old thresholds
+
+
+def test_a_refit_needs_cases_that_the_network_was_not_trained_on(exported: Path, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", [make_case("only", "train", "coupled", (M2,))])
+    with pytest.raises(UsageError, match="validation"):
+        refit(exported, tmp_path / "out", data.folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_folder_is_left_alone(run: Path, tmp_path: Path) -> None:
