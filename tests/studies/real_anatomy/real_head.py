@@ -258,7 +258,7 @@ def _isotropic(series: Series) -> sitk.Image:
 
 def _on_voxels(labels: UInt8Array, grid: sitk.Image, series: Series) -> UInt8Array:
     """Labels of an upright grid at the series' voxels, nearest neighbour."""
-    out = np.zeros(series.hu.shape, np.uint8)
+    out: UInt8Array = np.zeros(series.hu.shape, np.uint8)
     origin = np.array(grid.GetOrigin())
     down = np.arange(out.shape[1])[:, None, None] * series.pixel_spacing_mm[0] * series.column_direction
     across = np.arange(out.shape[2])[None, :, None] * series.pixel_spacing_mm[1] * series.row_direction
