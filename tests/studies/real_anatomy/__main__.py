@@ -144,7 +144,8 @@ def _timings(person: Path, seed: int, second: Path) -> list[Timing]:
             _, _, usage = os.wait4(process.pid, 0)
             seconds = time.monotonic() - started
             slices = len(list(images.glob("*.dcm")))
-            found.append(Timing(slices, seconds, usage.ru_maxrss / 2**20, most_seconds))
+            cpu_seconds = usage.ru_utime + usage.ru_stime
+            found.append(Timing(slices, seconds, cpu_seconds, usage.ru_maxrss / 2**20, most_seconds))
     return found
 
 

@@ -93,13 +93,14 @@ def real_cases(first_seed: int, limit: int | None) -> list[RealCase]:
 def run_real(case: RealCase, out: Path, data: Path, engine: Sequence[str] = ()) -> None:
     """Insert the infarct, score the head by the command, keep what was said."""
     head = real_head(data / "real_head_ct", data / "aspects_masks_mni152", out, mirror=case.mirror)
-    series, drop = head.series, np.zeros(head.series.hu.shape, np.float32)
+    series, shape = head.series, np.zeros(head.series.hu.shape, np.float32)
+    hu = series.hu
     if case.delta_hu is not None:
-        drop = _drop(head, case)
-    hu = series.hu - drop
+        shape, depth = _infarct(head, case)
+        hu = hu - depth
     folder = out / case.name
     (folder / "truth").mkdir(parents=True, exist_ok=True)
-    truth = json.dumps(_truth(head, case, hu, drop), indent=1).encode()
+    truth = json.dumps(_truth(head, case, hu, shape), indent=1).encode()
     write_atomically(folder / "truth" / "truth.json", truth)
     score_and_keep(lambda to: _write_images(data / "real_head_ct", series, hu, to), folder, engine)
 
@@ -258,7 +259,7 @@ def _isotropic(series: Series) -> sitk.Image:
 
 def _on_voxels(labels: UInt8Array, grid: sitk.Image, series: Series) -> UInt8Array:
     """Labels of an upright grid at the series' voxels, nearest neighbour."""
-    out = np.zeros(series.hu.shape, np.uint8)
+    out: UInt8Array = np.zeros(series.hu.shape, np.uint8)
     origin = np.array(grid.GetOrigin())
     down = np.arange(out.shape[1])[:, None, None] * series.pixel_spacing_mm[0] * series.column_direction
     across = np.arange(out.shape[2])[None, :, None] * series.pixel_spacing_mm[1] * series.row_direction
@@ -277,8 +278,8 @@ def _points_mm(series: Series) -> npt.NDArray[np.float32]:
     return np.asarray(series.positions_mm[:, None, None, :] + down + across, np.float32)
 
 
-def _drop(head: RealHead, case: RealCase) -> Float32Array:
-    """HU that the infarct takes away: a rough blob in one side's territory, its border blurred."""
+def _infarct(head: RealHead, case: RealCase) -> tuple[Float32Array, Float32Array]:
+    """A rough blob in one side's territory: its share of each voxel, border blurred, and the HU taken away."""
     assert case.delta_hu is not None
     rng = np.random.default_rng([case.seed, _STREAM])
     side = SIDES[int(rng.integers(2))]
@@ -297,7 +298,8 @@ def _drop(head: RealHead, case: RealCase) -> Float32Array:
     edge_mm = rng.uniform(1.5, 4.0)
     soft = ndimage.gaussian_filter(blob, [edge_mm / mm for mm in spacing])
     white = rng.uniform(0.5, 0.7)
-    return np.asarray(case.delta_hu * soft * (white + (1 - white) * head.grey) * head.tissue, np.float32)
+    depth = case.delta_hu * soft * (white + (1 - white) * head.grey) * head.tissue
+    return soft, np.asarray(depth, np.float32)
 
 
 def _half(points: npt.NDArray[np.float32], regions: UInt8Array, side: Side) -> BoolArray:
@@ -311,19 +313,18 @@ def _half(points: npt.NDArray[np.float32], regions: UInt8Array, side: Side) -> B
     return np.asarray(x > middle + 2.0 if means[side] > middle else x < middle - 2.0)
 
 
-def _truth(head: RealHead, case: RealCase, hu: Float32Array, drop: Float32Array) -> dict[str, Any]:
+def _truth(head: RealHead, case: RealCase, hu: Float32Array, shape: Float32Array) -> dict[str, Any]:
     """truth.json: involvement by the independent regions, and what an observer who knows them measures."""
-    depth = case.delta_hu
     rows = []
     means = {}
     for region in ALL_REGIONS:
         own = (head.regions == region.label) & head.tissue
         means[region] = float(hu[own].mean()) if own.any() else float("nan")
-        share = 0.0 if depth is None or not own.any() else float((drop[own] >= depth / 4).mean())
+        share = float((shape[own] >= 0.5).mean()) if own.any() else 0.0
         rows.append((region, share))
     return {
         "schema": 1,
-        "depth_hu": depth,
+        "depth_hu": case.delta_hu,
         "spec": {"seed": case.seed},
         "regions": [
             {
