@@ -45,3 +45,15 @@ def test_an_engine_or_package_that_cannot_be_had_is_said(
 ) -> None:
     assert main(["score", str(tmp_path), "--out", str(tmp_path / "out"), *extra]) == 2
     assert "--engine auto or asymmetry" in capsys.readouterr().err
+
+
+def test_a_sample_of_what_is_no_label_map_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.nii.gz").write_bytes(b"nothing")
+    out = str(tmp_path / "out")
+    assert main(["sample", out, "--anatomy", str(tmp_path / "labels.nii.gz")]) == 2
+    assert "labels.nii.gz cannot be read" in capsys.readouterr().err
+    assert main(["sample", out, "--definition", "second"]) == 2
+    assert "--anatomy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
