@@ -24,7 +24,7 @@ from strokecore.scoring.evidence import Evidence
 # A region this many standard deviations brighter than in people without a lesion is not healthy.
 BRIGHT_SD: Final = 2.0
 # One region alone must not decide for its whole side.
-COMPANY_LIMIT: Final = 4.0
+COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
 # Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0

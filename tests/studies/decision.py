@@ -47,6 +47,8 @@ DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
 # Of five heads one has no infarct; the other four have one depth each.
 CYCLE: Final = len(DEPTHS_HU) + 1
 KEPT_HEMISPHERES: Final = 0.85
+# The company of a region is a hint: drawn towards 0, or two strong neighbours alone would call it.
+COMPANY_PRIOR: Final = 20.0
 COUNT: Final = len(QUANTILES)
 # Half the usual matrix: the node's grid has pixels of 1 mm, and simulating and reading take a third.
 COARSE: Final[dict[str, Any]] = {"matrix": 256, "pixel_mm": 0.9}
@@ -166,8 +168,11 @@ def fit_weights(rows: list[Row], normal: dict[str, Normal], *, alone: bool = Fal
     return found
 
 
-def _logistic(x: Any, y: Any, group: Any, groups: int) -> Any:
-    """Weights and offset by group [groups, k + 1], drawn towards those of all groups together."""
+def _logistic(x: Any, y: Any, group: Any, groups: int, shared_prior: float = 0.1) -> Any:
+    """Weights and offset by group [groups, k + 1], drawn towards those of all groups together.
+
+    ``shared_prior``: how strongly those are drawn towards 0.
+    """
     k = x.shape[1]
 
     def loss(flat: Any) -> tuple[float, Any]:
@@ -177,9 +182,9 @@ def _logistic(x: Any, y: Any, group: Any, groups: int) -> Any:
         wrong = special.expit(z) - y
         terms = np.concatenate([x * wrong[:, None], wrong[:, None]], axis=1)
         by_group = np.stack([np.bincount(group, terms[:, i], groups) for i in range(k + 1)], axis=1)
-        penalty = 0.5 * (own**2 * prior).sum() + 0.05 * (shared[:k] ** 2).sum()
+        penalty = 0.5 * (own**2 * prior).sum() + 0.5 * shared_prior * (shared[:k] ** 2).sum()
         gradient = np.concatenate(
-            [by_group.sum(axis=0) + np.r_[0.1 * shared[:k], 0.0], (by_group + own * prior).ravel()]
+            [by_group.sum(axis=0) + np.r_[shared_prior * shared[:k], 0.0], (by_group + own * prior).ravel()]
         )
         return float((np.logaddexp(0, z) - y * z).sum() + penalty), gradient
 
@@ -197,7 +202,9 @@ def fit_company(rows: list[Row], value: Any) -> dict[str, Company]:
     keep = np.array([r.judged for r in rows])
     return {
         name: Company(_rounded(w[-1]), *(_rounded(v) for v in w[:-1]))
-        for name, w in zip(groups, _logistic(x[keep], y[keep], group[keep], len(groups)), strict=True)
+        for name, w in zip(
+            groups, _logistic(x[keep], y[keep], group[keep], len(groups), COMPANY_PRIOR), strict=True
+        )
     }
 
 

@@ -11,6 +11,7 @@ from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
 from strokecore.scoring.decision import GROUPS, Company, Decision, Normal, Weights
+from strokecore.scoring.tissue import QUANTILES
 
 SHAPE = (40, 100, 121)
 SPACING_MM = (2.0, 2.0, 1.0)
@@ -62,13 +63,16 @@ def darken(head: Head, region: RegionId, delta_hu: float) -> Head:
 
 def plain_decision(threshold: float = 0.5) -> Decision:
     """Constants for a head of uniform tissue: 2.5 HU below the mirror and the person's level is even odds."""
-    weights = Weights(offset=-7.5, difference=1.5, local=0.5, level=1.0)
+    count = len(QUANTILES)
+    weights = Weights(offset=-7.5, differences=(1.0, 0.5, 0.5), levels=(0.5, 0.5, 0.0))
+    alone = Weights(offset=-7.5, differences=(0.0,) * count, levels=(1.5, 1.0, 0.5))
+    normal = Normal((1.0,) * count, (1.0,) * count, (0.0,) * count)
     return Decision(
         threshold,
         slope=1.0,
         offset=0.0,
-        normal=dict.fromkeys(REGION_NAMES, Normal(1.0, 1.0, 1.0, 0.0, 0.0)),
+        normal=dict.fromkeys(REGION_NAMES, normal),
         weights=dict.fromkeys(GROUPS.values(), weights),
-        alone=dict.fromkeys(GROUPS.values(), Weights(-7.5, 0.0, 0.0, 2.5)),
-        company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.0, 0.0)),
+        alone=dict.fromkeys(GROUPS.values(), alone),
+        company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.0, 0.0, 0.0)),
     )

@@ -7,13 +7,16 @@ import pytest
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
 from strokecore.scoring.decision import GROUPS, Company, Decision, Judgement, load_decision
 from strokecore.scoring.evidence import Evidence
+from strokecore.scoring.tissue import QUANTILES
 from tests.unit.scoring.heads import plain_decision
 
+COUNT = len(QUANTILES)
 REGION = RegionId("M2", "left")
 
 
 def even(difference: float, level: float, error: float = 0.0) -> Evidence:
-    return Evidence(difference, difference, level, error)
+    """The same at every quantile."""
+    return Evidence((difference,) * COUNT, (level,) * COUNT, error)
 
 
 def judged(opinions: list[Evidence], decision: Decision | None = None) -> Judgement:
@@ -33,13 +36,13 @@ def test_even_odds_are_where_the_constants_put_them() -> None:
 
 
 def test_without_a_mirror_only_the_level_speaks() -> None:
-    assert judged([Evidence(None, None, -3.0, 0.0)]).probability == pytest.approx(0.5)
+    assert judged([Evidence(None, (-2.5,) * COUNT, 0.0)]).probability == pytest.approx(0.5)
 
 
 def test_a_mirror_brighter_than_healthy_tissue_counts_only_up_to_there() -> None:
     """Blood or calcium of 10 HU above the rest on the other side; this side is as dense as ever."""
-    assert judged([Evidence(-10.0, -10.0, 0.0, 0.0)]).probability < 0.1
-    assert judged([Evidence(-10.0, -10.0, -10.0, 0.0)]).probability > 0.9
+    assert judged([even(-10.0, 0.0)]).probability < 0.1
+    assert judged([even(-10.0, -10.0)]).probability > 0.9
 
 
 def test_a_call_is_borderline_when_the_opinions_do_not_agree() -> None:
@@ -51,7 +54,9 @@ def test_a_call_is_borderline_when_the_opinions_do_not_agree() -> None:
 
 
 def test_dark_neighbours_of_the_same_side_make_a_region_likelier_and_of_the_other_side_less() -> None:
-    decision = replace(plain_decision(), company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.5, -0.5)))
+    decision = replace(
+        plain_decision(), company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.5, 0.5, -0.5))
+    )
     middling, dark = [even(-2.5, -2.5)], [even(-4.0, -4.0)]
     alone = decision.judge({REGION: middling})[REGION].probability
     for region, likelier in ((RegionId("M3", "left"), True), (RegionId("M3", "right"), False)):
@@ -64,11 +69,13 @@ def test_the_shipped_constants_hold_every_region_and_are_darker_is_likelier() ->
     assert set(decision.normal) == set(REGION_NAMES)
     assert set(decision.weights) == set(decision.alone) == set(GROUPS.values())
     assert 0 < decision.threshold < 1
-    for weights in (*decision.weights.values(), *decision.alone.values()):
-        assert min(weights.difference, weights.local, weights.level) >= 0
-    healthy = {r: [even(0.0, decision.normal[r.name].level_mean)] for r in ALL_REGIONS}
+    healthy = {r: [Evidence((0.0,) * COUNT, decision.normal[r.name].levels_mean, 0.3)] for r in ALL_REGIONS}
     assert all(found.probability < decision.threshold for found in decision.judge(healthy).values())
     for region in ALL_REGIONS:
-        ill = [even(-8.0, decision.normal[region.name].level_mean - 8.0)]
+        # grey matter loses all, what is white or fluid in the region half and less
+        levels = [m - d for m, d in zip(decision.normal[region.name].levels_mean, (8, 7, 4), strict=True)]
+        ill = [Evidence((-8.0, -7.0, -4.0), tuple(levels), 0.3)]
         found = decision.judge({**healthy, region: ill})
-        assert [r for r, f in found.items() if f.probability >= decision.threshold] == [region]
+        assert found[region].probability >= decision.threshold
+        # a dark neighbour is a hint, and no more
+        assert all(2 * f.probability < found[region].probability for r, f in found.items() if r != region)
