@@ -46,7 +46,7 @@ _PERSON_HEADS: Final = (
     ("plastic_noise", 3, (), _STROKE_WINDOW),
     ("wide_ventricles", 3, (), _BRAIN_WINDOW),
     ("cavity", 4, (), _BRAIN_WINDOW),
-    ("calcified_pallidum", 3, (), _BRAIN_WINDOW),
+    ("calcified_pallidum", 5, (), _BRAIN_WINDOW),
     ("tilt_rotation", 3, (), _BRAIN_WINDOW),
 )
 
