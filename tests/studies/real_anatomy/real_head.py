@@ -279,7 +279,7 @@ def _points_mm(series: Series) -> npt.NDArray[np.float32]:
 
 
 def _infarct(head: RealHead, case: RealCase) -> tuple[Float32Array, Float32Array]:
-    """A rough blob in one side's territory: its share of each voxel, border blurred, and the HU taken away."""
+    """A rough blob in one side's territory: its share of each voxel, border blurred, and the HU lost."""
     assert case.delta_hu is not None
     rng = np.random.default_rng([case.seed, _STREAM])
     side = SIDES[int(rng.integers(2))]
