@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ MINIMUM_STROKECORE: Final = "0.1.0"
 INTENDED_USE: Final = "Research use only"
 # As the weight-free engine, tuned there on the tuning seeds: smaller lesions are mostly noise.
 MINIMUM_COMPONENT_ML: Final = 0.7
+_REFITTED: Final = re.compile("r[0-9a-f]{8}")
 # What a package tells of its data; paths of this machine and lists of patients stay here.
 _DATA_FACTS: Final = ("kind", "labels", "cases", "simulator", "seeds", "licence", "strokecore")
 
@@ -144,7 +146,7 @@ def refit(model: Path, out: Path, data: Path, *, note: str = "") -> Path:
     Raises
     ------
     UsageError: ``data`` has no validation cases, or ``out`` exists.
-    ModelPackageError: ``model`` is no package.
+    ModelPackageError: ``model`` is no package, or its network was made for another preprocessing.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists; give another folder for the package, or remove it.")
@@ -157,11 +159,11 @@ def refit(model: Path, out: Path, data: Path, *, note: str = "") -> Path:
     joined = package.manifest.get("combination") is not None
     runtime = OnnxRuntime(package)
     fitted = fit_decisions(runtime.run, dataset, records, package.spec, joined=joined)
+    fitted["metrics"]["validation"]["data"] = data_facts(dataset)
     manifest: dict[str, Any] = {
         **package.manifest,
         **fitted,
-        "version": f"{package.version.split('.r', maxsplit=1)[0]}.r{dataset.sha256[:8]}",
-        "preprocess_version": PREPROCESS_VERSION,
+        "version": _refitted_version(package.version, dataset.sha256),
         "atlas_sha256": load_atlas().sha256,
     }
     with new_package(out) as part:
@@ -170,6 +172,13 @@ def refit(model: Path, out: Path, data: Path, *, note: str = "") -> Path:
                 shutil.copyfile(model / name, part / name)
         seal(part, manifest, note)
     return out
+
+
+def _refitted_version(version: str, data_sha256: str) -> str:
+    """The same version with the data's hash, instead of an earlier one, at the end of its build part."""
+    number, _, build = version.partition("+")
+    kept = [part for part in build.split(".") if part and not _REFITTED.fullmatch(part)]
+    return f"{number}+{'.'.join([*kept, f'r{data_sha256[:8]}'])}"
 
 
 def fit_decisions(
@@ -274,6 +283,15 @@ def _golden_cases(dataset: Dataset, records: Sequence[CaseRecord]) -> list[Case]
     return [dataset.load(record) for record in (sick, free) if record is not None]
 
 
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What model.json says of prepared data."""
+    return {
+        **{name: dataset.about[name] for name in _DATA_FACTS if name in dataset.about},
+        "skipped": len(dataset.about["skipped"]),
+        "sha256": dataset.sha256,
+    }
+
+
 def _about(record: Mapping[str, Any], recipe: Recipe, dataset: Dataset, weights: str) -> dict[str, Any]:
     """The part of model.json that is known before anything is fitted."""
     backbone = record["backbone"]
@@ -288,11 +306,7 @@ def _about(record: Mapping[str, Any], recipe: Recipe, dataset: Dataset, weights:
         "licence": licence_name(kind, built_with_dinov3),
         "intended_use": INTENDED_USE,
         "training": {
-            "data": {
-                **{name: dataset.about[name] for name in _DATA_FACTS if name in dataset.about},
-                "skipped": len(dataset.about["skipped"]),
-                "sha256": dataset.sha256,
-            },
+            "data": data_facts(dataset),
             "recipe": {
                 **recipe.to_dict(),
                 "weights": {"source": backbone["name"], "sha256": backbone["sha256"]},

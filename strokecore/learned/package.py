@@ -40,6 +40,11 @@ OUTPUT_NAMES: Final[dict[Arm, str]] = {"bg": "bg_probability", "sg": "sg_probabi
 _MANIFEST_BYTES: Final = 4_000_000
 _SCHEMA: Final = Path(__file__).with_name("model.schema.json")
 _CHUNK: Final = 1 << 20
+_TRAIN_AGAIN: Final = "its network holds for its own only: train and export it again."
+_REFIT: Final = (
+    "its thresholds and weights hold for its own only: fit them anew with trainer refit, or train and export "
+    "it again."
+)
 _INSTEAD: Final = "To score without a model, leave --model out and use --engine auto or asymmetry."
 
 
@@ -237,16 +242,14 @@ def _check_fit(folder: Path, manifest: Mapping[str, Any], atlas_sha256: str | No
             f"model package {folder} needs strokecore {minimum} or newer, this is {__version__}; "
             "update strokecore, or export the model with this version's trainer."
         )
-    for what, found, expected in (
-        ("preprocessing", manifest["preprocess_version"], PREPROCESS_VERSION),
-        ("atlas", manifest["atlas_sha256"], atlas_sha256 or manifest["atlas_sha256"]),
-        ("arm blend (mm)", float(manifest["arms"]["blend_mm"]), BLEND_MM),
+    for what, found, expected, instead in (
+        ("preprocessing", manifest["preprocess_version"], PREPROCESS_VERSION, _TRAIN_AGAIN),
+        ("arm blend (mm)", float(manifest["arms"]["blend_mm"]), BLEND_MM, _TRAIN_AGAIN),
+        ("atlas", manifest["atlas_sha256"], atlas_sha256 or manifest["atlas_sha256"], _REFIT),
     ):
         if found != expected:
             raise ModelPackageError(
-                f"model package {folder} was made for {what} {found}, this run has {expected}; "
-                "its thresholds hold for its own only: fit them anew with trainer refit, or train and export "
-                "it again."
+                f"model package {folder} was made for {what} {found}, this run has {expected}; {instead}"
             )
     for arm, output in zip(CLASSES, manifest["outputs"], strict=True):
         if tuple(output["classes"]) != CLASSES[arm]:
@@ -269,8 +272,7 @@ def _combination(folder: Path, values: Mapping[str, Any] | None) -> Combination 
     if found != expected:
         raise ModelPackageError(
             f"model package {folder} joins the weight-free engine {found[:12]}…, this version "
-            f"has {expected[:12]}…; its weights hold for that one only: fit them anew with trainer refit, or "
-            "export it again."
+            f"has {expected[:12]}…; {_REFIT}"
         )
     return Combination(found, VoxelWeights(**values["inside"]), VoxelWeights(**values["outside"]))
 

@@ -29,6 +29,7 @@ def canonical_case(
     case_id: str,
     split: Split,
     affected: tuple[str, ...] | None = None,
+    not_judged: tuple[str, ...] = (),
     provenance: dict[str, str] | None = None,
     atlas: Atlas | None = None,
 ) -> Case:
@@ -40,6 +41,7 @@ def canonical_case(
     lesion: bool [k, j, i] on the series' voxels.
     territory: uint8 [k, j, i], RegionId.label of the truth; None when only the infarct's outline is known.
     affected: the regions with infarct, such as "left:M1", where the truth says so; else they are derived.
+    not_judged: as in CaseRecord.
 
     Raises
     ------
@@ -75,6 +77,7 @@ def canonical_case(
         affected=affected,
         digest="",
         provenance=provenance or {},
+        not_judged=not_judged,
     )
     return Case(record, hu.astype(np.float16), brain.parenchyma, brain.intracranial, regions, mask, own)
 

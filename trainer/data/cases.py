@@ -65,6 +65,8 @@ class CaseRecord:
     affected: regions with infarct, such as "left:M1"; empty when only the infarct's outline is known.
     digest: sha256 hex of the arrays.
     provenance: where the case came from; no patient data.
+    not_judged: regions that are neither affected nor free of infarct by the truth, such as one of which a
+        tenth is infarct; nothing is fitted or measured on them.
     """
 
     id: str
@@ -77,11 +79,16 @@ class CaseRecord:
     affected: tuple[str, ...]
     digest: str
     provenance: dict[str, str] = field(default_factory=dict)
+    not_judged: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CaseRecord:
         """The inverse of ``asdict``. Raises TypeError on unknown or missing keys."""
-        return replace(cls(**values), affected=tuple(values["affected"]))
+        return replace(
+            cls(**values),
+            affected=tuple(values["affected"]),
+            not_judged=tuple(values.get("not_judged", ())),
+        )
 
 
 @dataclass(frozen=True, eq=False)

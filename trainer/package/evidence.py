@@ -31,7 +31,8 @@ class Evidence:
 
     Attributes
     ----------
-    log_odds: float64 [cases, 20], aggregated evidence of each region; NaN where it has no usable voxel.
+    log_odds: float64 [cases, 20], aggregated evidence of each region; NaN where it has no usable voxel, or
+        where the truth does not judge it.
     affected: bool [cases, 20], the truth.
     outlined: bool [cases, 20, thresholds], the lesion in the region is tall enough to count (aspects.py).
     dice: float64 [cases, thresholds]; NaN for a case without infarct.
@@ -92,7 +93,8 @@ def collect_joined(
             np.save(Path(folder) / f"{number}.npy", maps, allow_pickle=False)
             done()
         affected = np.array([_affected(record) for record in records])
-        curves = calibrate(_table(own), affected, _table(other))
+        judged = np.array([_judged(record) for record in records])
+        curves = calibrate(np.where(judged, _table(own), np.nan), affected, _table(other))
         both = [
             {r: curves[r.name].log_odds(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()}
             for mine, theirs in zip(own, other, strict=True)
@@ -126,6 +128,10 @@ def _affected(record: CaseRecord) -> list[bool]:
     return [f"{region.side}:{region.name}" in record.affected for region in ALL_REGIONS]
 
 
+def _judged(record: CaseRecord) -> list[bool]:
+    return [f"{region.side}:{region.name}" not in record.not_judged for region in ALL_REGIONS]
+
+
 def _learned_map(run: Run, case: Case, spec: InputSpec) -> Float32Array:
     """The network's infarct probability, float32 [z, y, x]; 0 outside the skull."""
     hu = case.hu.astype(np.float32)
@@ -143,7 +149,7 @@ def _of_case(
     lesion = int(np.count_nonzero(case.lesion))
     dice = dice_of_counts(both, reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
     return (
-        _table([found])[0],
+        np.where(_judged(case.record), _table([found])[0], np.nan),
         np.array(_affected(case.record)),
         _outlined(level, case),
         dice,

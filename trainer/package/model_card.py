@@ -65,6 +65,7 @@ def model_card(manifest: Mapping[str, Any], note: str = "") -> str:
             **manifest,
             "data": {"cases": None, "skipped": 0, "simulator": None, **data},
             "validation": validation,
+            "refitted": validation.get("data"),
             "test": manifest["metrics"]["test"],
             "calibration": manifest["regions"]["calibration"],
             "plain": manifest["training"]["recipe"]["loss"]["coupling_weight"] == 0

@@ -17,7 +17,7 @@ from trainer.data.cases import Group
 
 # Share of each pattern among the cases. A third is coupled, because that is what the coupling term is about;
 # a fifth has no infarct, because most heads that a node sees have none.
-_SHARES: Final[dict[Group, float]] = {
+SHARES: Final[dict[Group, float]] = {
     "coupled": 0.34,
     "bg_only": 0.15,
     "sg_only": 0.10,
@@ -48,7 +48,7 @@ class Pattern:
 def training_spec(seed: int) -> tuple[SampleSpec, Pattern]:
     """The head of one seed: pattern, depth, confounders, patient and acquisition, from the training world."""
     rng = np.random.default_rng([seed, _PATTERN_STREAM])
-    group: Group = list(_SHARES)[int(rng.choice(len(_SHARES), p=list(_SHARES.values())))]
+    group: Group = list(SHARES)[int(rng.choice(len(SHARES), p=list(SHARES.values())))]
     side = SIDES[int(rng.integers(2))]
     other: tuple[tuple[str, Side], ...] = ()
     if group == "outside" or (group != "lesion_free" and rng.random() < _OTHER_TERRITORY_SHARE):

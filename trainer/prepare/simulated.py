@@ -32,7 +32,7 @@ from strokecore.simulate.spec import canonical_json
 from strokecore.simulate.write import write_dicom
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Split, made_case, write_case
-from trainer.prepare.patterns import training_spec
+from trainer.prepare.patterns import SHARES, training_spec
 from trainer.prepare.pool import prepare_cases
 
 # The simulator's three disjoint ranges of seeds are the three splits.
@@ -41,7 +41,9 @@ SPLIT_SEEDS: Final[dict[Split, range]] = {
     "validate": VALIDATE_SEEDS,
     "test": TEST_SEEDS,
 }
-_ANATOMY_STREAM: Final = 105  # apart from the simulator's own streams and the other draws of cases
+# Apart from the simulator's own streams and the other draws of cases.
+_ANATOMY_STREAM: Final = 105
+_FREE_STREAM: Final = 106
 # How a number of cases is shared among the splits whose seeds are in reach.
 _SPLIT_SHARES: Final[dict[Split, float]] = {"train": 0.7, "validate": 0.1, "test": 0.2}
 
@@ -190,10 +192,12 @@ def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
 def prepare_person(anatomies: Anatomies, out: Path, seed: int) -> CaseRecord | str:
     """Make a real person's case; returns its record, or why the node would refuse this head."""
     base = load_person(anatomies.of(seed), anatomies.second_atlas)
-    spec = random_person_spec(seed, base.anatomy)
+    # The population's heads all have an infarct; most that a node sees have none.
+    free = np.random.default_rng([seed, _FREE_STREAM]).random() < SHARES["lesion_free"]
+    spec = random_person_spec(seed, base.anatomy, affected=() if free else None)
     if spec.definition not in base.definitions:
         spec = dataclasses.replace(spec, definition="atlas")
-    return _prepare(out, spec, "population", base)
+    return _prepare(out, spec, "lesion_free" if free else "population", base)
 
 
 def _prepare(out: Path, spec: SampleSpec, wanted: str, base: BaseHead | None) -> CaseRecord | str:
@@ -216,7 +220,8 @@ def _prepare(out: Path, spec: SampleSpec, wanted: str, base: BaseHead | None) ->
                 head.infarct_regions[order],
                 case_id=case_id(seed),
                 split=split_of(seed),
-                affected=tuple(f"{region.side}:{region.name}" for region in spec.affected),
+                affected=_named(head, "affected", True),
+                not_judged=_named(head, "judged", False),
                 provenance={
                     "seed": str(seed),
                     "wanted": wanted,
@@ -229,6 +234,11 @@ def _prepare(out: Path, spec: SampleSpec, wanted: str, base: BaseHead | None) ->
         except Refusal as refusal:
             return f"{refusal.code}: {refusal}"
     return write_case(out, case, made_from)
+
+
+def _named(head: SimulatedHead, what: str, value: bool) -> tuple[str, ...]:
+    """Regions of which truth.json says ``value``, such as "left:M1": what was drawn, not what was wanted."""
+    return tuple(f"{row['side']}:{row['name']}" for row in head.truth["regions"] if row[what] is value)
 
 
 def _confounders(spec: SampleSpec) -> dict[str, str]:

@@ -214,10 +214,34 @@ def test_a_package_for_another_atlas_is_refused_for_scoring_and_can_be_fitted_an
     original = load_package(exported)
     assert fresh.lesion_threshold == original.lesion_threshold
     assert fresh.calibration == original.calibration
-    assert fresh.version != original.version
+    assert fresh.version == f"{original.version}.r{dataset.sha256[:8]}"
     assert fresh.onnx.read_bytes() == original.onnx.read_bytes()
-    assert "Refitted." in (fresh.folder / "MODEL_CARD.md").read_text()
+    card = (fresh.folder / "MODEL_CARD.md").read_text()
+    for words in ("Fitted anew", "Refitted.", dataset.sha256[:16], "are void"):
+        assert words in card
+    assert fresh.manifest["training"] == original.manifest["training"]
+    assert fresh.manifest["metrics"]["validation"]["data"]["sha256"] == dataset.sha256
     assert fresh.manifest["metrics"]["test"] is None  # the old figures are of the old thresholds
+    assert load_package(refit(fresh.folder, tmp_path / "again", dataset.folder)).version == fresh.version
+
+
+def test_a_version_without_a_build_part_gets_one() -> None:
+    sha256 = "0123456789abcdef"
+    assert trainer.export._refitted_version("1.0.0", sha256) == "1.0.0+r01234567"
+    assert trainer.export._refitted_version("1.0.0+ab.rffffffff", sha256) == "1.0.0+ab.r01234567"
+
+
+def test_a_package_for_another_preprocessing_must_be_trained_again(
+    exported: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    stale = tmp_path / "stale"
+    shutil.copytree(exported, stale)
+    manifest = json.loads((stale / "model.json").read_text())
+    manifest["preprocess_version"] = "0"
+    (stale / "model.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelPackageError, match="train and export it again") as refused:
+        refit(stale, tmp_path / "fresh", dataset.folder)
+    assert "refit" not in str(refused.value)
 
 
 def test_a_refit_needs_cases_that_the_network_was_not_trained_on(exported: Path, tmp_path: Path) -> None:

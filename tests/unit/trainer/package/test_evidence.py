@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,3 +86,21 @@ def test_both_opinions_are_collected_and_joined(dataset: Dataset, monkeypatch: p
     at = THRESHOLDS.index(0.5)
     assert joined.dice[0, at] > 0.9
     assert joined.called_ml[1, at] < 1.0
+
+
+def test_what_the_truth_does_not_judge_is_left_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence_module, "weight_free", opinion)
+    both, free = dataset.split("validate")
+    records = (replace(both, affected=("left:M2",), not_judged=("left:M5",)), free)
+    at = ALL_REGIONS.index(RegionId("M5", "left"))
+    fitted: list[npt.NDArray[np.float64]] = []
+
+    def calibrate(log_odds: Any, affected: Any, asymmetry: Any) -> Any:
+        fitted.append(log_odds)
+        return fit_calibration(log_odds, affected, asymmetry)
+
+    joined, _ = collect_joined(dark_is_infarct, dataset, records, SPEC, calibrate)
+    for log_odds in (joined.log_odds, fitted[0]):
+        assert np.isnan(log_odds[0, at])
+        assert not np.isnan(log_odds[1, at])
+        assert not np.isnan(log_odds[0, ALL_REGIONS.index(LEFT_M2)])

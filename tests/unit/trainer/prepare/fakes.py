@@ -31,7 +31,9 @@ class FakeCanonical:
     seen: dict[str, Seen] = field(default_factory=dict)
     calls: int = 0
 
-    def __call__(self, series, lesion, territory, *, case_id, split, provenance, affected=()) -> Case:
+    def __call__(
+        self, series, lesion, territory, *, case_id, split, provenance, affected=(), not_judged=()
+    ) -> Case:
         self.calls += 1
         self.seen[case_id] = Seen(series, lesion, territory)
         masks = {name: np.zeros(CANONICAL_GRID.shape, np.bool_) for name in ("brain", "inside", "lesion")}
@@ -49,6 +51,7 @@ class FakeCanonical:
             affected=affected,
             digest="",
             provenance=provenance,
+            not_judged=not_judged,
         )
         hu = np.full(CANONICAL_GRID.shape, -1024, np.float16)
         return Case(record, hu, masks["brain"], masks["inside"], labels, masks["lesion"], labels)

@@ -155,8 +155,8 @@ def test_one_seed_goes_through_dicom_and_is_kept(tmp_path, monkeypatch):
     assert record.id == "sim-00041"
     assert record.split == "train"
     assert record.provenance["seed"] == "41"
-    spec, wanted = training_spec(41)
-    assert record.affected == tuple(f"{r.side}:{r.name}" for r in wanted.affected)
+    spec, _ = training_spec(41)
+    assert set(record.affected) == {f"{r.side}:{r.name}" for r in mini.SPEC.affected}  # of what was drawn
     seen = fake.seen["sim-00041"]
     np.testing.assert_array_equal(seen.series.hu, head.hu)
     np.testing.assert_array_equal(seen.lesion, head.infarct)
@@ -202,6 +202,7 @@ def test_a_persons_case_says_whose_head_it_is(tmp_path, label_maps, monkeypatch)
     monkeypatch.setattr(simulated, "write_dicom", lambda out, spec, *a: write_dicom(out, mini.SPEC, *a))
     monkeypatch.setattr(simulated, "canonical_case", fake)
     people = find_anatomies(label_maps, "01")
+    monkeypatch.setitem(simulated.SHARES, "lesion_free", 0.0)
     steps = list(prepare_simulated(tmp_path / "out", 4, range(41, 45), 1, people))
     assert [record.id for record in steps[-1].records] == [f"sim-{seed:05d}" for seed in range(41, 45)]
     for spec, given in seen:
@@ -212,6 +213,38 @@ def test_a_persons_case_says_whose_head_it_is(tmp_path, label_maps, monkeypatch)
     assert provenance["wanted"] == "population"
     simulated.prepare_person(people, tmp_path / "out", 41)
     assert fake.calls == len(seen) == 4
+
+
+def test_what_was_drawn_is_the_truth_not_what_was_wanted(tmp_path, monkeypatch):
+    """0.6 of a region are affected, 0.2 are not judged, 0.02 are healthy."""
+    made, fake = mini.head(), FakeCanonical()
+    share = {"I": 0.6, "L": 0.2, "M1": 0.02}
+    rows = [
+        {"name": name, "side": "right", "affected": part >= 0.3, "judged": not 0.05 <= part < 0.3}
+        for name, part in share.items()
+    ]
+    head = replace(made, truth={**made.truth, "regions": rows})
+    monkeypatch.setattr(simulated, "simulate", lambda spec: head)
+    monkeypatch.setattr(simulated, "write_dicom", lambda out, spec, *a: write_dicom(out, mini.SPEC, *a))
+    monkeypatch.setattr(simulated, "canonical_case", fake)
+    (tmp_path / "cases").mkdir()
+    record = prepare_seed(tmp_path, 41)
+    assert record.affected == ("right:I",)
+    assert record.not_judged == ("right:L",)
+    assert prepare_seed(tmp_path, 41) == record  # as it was read back
+
+
+def test_some_people_have_no_infarct(tmp_path, monkeypatch):
+    base = SimpleNamespace(anatomy="person_01:0123456789ab", definitions=("atlas",), second_sha256="")
+    seen = []
+    monkeypatch.setattr(simulated, "load_person", lambda path, second: base)
+    monkeypatch.setattr(simulated, "_prepare", lambda out, spec, wanted, base: seen.append((spec, wanted)))
+    people = simulated.Anatomies((tmp_path / "person_01.nii.gz",))
+    for seed in range(200):
+        simulated.prepare_person(people, tmp_path, seed)
+    free = [not spec.affected for spec, _ in seen]
+    assert np.mean(free) == pytest.approx(0.2, abs=0.08)
+    assert free == [wanted == "lesion_free" for _, wanted in seen]
 
 
 def test_refusal_of_a_head_is_a_reason(tmp_path, monkeypatch):
