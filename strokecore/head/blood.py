@@ -145,7 +145,7 @@ def find_haemorrhage(flat: Float32Array, brain: Brain, grid: Grid) -> Haemorrhag
     flat: float32 [z, y, x] on ``grid``, density without the head's density field.
     brain: tissue masks of the same head.
     """
-    box = bounding_box(brain.intracranial, 0.0, grid.spacing_mm)
+    box = bounding_box(brain.intracranial, _SKULL_MM, grid.spacing_mm)
     scan = _scan(flat[box], brain.cropped(box), cropped(grid, box))
     parts = [*_lumps(scan), *_settled(scan), *_layers(scan), *_strands(scan)]
     certain = any(part.certain for part in parts)

@@ -93,7 +93,7 @@ def test_blood_that_has_settled_in_the_ventricles() -> None:
 
 def test_falx_and_sinuses_are_not_blood() -> None:
     falx = (np.abs(X) < 1.5) & ((Z > 4) | (Y < -34))
-    sinus = (DEPTH < 8) & ((np.abs(X) < 7) & (Y > 0) | ((np.abs(Z + 22) < 6) & (Y > 40)))
+    sinus = (DEPTH < 8) & ((np.abs(X) < 7) & ((Y > 40) | (Z > 20)) | ((np.abs(Z + 22) < 6) & (Y > 40)))
     assert found(painted(falx | sinus)) is None
 
 
