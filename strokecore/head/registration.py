@@ -37,9 +37,9 @@ _HUBER_HU: Final = 8.0
 _OVERLAP_FLOOR_MM: Final = -45.0
 # What a registration of a whole adult head cannot leave; see test_registration.py for what is refused.
 _LEAST_DICE: Final = 0.85
-_SCALES: Final = (0.7, 1.25)
-_MOST_ANISOTROPY: Final = 1.35
-_MOST_TURN_DEG: Final = 20.0
+_SCALES: Final = (0.6, 1.4)
+_MOST_ANISOTROPY: Final = 1.6
+_MOST_TURN_DEG: Final = 25.0
 _MOST_RESIDUAL_HU: Final = 13.0
 _LEAST_LEVEL_COVERED: Final = 0.5
 

@@ -50,10 +50,10 @@ class AsymmetryConfig:
     core_mm: a lesion that vanishes when this is taken off its surface is a sliver of partial volume.
     """
 
-    voxel_hu: float = 3.0
+    voxel_hu: float = 2.0
     voxel_scale_hu: float = 0.8
     region_weight: float = 0.8
-    least_hu: float = 1.2
+    least_hu: float = 1.0
     bright_hu: float = 5.0
     alone_hu: float = 9.0
     outside_hu: float = 5.0

@@ -23,6 +23,9 @@ from strokecore.scoring.evidence import Evidence
 
 # A region this many standard deviations brighter than in people without a lesion is not healthy.
 BRIGHT_SD: Final = 2.0
+# So many of the drawings of a region must disagree with the rest before its call is in doubt: there are
+# eight, and one border moved by 3 mm nearly always finds something.
+DISSENT: Final = 2
 # One region alone must not decide for its whole side.
 COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
@@ -115,7 +118,10 @@ class Decision:
                 self._probability(region, value, others) for value in (means[region], *each)
             )
             called = [value >= self.threshold for value in redrawn]
-            judged[region] = Judgement(probability, any(called) and not all(called))
+            dissent = min(sum(called), len(called) - sum(called))
+            judged[region] = Judgement(
+                probability, dissent >= DISSENT if len(called) > DISSENT else dissent > 0
+            )
         return judged
 
     def log_odds(self, region: RegionId, found: Evidence) -> float:
