@@ -30,15 +30,15 @@ SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
 _DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
 _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
-_NORMALS_PER_CONFOUNDER: Final = 10
+_NORMALS_PER_CONFOUNDER: Final = 6
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
     ("parenchymal", 5.0, 5.0, 20),
     ("parenchymal", 1.0, 1.0, 20),
-    ("subdural", 10.0, 40.0, 16),
-    ("bilateral_subdural", 10.0, 40.0, 16),
-    ("subarachnoid", 8.0, 20.0, 16),
-    ("ventricular", 5.0, 20.0, 16),
+    ("subdural", 10.0, 40.0, 12),
+    ("bilateral_subdural", 10.0, 40.0, 12),
+    ("subarachnoid", 8.0, 20.0, 12),
+    ("ventricular", 5.0, 20.0, 12),
 )
 _BLOOD_STREAM: Final = 105
 # The node's own grid has pixels of 1 mm: with these a head is made and read in two thirds of the time.
