@@ -20,6 +20,8 @@ Spacing = tuple[float, float, float]
 # ventricles guide; brighter than brain is calcium, blood or contrast, which the template does not have.
 OUTSIDE_HU: Final = -45.0
 _BRIGHT_HU: Final = 12.0
+# Share of the smoothing that must lie inside the scan.
+_SEEN: Final = 0.98
 
 
 def brain_image(
@@ -32,7 +34,8 @@ def brain_image(
 ) -> Image:
     """Smoothed density inside the skull relative to this brain's median, and one level outside.
 
-    hu, intracranial: [z, y, x]; spacing_mm: (z, y, x); origin_mm: (x, y, z); thinned_mm: as for ``thinned``.
+    hu, intracranial: [z, y, x]; spacing_mm: (z, y, x); origin_mm: (x, y, z); thinned_mm: every
+    n-th voxel is kept, for a spacing of about that much; 0 keeps all.
     """
     level = float(np.median(hu[intracranial]))
     inside = np.where(intracranial, np.clip(hu - level, OUTSIDE_HU, _BRIGHT_HU), OUTSIDE_HU)
@@ -45,11 +48,18 @@ def brain_image(
     return Image(np.ascontiguousarray(values), _thinned_spacing(spacing_mm, every), origin_mm)
 
 
-def thinned(image: Image, spacing_mm: float) -> Image:
-    """Every n-th voxel, for a spacing of about ``spacing_mm``; smooth the image first."""
-    every = _every(spacing_mm, image.spacing_mm)
-    values = np.ascontiguousarray(image.values[every])
-    return Image(values, _thinned_spacing(image.spacing_mm, every), image.origin_mm)
+def clearly_seen(
+    covered: BoolArray, spacing_mm: Spacing, smoothing_mm: float, thinned_mm: float
+) -> Float32Array:
+    """Where a smoothed and thinned image of a scan shows the head and not the scan's end; 1 or 0, [z, y, x].
+
+    Near the end the smoothing brings the darkness beyond it in, which looks like the brain's surface and
+    would squeeze the atlas into what was scanned.
+    """
+    every = _every(thinned_mm, spacing_mm)
+    sigma = [smoothing_mm / step for step in _thinned_spacing(spacing_mm, every)]
+    seen = ndimage.gaussian_filter(covered[every].astype(np.float32), sigma, mode="nearest")
+    return np.asarray(seen > _SEEN, dtype=np.float32)
 
 
 def _every(thinned_mm: float, spacing_mm: Spacing) -> tuple[slice, slice, slice]:

@@ -20,7 +20,7 @@ from strokecore.head.alignment import Image, align
 from strokecore.head.brain import Brain
 from strokecore.head.frame import HEAD_ORIGIN_IN_TEMPLATE_MM, TYPICAL_SCALE
 from strokecore.head.grid import Grid
-from strokecore.head.image import brain_image, template_image, thinned
+from strokecore.head.image import brain_image, clearly_seen, template_image
 from strokecore.head.warp import Warp, fit_warp
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def register_atlas(
     """
     spacing_mm, origin_mm = frame_grid.spacing_mm, frame_grid.origin_mm
     moving = brain_image(hu, brain.intracranial, spacing_mm, origin_mm, _SMOOTHING_MM, _GRID_MM)
-    scanned = thinned(Image(covered.astype(np.float32), spacing_mm, origin_mm), _GRID_MM).values
+    scanned = clearly_seen(covered, spacing_mm, _SMOOTHING_MM, _GRID_MM)
     template, template_mask = template_image(atlas, _GRID_MM, _SMOOTHING_MM)
     start = np.diag([TYPICAL_SCALE, TYPICAL_SCALE, TYPICAL_SCALE, 1.0])
     start[:3, 3] = -start[:3, :3] @ HEAD_ORIGIN_IN_TEMPLATE_MM

@@ -19,7 +19,7 @@ from scipy import ndimage
 from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.head.alignment import Image, sample
 from strokecore.head.grid import Grid
-from strokecore.head.image import brain_image, template_image, thinned
+from strokecore.head.image import brain_image, clearly_seen, template_image
 
 if TYPE_CHECKING:
     from strokecore.anatomy.atlas import Atlas
@@ -137,19 +137,19 @@ def _pair(
     place = brain_image(
         hu, intracranial, grid.spacing_mm, grid.origin_mm, level.smoothing_mm, level.spacing_mm
     )
-    seen = thinned(Image(covered.astype(np.float32), grid.spacing_mm, grid.origin_mm), level.spacing_mm)
+    seen = clearly_seen(covered, grid.spacing_mm, level.smoothing_mm, level.spacing_mm)
     scale = float(np.cbrt(abs(np.linalg.det(head_from_template[:3, :3]))))
     template, _ = template_image(atlas, atlas.spacing_mm[0], round(level.smoothing_mm / scale, 1))
     back = np.linalg.inv(head_from_template)
     there = place.points(np.ones(place.values.shape, np.bool_)) @ back[:3, :3].T + back[:3, 3]
     expected = sample(template.values, template.indices(there)).reshape(place.values.shape)
-    scanned = seen.values > 0.5
+    scanned = seen > 0.5
     tissue = scanned & (place.values > _TISSUE_HU) & (expected > _TISSUE_HU)
     offset = float(np.median((place.values - expected)[tissue])) if tissue.any() else 0.0
     return _Pair(
         np.clip(place.values - np.float32(offset), *_WINDOW_HU),
         np.clip(expected, *_WINDOW_HU),
-        scanned.astype(np.float32),
+        seen,
         place,
     )
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
-from strokecore.arrays import Bool3D, Float3D, Float4D, UInt8Array
+from strokecore.arrays import Bool3D, BoolArray, Float3D, Float4D, UInt8Array
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.head.grid import Grid
 from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
@@ -104,7 +104,7 @@ class LearnedEngine:
                 head.grid,
             ),
             old=old,
-            other=weight_free.other if weight_free else None,
+            other=_without(weight_free.other, weight_free.acute) if weight_free else None,
             evidence=self._evidence(own, other, measure_regions(cropped, tissue))
             | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
         )
@@ -128,6 +128,10 @@ class LearnedEngine:
                 contralateral_difference_hu=difference,
             )
         return evidence
+
+
+def _without(other: BoolArray | None, acute: BoolArray) -> BoolArray | None:
+    return None if other is None else other & ~acute
 
 
 def infarct_map(

@@ -23,6 +23,7 @@ from strokecore.learned.devices import default_threads
 from strokecore.learned.runtimes import ENGINE_CHOICES, RUNTIME_NAMES
 from strokecore.learned.shipped import SHIPPED, package_folder
 from strokecore.scoring.asymmetry import AsymmetryEngine
+from strokecore.scoring.decision import load_decision
 from strokecore.scoring.engine import Engine
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def select_engine(config: ScoringConfig) -> Engine:
             raise UsageError(
                 "The asymmetry engine has no use for a model package; leave --model out, or use auto."
             )
-        return AsymmetryEngine()
+        return _weight_free(config)
     if folder is None and config.engine == "auto":
         return _default(config)
     from strokecore.anatomy.atlas import load_atlas
@@ -73,16 +74,23 @@ def _default(config: ScoringConfig) -> Engine:
     """The engine where no model is named; there always is one, and it names what was passed over."""
     folder = default_package()
     if folder is None:
-        return AsymmetryEngine()
+        return _weight_free(config)
     if config.atlas is not None:
-        return AsymmetryEngine(fallbacks=(f"{folder.name}: made for the atlas that ships",))
+        return _weight_free(config, f"{folder.name}: made for the atlas that ships")
     from strokecore.anatomy.atlas import load_atlas
 
     try:
         return _learned_engine(folder, "auto", load_atlas().sha256)
     except (UsageError, ModelPackageError) as error:
         log.warning("no engine here runs the shipped model, so the weight-free engine scores: %s", error)
-        return AsymmetryEngine(fallbacks=(f"{folder.name}: no engine here runs it",))
+        return _weight_free(config, f"{folder.name}: no engine here runs it")
+
+
+def _weight_free(config: ScoringConfig, *fallbacks: str) -> AsymmetryEngine:
+    """The weight-free engine; what it outlines follows a site's own decision point where there is one."""
+    cut = config.load_region_cut()
+    decision = None if cut is None else replace(load_decision(), threshold=cut.threshold)
+    return AsymmetryEngine(decision=decision, fallbacks=fallbacks)
 
 
 def _learned_engine(folder: Path, wanted: str, atlas_sha256: str) -> LearnedEngine:

@@ -26,7 +26,8 @@ from strokecore.scoring.tissue import MIN_MIRROR_SHARE, MIN_VOXELS, Tissue, by_r
 
 # Two voxels closer than this share noise (the reconstruction kernel and the resampling); mm.
 _NOISE_CORRELATION_MM: Final = 2.0
-# How far borders are moved when it is asked whether a call depends on them.
+# How far borders are moved when it is asked whether a call depends on them; in whole voxels of the grid,
+# which makes it 4 mm up and down.
 BORDER_SHIFT_MM: Final = 3.0
 
 

@@ -58,7 +58,8 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Look at the region outlines, and send the whole head if it was scanned.",
             )
         )
-    doubtful = [f"{f.side} {f.name}" for f in findings if f.borderline]
+    # what is not outlined or on one slice only is named below with its reason
+    doubtful = [f"{f.side} {f.name}" for f in findings if f.borderline and f.reason is None]
     if doubtful:
         flags.append(
             QualityFlag(

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from strokecore.config import ScoringConfig
+from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import selection
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.selection import candidates, select_engine
 from strokecore.learned.tensorrt import build, engine_files
+from strokecore.scoring.asymmetry import AsymmetryEngine
 from tests.unit.learned.engine_cases import GPU, NO_GPU, ONNX, OPENVINO, fault_of, pretend_machine
 from tests.unit.learned.package_cases import write_package
 
@@ -271,3 +272,12 @@ def test_selecting_loads_a_runtime_only_for_a_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sites_decision_point_reaches_what_the_weight_free_engine_outlines(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.json"
+    cut.write_text('{"schema": 1, "threshold": 0.1}')
+    engine = select_engine(ScoringConfig(engine=WEIGHT_FREE, region_cut=cut))
+    assert isinstance(engine, AsymmetryEngine)
+    assert engine.decision.threshold == 0.1
+    assert engine.sha256 != AsymmetryEngine().sha256
