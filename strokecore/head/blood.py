@@ -33,7 +33,7 @@ _CLOT_ML: Final = 0.5
 _CALCIUM_ML: Final = 3.0
 _CALCIUM_INSIDE_ML: Final = 0.1
 _CALCIUM_REACH_MM: Final = 3.0
-_MIRROR_HU: Final = 8.0
+_MIRROR_HU: Final = 6.5
 _MIRROR_REACH_MM: Final = 4
 # Places in head coordinates: where |x|, y and z lie. The head is not registered yet, hence wide.
 _NUCLEI_MM: Final = ((8.0, 36.0), (-30.0, 20.0), (-14.0, 16.0))
