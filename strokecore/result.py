@@ -136,7 +136,7 @@ class SoftwareInfo:
 
 @dataclass(frozen=True)
 class HaemorrhageInfo:
-    """A suspected haemorrhage; ``place`` in words, such as "right, most of it in right L"."""
+    """A suspected haemorrhage; ``place`` in words: "parenchymal, right, most of it in right L"."""
 
     side: Literal["left", "right", "both"]
     ml: float

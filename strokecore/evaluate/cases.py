@@ -57,7 +57,8 @@ class Case:
         spec, base = self.spec, None
         if self.person is not None:
             base = load_person(self.person)
-            spec = replace(spec, anatomy=base.anatomy)
+            definition = spec.definition if spec.definition in base.definitions else "atlas"
+            spec = replace(spec, anatomy=base.anatomy, definition=definition)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             yield write_sample(Path(folder) / self.name, spec, base)
 
@@ -136,7 +137,9 @@ def simulated_cases(
             affected = random_affected(seed) if infarct else ()
             spec = random_spec(seed, affected=affected, delta_hu=delta_hu or DELTA_HU)
         else:
-            spec = random_person_spec(seed, "", affected=None if infarct else (), delta_hu=delta_hu)
+            # the label map's hash is not known before it is read; "" would be the average head
+            wanted = None if infarct else ()
+            spec = random_person_spec(seed, person.name, affected=wanted, delta_hu=delta_hu)
         truth = Truth(
             frozenset(spec.affected),
             split=split_of(seed),

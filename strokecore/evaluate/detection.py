@@ -58,7 +58,9 @@ def _of_depth(infarcts: Sequence[Outcome], clean: Sequence[Outcome], draws: int)
         "mirror": np.array([_darkness(o.difference_hu) for o in outcomes]),
     }
     if known:
-        scores["observer"] = np.array([_darkness(o.truth.observer_hu) for o in outcomes])
+        # a case that was lost before it was made has no observer: NaN leaves it out of his ranking
+        nobody = [float("nan")] * len(ALL_REGIONS)
+        scores["observer"] = np.array([_darkness(o.truth.observer_hu) or nobody for o in outcomes])
     groups = {}
     for group, names in GROUPS.items():
         columns = [number for number, region in enumerate(ALL_REGIONS) if region.name in names]

@@ -33,11 +33,15 @@ _CLOT_ML: Final = 0.5
 _CALCIUM_ML: Final = 3.0
 _CALCIUM_INSIDE_ML: Final = 0.1
 _CALCIUM_REACH_MM: Final = 3.0
-_MIRROR_HU: Final = 8.0
+_MIRROR_HU: Final = 6.5
 _MIRROR_REACH_MM: Final = 4
 # Places in head coordinates: where |x|, y and z lie. The head is not registered yet, hence wide.
 _NUCLEI_MM: Final = ((8.0, 36.0), (-30.0, 20.0), (-14.0, 16.0))
 _NUCLEI_DEPTH_MM: Final = 18.0
+# Basilar artery, the carotids' ends, the chiasm, deep veins and the falx's lower edge lie this near to the
+# midline; a thick slice or a dense haematocrit makes lumps of them.
+_MIDLINE_MM: Final = ((0.0, 10.0), (-120.0, 120.0), (-80.0, 100.0))
+_VESSEL_ML: Final = 3.0
 # Blood in the ventricles settles behind, this far around what fluid is left of them. It is spread over two
 # horns and thinner than a clot; the plexus there is often calcified, and bright around its calcium.
 _SETTLED_MM: Final = ((7.0, 45.0), (14.0, 80.0), (-20.0, 30.0))
@@ -190,7 +194,11 @@ def _lumps(scan: _Scan) -> list[_Part]:
     found[0] = False
     lumps = [labels == label for label in np.flatnonzero(found)]
     return [
-        _Part(lump, "parenchymal", _stands_out(scan, lump) and not _may_be_calcium(scan, lump))
+        _Part(
+            lump,
+            "parenchymal",
+            _stands_out(scan, lump) and not _may_be_calcium(scan, lump) and not _may_be_a_vessel(scan, lump),
+        )
         for lump in lumps
     ]
 
@@ -230,6 +238,11 @@ def _may_be_calcium(scan: _Scan, lump: BoolArray) -> bool:
     if scan.grid.ml(around & scan.brain.calcification) > _CALCIUM_INSIDE_ML:
         return True
     return _mostly(lump, _nuclei(scan)) and _mirror_hu(scan, lump) > _MIRROR_HU
+
+
+def _may_be_a_vessel(scan: _Scan, lump: BoolArray) -> bool:
+    """Whether a small lump lies where arteries of the base, deep veins and the falx's root are as dense."""
+    return scan.grid.ml(lump) <= _VESSEL_ML and _mostly(lump, scan.within(_MIDLINE_MM))
 
 
 def _mirror_hu(scan: _Scan, mask: BoolArray) -> float:

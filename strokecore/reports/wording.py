@@ -87,7 +87,7 @@ def probability(result: Result, finding: RegionFinding) -> str:
 
 
 def haemorrhage(result: Result) -> str:
-    """ "12.3 ml, right, most of it in right L"; "" where none is suspected."""
+    """ "12.3 ml, parenchymal, right, most of it in right L"; "" where none is suspected."""
     found = result.haemorrhage
     return "" if found is None else f"{found.ml:.1f} ml, {found.place}"
 

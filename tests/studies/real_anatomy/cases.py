@@ -30,17 +30,19 @@ SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
 _DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
 _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
-_NORMALS_PER_CONFOUNDER: Final = 10
+_NORMALS_PER_CONFOUNDER: Final = 6
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
     ("parenchymal", 5.0, 5.0, 20),
     ("parenchymal", 1.0, 1.0, 20),
-    ("subdural", 10.0, 40.0, 16),
-    ("bilateral_subdural", 10.0, 40.0, 16),
-    ("subarachnoid", 8.0, 20.0, 16),
-    ("ventricular", 5.0, 20.0, 16),
+    ("subdural", 10.0, 40.0, 12),
+    ("bilateral_subdural", 10.0, 40.0, 12),
+    ("subarachnoid", 8.0, 20.0, 12),
+    ("ventricular", 5.0, 20.0, 12),
 )
 _BLOOD_STREAM: Final = 105
+# Stands for the label map until the person is loaded; the average head ("") has one definition only.
+_SOME_PERSON: Final = "a person"
 # The node's own grid has pixels of 1 mm: with these a head is made and read in two thirds of the time.
 _PIXELS: Final[dict[str, Any]] = {"matrix": 320, "pixel_mm": 0.72}
 
@@ -93,6 +95,10 @@ def study_cases(
 Draws = Iterator[tuple[str | None, SampleSpec]]
 
 
+def _spec(seed: int, changes: dict[str, Any], **drawn: Any) -> SampleSpec:
+    return random_person_spec(seed, _SOME_PERSON, **drawn, **_PIXELS, **changes)
+
+
 def _infarcts(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
     cycle = [
         depth
@@ -102,22 +108,21 @@ def _infarcts(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
     ]
     for number, depth in enumerate(depth for depth in cycle for _ in range(persons)):
         affected = () if depth is None else None
-        spec = random_person_spec(seed + number, "", affected=affected, delta_hu=depth, **_PIXELS, **changes)
-        yield None, spec
+        yield None, _spec(seed + number, changes, affected=affected, delta_hu=depth)
 
 
 def _normals(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
     names = [name for _ in range(_NORMALS_PER_CONFOUNDER) for name in (PLAIN, *CONFOUNDERS)]
     # those of one name beside each other: the persons take turns within it
     for number, name in enumerate(sorted(names, key=names.index)):
-        yield name, random_person_spec(seed + number, "", affected=(), confounder=name, **_PIXELS, **changes)
+        yield name, _spec(seed + number, changes, affected=(), confounder=name)
 
 
 def _bleeds(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
     kinds = [kind for kind in _BLEEDS for _ in range(kind[3])]
     for number, (place, low, high, _) in enumerate(kinds):
         rng = np.random.default_rng([seed + number, _BLOOD_STREAM])
-        spec = random_person_spec(seed + number, "", affected=(), **_PIXELS, **changes)
+        spec = _spec(seed + number, changes, affected=())
         side = SIDES[int(rng.integers(2))]
         ml = round(float(rng.uniform(low, high)), 2)
         yield None, replace(spec, blood_place=place, blood_ml=ml, blood_side=side)

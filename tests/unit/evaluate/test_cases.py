@@ -198,6 +198,7 @@ def test_persons_take_turns_and_infarcts_are_of_the_population(tmp_path: Path) -
     assert cases[6].truth.delta_hu is None
     specs = [case.spec for case in cases if case.spec is not None]
     assert all(0.3 <= share <= 1 for spec in specs for share in spec.involvement)
+    assert {spec.definition for spec in specs} == {"atlas", "second", "between"}
     deep = find_cases("simulated:10000..10002", delta_hu=8.0, normals=0, persons=label_maps(tmp_path))
     assert {case.truth.delta_hu for case in deep} == {8.0}
 

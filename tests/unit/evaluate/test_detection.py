@@ -108,6 +108,14 @@ def test_a_region_that_is_not_judged_is_left_out_whatever_is_said_of_it() -> Non
     assert first["auc"]["value"] == 1.0
 
 
+def test_a_case_without_an_observer_is_left_out_of_his_ranking() -> None:
+    sick = case("a", "left:M1", "", depth=5.0, observer=differences(M1=-4))
+    lost = case("lost", "left:C", "", depth=5.0, observer=())
+    found = of(detection([sick, lost, case("n", "", "")], DRAWS), "5")
+    assert found["affected"] == 2
+    assert found["observer"]["value"] == 1.0
+
+
 def test_without_an_observer_there_is_no_share_of_his() -> None:
     found = of(detection([case("a", "left:M1", "", depth=5.0, observer=()), case("n", "", "")], DRAWS), "5")
     assert "observer" not in found
