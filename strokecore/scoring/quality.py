@@ -17,6 +17,8 @@ from strokecore.scoring.aspects import FULL_SCORE
 # Metal (clips, coils, dental work) saturates CT; cortical bone stays below this.
 METAL_HU: Final = 2500.0
 METAL_ML: Final = 0.2
+# Residual beam hardening that a reader sees in a brain window; good scanners leave 3 HU.
+CUPPING_HU: Final = 8.0
 # The registration holds on to the skull base; without it the atlas is squeezed into what was scanned. Whole
 # heads have 30 mm and more below the lowest region.
 MIN_BELOW_REGIONS_MM: Final = 10.0
@@ -47,6 +49,17 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "warning",
                 f"{metal_ml:.1f} ml of metal-like density; streaks from it can look like infarct.",
                 "Read the slices that show metal yourself.",
+            )
+        )
+    cupping_hu = _cupping_hu(head)
+    if cupping_hu > CUPPING_HU:
+        flags.append(
+            QualityFlag(
+                "cupping",
+                "warning",
+                f"The scanner draws brain under the skull up to {cupping_hu:.0f} HU too bright; it was taken off "
+                "before anything was measured.",
+                "Read the cortex under the skull yourself; ask the service for the scanner's water calibration.",
             )
         )
     if _below_regions_mm(head) < MIN_BELOW_REGIONS_MM:
@@ -80,6 +93,12 @@ _UNCERTAIN: Final = {
     "old_infarct": "Mostly replaced by old infarct and not assessed: {}.",
     "not_measurable": "Too little measurable brain tissue, not assessed: {}.",
 }
+
+
+def _cupping_hu(head: Head) -> float:
+    """What the density field adds to the brain's brightest twentieth, HU."""
+    inside = head.brain.intracranial & head.covered
+    return float(np.quantile(head.field[inside], 0.95)) if inside.any() else 0.0
 
 
 def _below_regions_mm(head: Head) -> float:

@@ -33,12 +33,12 @@ _CLEAN: Final = 8
 _NORMALS_PER_CONFOUNDER: Final = 6
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
-    ("parenchymal", 5.0, 5.0, 20),
-    ("parenchymal", 1.0, 1.0, 20),
-    ("subdural", 10.0, 40.0, 12),
-    ("bilateral_subdural", 10.0, 40.0, 12),
-    ("subarachnoid", 8.0, 20.0, 12),
-    ("ventricular", 5.0, 20.0, 12),
+    ("parenchymal", 5.0, 5.0, 12),
+    ("parenchymal", 1.0, 1.0, 12),
+    ("subdural", 10.0, 40.0, 8),
+    ("bilateral_subdural", 10.0, 40.0, 8),
+    ("subarachnoid", 8.0, 20.0, 8),
+    ("ventricular", 5.0, 20.0, 8),
 )
 _BLOOD_STREAM: Final = 105
 # Stands for the label map until the person is loaded; the average head ("") has one definition only.

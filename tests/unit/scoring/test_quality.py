@@ -100,3 +100,12 @@ def test_a_scan_that_begins_at_the_regions_is_warned_of(head: Head) -> None:
     covered = head.covered.copy()
     covered[:4] = False
     assert [f.code for f in scan_flags(replace(head, covered=covered), ())] == ["base_not_scanned"]
+
+
+def test_cupping_is_said_where_the_field_is_high_under_the_skull() -> None:
+    head = flat_head()
+    assert "cupping" not in {flag.code for flag in scan_flags(head, ())}
+    field = np.zeros_like(head.hu)
+    field[:, :12] = 15.0
+    (flag,) = (f for f in scan_flags(replace(head, field=field), ()) if f.code == "cupping")
+    assert "15 HU" in flag.message
