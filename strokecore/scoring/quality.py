@@ -57,9 +57,10 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
             QualityFlag(
                 "cupping",
                 "warning",
-                f"The scanner draws brain under the skull up to {cupping_hu:.0f} HU too bright; it was taken off "
-                "before anything was measured.",
-                "Read the cortex under the skull yourself; ask the service for the scanner's water calibration.",
+                f"The scanner draws brain under the skull up to {cupping_hu:.0f} HU too bright; it was taken "
+                "off before anything was measured.",
+                "Read the cortex under the skull yourself; ask the service for the scanner's water "
+                "calibration.",
             )
         )
     if _below_regions_mm(head) < MIN_BELOW_REGIONS_MM:
