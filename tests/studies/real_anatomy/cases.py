@@ -30,15 +30,15 @@ SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
 _DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
 _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
-_NORMALS_PER_CONFOUNDER: Final = 6
+_NORMALS_PER_CONFOUNDER: Final = 5
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
-    ("parenchymal", 5.0, 5.0, 12),
-    ("parenchymal", 1.0, 1.0, 12),
-    ("subdural", 10.0, 40.0, 8),
-    ("bilateral_subdural", 10.0, 40.0, 8),
-    ("subarachnoid", 8.0, 20.0, 8),
-    ("ventricular", 5.0, 20.0, 8),
+    ("parenchymal", 5.0, 5.0, 8),
+    ("parenchymal", 1.0, 1.0, 8),
+    ("subdural", 10.0, 40.0, 6),
+    ("bilateral_subdural", 10.0, 40.0, 6),
+    ("subarachnoid", 8.0, 20.0, 6),
+    ("ventricular", 5.0, 20.0, 6),
 )
 _BLOOD_STREAM: Final = 105
 # Stands for the label map until the person is loaded; the average head ("") has one definition only.
