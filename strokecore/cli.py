@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Behind everything that scores: a build takes a core and minutes.
 _BACKGROUND_NICENESS: Final = 15
 
-_BLOOD_PLACES_HELP: Final = "parenchymal, subdural, bilateral_subdural, subarachnoid or ventricular"
+_BLOOD_PLACES_HELP: Final = "parenchymal (default), subdural, bilateral_subdural, subarachnoid or ventricular"
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
@@ -118,6 +118,8 @@ def _sample(options: argparse.Namespace) -> int:
         changes = {"anatomy": base.anatomy, "definition": options.definition}
     elif options.second_atlas is not None or options.definition != "atlas":
         raise UsageError("--second-atlas and --definition belong to --anatomy; give a label map as well.")
+    if options.blood_ml == 0 and (options.blood_place is not None or options.blood_side is not None):
+        raise UsageError("--blood-place and --blood-side belong to --blood-ml; give a volume as well.")
     spec = random_spec(
         options.seed,
         affected=parse_affected(options.affected),
@@ -126,10 +128,13 @@ def _sample(options: argparse.Namespace) -> int:
         tilt_deg=options.tilt,
         blood_ml=options.blood_ml,
         **changes,
-        blood_place=options.blood_place,
-        blood_side=options.blood_side,
+        blood_place=options.blood_place or "parenchymal",
+        blood_side=options.blood_side or "left",
     )
-    folder = write_sample(options.out, spec, base)
+    try:
+        folder = write_sample(options.out, spec, base)
+    except OSError as error:
+        raise UsageError(f"cannot write to {options.out}: {error.strerror}; give another folder.") from error
     files = len(list(folder.glob("*.dcm")))
     print(f"{files} slices of a simulated head CT in {folder}; the truth is in {folder / 'truth'}")
     return EXIT_OK
@@ -341,8 +346,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="masks of the second definition, MNI152_M1_L.nii.gz ...",
     )
-    sample.add_argument("--blood-place", default="parenchymal", metavar="PLACE", help=_BLOOD_PLACES_HELP)
-    sample.add_argument("--blood-side", choices=("left", "right"), default="left", help="its side")
+    sample.add_argument("--blood-place", metavar="PLACE", help=_BLOOD_PLACES_HELP)
+    sample.add_argument("--blood-side", choices=("left", "right"), help="its side; left")
     sample.set_defaults(run=_sample)
 
     evaluate = commands.add_parser("evaluate", help="how good the node is on cases with known truth")

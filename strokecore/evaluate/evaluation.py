@@ -72,8 +72,9 @@ def evaluate(
     _require_extras()
     engine, atlas = select_engine(config), load_atlas(config.atlas)
     software = SoftwareInfo.of(config, atlas.sha256)
-    folders = [case.folder.resolve() for case in cases if case.folder is not None]
-    if any(out.resolve().is_relative_to(folder.parent) for folder in folders):
+    # the folder that lists the cases: a case may be a link to a folder elsewhere
+    folders = [case.folder.parent.resolve() for case in cases if case.folder is not None]
+    if any(out.resolve().is_relative_to(folder) for folder in folders):
         raise UsageError("The output folder lies among the cases, where it would be taken for one; move it.")
     out.mkdir(parents=True, exist_ok=True)
     outcomes = run_study(cases, config, workers=workers, timeout_s=timeout_s, score=score, done=done)

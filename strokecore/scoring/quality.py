@@ -72,7 +72,7 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
                 "Look at the region outlines, and send the whole head if it was scanned.",
             )
         )
-    # what is not outlined or on one slice only is named below with its reason
+    # a region with a reason of its own stands in that reason's warning, not in two
     doubtful = [f"{f.side} {f.name}" for f in findings if f.borderline and f.reason is None]
     if doubtful:
         flags.append(
@@ -88,8 +88,8 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
 
 
 _UNCERTAIN: Final = {
-    "single_slice": "Seen on a single slice and therefore not counted: {}.",
-    "not_outlined": "Darker than the other side, without a lesion that can be outlined, and not counted: {}.",
+    "single_slice": "Borderline, seen on a single slice and therefore not counted: {}.",
+    "not_outlined": "Borderline, too dark as a whole without a lesion that can be outlined, and not counted: {}.",
     "not_covered": "Outside the scanned volume and not assessed: {}.",
     "old_infarct": "Mostly replaced by old infarct and not assessed: {}.",
     "not_measurable": "Too little measurable brain tissue, not assessed: {}.",

@@ -124,6 +124,15 @@ def test_mixed_simulated_splits_are_a_usage_error(tmp_path: Path, capsys: pytest
     assert "--mixed-splits" in capsys.readouterr().err
 
 
+def test_cases_may_be_links_to_folders_beside_the_output(scorer: None, cases: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for case in cases.iterdir():
+        (linked / case.name).symlink_to(case)
+    assert main(["evaluate", str(linked), "--out", str(linked / "out")]) == 2
+    assert main(["evaluate", str(linked), "--out", str(cases / "out")]) == 0
+
+
 def test_the_output_is_not_written_among_the_cases(cases: Path) -> None:
     with pytest.raises(UsageError, match="among the cases"):
         evaluate(find_cases(str(cases)), ScoringConfig(), cases / "out", command="")

@@ -85,6 +85,14 @@ def test_borderline_regions_are_named(head: Head) -> None:
     assert f"{flag.message} {flag.remedy}" == "Borderline: left M2, left I. Look at these yourself."
 
 
+def test_a_borderline_region_with_a_reason_is_named_once(head: Head) -> None:
+    row = RegionFinding("IC", "left", False, 0.5, 0.0, 0.0, 30.0, 0.6, True, "not_outlined", borderline=True)
+    (flag,) = scan_flags(head, (row,))
+    assert flag.code == "not_outlined"
+    assert flag.message.startswith("Borderline, ") and "left IC" in flag.message
+    assert "other side" not in flag.message  # it may be brighter than that
+
+
 def test_infarct_that_is_marked_but_not_counted_is_said() -> None:
     aspects = {"left": AspectsScore(10, 10), "right": AspectsScore(9, 10)}
     (flag,) = unconfirmed_flags(aspects, {"left": 0.8, "right": 20.0})
