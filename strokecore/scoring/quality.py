@@ -89,7 +89,7 @@ def scan_flags(head: Head, findings: tuple[RegionFinding, ...]) -> tuple[Quality
 
 _UNCERTAIN: Final = {
     "single_slice": "Borderline, seen on a single slice and therefore not counted: {}.",
-    "not_outlined": "Borderline, too dark as a whole without a lesion that can be outlined, and not counted: {}.",
+    "not_outlined": "Borderline, too dark as a whole, with no lesion to outline, and not counted: {}.",
     "not_covered": "Outside the scanned volume and not assessed: {}.",
     "old_infarct": "Mostly replaced by old infarct and not assessed: {}.",
     "not_measurable": "Too little measurable brain tissue, not assessed: {}.",

@@ -89,7 +89,8 @@ def test_a_borderline_region_with_a_reason_is_named_once(head: Head) -> None:
     row = RegionFinding("IC", "left", False, 0.5, 0.0, 0.0, 30.0, 0.6, True, "not_outlined", borderline=True)
     (flag,) = scan_flags(head, (row,))
     assert flag.code == "not_outlined"
-    assert flag.message.startswith("Borderline, ") and "left IC" in flag.message
+    assert flag.message.startswith("Borderline, ")
+    assert "left IC" in flag.message
     assert "other side" not in flag.message  # it may be brighter than that
 
 
