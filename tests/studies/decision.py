@@ -7,8 +7,8 @@ Three steps, each resumable:
     python -m tests.studies.decision fit OUT
 
 ``heads`` simulates persons as DICOM with their truth, ``measure`` runs the node's own pipeline up to the
-regions' measurements, ``fit`` fits the weights on persons 01-06 and calibrates, chooses the decision point
-and reports on persons 07-08. Persons from 09 on are not touched.
+regions' measurements, ``fit`` fits the weights on persons 01-06, calibrates on persons 07-08, chooses the
+decision point over all eight and reports. Persons from 09 on are not touched.
 """
 
 from __future__ import annotations
@@ -248,15 +248,26 @@ def calibrate(value: Any, rows: list[Row]) -> tuple[float, float]:
     return float(slope), float(offset)
 
 
-def threshold_of(probability: Any, rows: list[Row], kept: float = KEPT_HEMISPHERES) -> float:
-    """The lowest cut that keeps this share of hemispheres without infarct free of calls."""
-    worst: dict[tuple[str, str], float] = {}
+def threshold_of(probability: Any, rows: list[Row]) -> float:
+    """The lowest cut, in steps of 0.05, that keeps KEPT_HEMISPHERES of those without infarct free of calls.
+
+    People differ more than heads of one person do: what is kept is the mean over persons less one standard
+    deviation between them.
+    """
+    worst: dict[tuple[str, str, str], float] = {}
     sick = {(r.case, r.region.side) for r in rows if r.affected or not r.judged}
     for p, row in zip(probability, rows, strict=True):
-        key = (row.case, row.region.side)
-        if key not in sick:
+        if (row.case, row.region.side) not in sick:
+            key = (row.person, row.case, row.region.side)
             worst[key] = max(worst.get(key, 0.0), float(p))
-    return float(np.quantile(list(worst.values()), kept))
+    for cut in np.arange(0.05, 1.0, 0.05):
+        kept: dict[str, list[bool]] = {}
+        for (person, _, _), p in worst.items():
+            kept.setdefault(person, []).append(p < cut)
+        shares = [float(np.mean(each)) for each in kept.values()]
+        if np.mean(shares) - np.std(shares, ddof=1) >= KEPT_HEMISPHERES:
+            return float(cut)
+    raise ValueError("no cut keeps enough hemispheres")
 
 
 def report(name: str, rows: list[Row], probability: Any, cut: float) -> dict[str, Any]:
@@ -310,8 +321,8 @@ def fit(out: Path, heads: list[Path]) -> None:
     value = with_company(validate, odds(validate, normal, weights, alone), company)
     slope, offset = calibrate(value, validate)
     probability = special.expit(slope * value + offset)
-    cut = threshold_of(probability, validate)
     tuned = special.expit(slope * with_company(tune, odds(tune, normal, weights, alone), company) + offset)
+    cut = threshold_of(np.concatenate([tuned, probability]), [*tune, *validate])
     record = {
         "threshold": _rounded(cut),
         "calibration": {"slope": _rounded(slope), "offset": _rounded(offset)},
