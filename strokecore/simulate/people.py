@@ -35,6 +35,8 @@ Stored = dict[str, npt.NDArray[Any]]
 
 _SECOND_FILES: Final = {"I": "IC", **{f"M{n}": f"M{n}" for n in range(1, 7)}}
 """Sector and the name of its two masks (left, right) in a second atlas's folder, whose IC is the insula."""
+_CHUNK: Final = 1 << 20
+_MOST_LABEL: Final = 999  # from 1000 on FreeSurfer numbers parcels of the cortex, which are not told apart here
 _MOST_CACHED: Final = 64
 _FOLDER: Final = "people"
 _COMPRESSION: Final = 1  # the fastest: 170 MB become about 25
@@ -79,15 +81,23 @@ def _load(path: Path, second_folder: Path | None) -> BaseHead:
 def read_label_map(path: Path) -> LabelMap:
     """Read a label map as it is stored. Raises UsageError."""
     try:
+        if path.suffix == ".gz":  # ITK reads a file that ends too early without a word
+            with gzip.open(path) as file:
+                while file.read(_CHUNK):
+                    pass
+        if not path.is_file():
+            raise FileNotFoundError(path.name)
         image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise UsageError(
             f"the label map {path.name} cannot be read as a 3D NIfTI file; give one with FreeSurfer's labels."
         ) from error
     values = sitk.GetArrayFromImage(image)
     whole = np.rint(values).astype(np.int16)
-    if values.ndim != 3 or not np.array_equal(whole, values):
-        raise UsageError(f"{path.name} is no volume of whole-numbered labels; expected FreeSurfer's numbers.")
+    if values.ndim != 3 or not np.array_equal(whole, values) or whole.min() < 0 or whole.max() > _MOST_LABEL:
+        raise UsageError(
+            f"{path.name} is no volume of labels 0 to {_MOST_LABEL}; expected FreeSurfer's whole numbers."
+        )
     voxel_ml = float(np.prod(image.GetSpacing())) / 1000
     brain_ml = float(np.isin(whole, (2, 3, 41, 42)).sum()) * voxel_ml
     if brain_ml < _LEAST_BRAIN_ML or not (whole == 515).any():

@@ -55,10 +55,10 @@ def test_a_sample_of_what_is_no_label_map_is_a_usage_error(
     assert main(["sample", out, "--anatomy", str(tmp_path / "labels.nii.gz")]) == 2
     assert "labels.nii.gz cannot be read" in capsys.readouterr().err
     assert main(["sample", out, "--definition", "second"]) == 2
+    assert "--anatomy" in capsys.readouterr().err
     assert main(["sample", out, "--blood-place", "subdural"]) == 2
     assert "--blood-ml" in capsys.readouterr().err
     (tmp_path / "a_file").write_bytes(b"")
     assert main(["sample", str(tmp_path / "a_file" / "sample")]) == 2
     assert "cannot write to" in capsys.readouterr().err
-    assert "--anatomy" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -170,7 +170,9 @@ def test_wide_ventricles_push_the_nuclei_aside(person: BaseHead) -> None:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (np.full((20, 20, 20), 0.5, np.float32), "whole-numbered"),
+        (np.full((20, 20, 20), 0.5, np.float32), "whole numbers"),
+        (np.full((20, 20, 20), 1002, np.int16), "labels 0 to 999"),
+        (np.full((20, 20, 20), -5, np.int16), "labels 0 to 999"),
         (np.full((20, 20, 20), 3, np.int16), "whole head"),
     ],
 )
@@ -182,6 +184,11 @@ def test_what_is_no_label_map_of_a_head_is_refused(tmp_path: Path, values: np.nd
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "labels.nii.gz").write_bytes(b"nothing")
+    path = tmp_path / "labels.nii.gz"
+    path.write_bytes(b"nothing")
     with pytest.raises(UsageError, match="cannot be read"):
-        read_label_map(tmp_path / "labels.nii.gz")
+        read_label_map(path)
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((20, 20, 20), 3, np.int16)), str(path))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_label_map(path)
