@@ -36,7 +36,8 @@ Stored = dict[str, npt.NDArray[Any]]
 _SECOND_FILES: Final = {"I": "IC", **{f"M{n}": f"M{n}" for n in range(1, 7)}}
 """Sector and the name of its two masks (left, right) in a second atlas's folder, whose IC is the insula."""
 _CHUNK: Final = 1 << 20
-_MOST_LABEL: Final = 999  # from 1000 on FreeSurfer numbers parcels of the cortex, which are not told apart here
+# From 1000 on FreeSurfer numbers parcels of the cortex, which are not told apart here.
+_MOST_LABEL: Final = 999
 _MOST_CACHED: Final = 64
 _FOLDER: Final = "people"
 _COMPRESSION: Final = 1  # the fastest: 170 MB become about 25
