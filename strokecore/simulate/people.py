@@ -36,7 +36,7 @@ Stored = dict[str, npt.NDArray[Any]]
 _SECOND_FILES: Final = {"I": "IC", **{f"M{n}": f"M{n}" for n in range(1, 7)}}
 """Sector and the name of its two masks (left, right) in a second atlas's folder, whose IC is the insula."""
 _CHUNK: Final = 1 << 20
-_MOST_LABEL: Final = 999  # from 1000 on FreeSurfer numbers parcels of the cortex, which are not told apart here
+_MOST_LABEL: Final = 999  # from 1000 on FreeSurfer numbers parcels of the cortex
 _MOST_CACHED: Final = 64
 _FOLDER: Final = "people"
 _COMPRESSION: Final = 1  # the fastest: 170 MB become about 25
@@ -105,6 +105,11 @@ def read_label_map(path: Path) -> LabelMap:
             f"{path.name} has {brain_ml:.0f} ml of cerebrum (labels 2, 3, 41, 42) and "
             f"{int((whole == 515).sum())} voxels of skull (515); expected a whole head, more than "
             f"{_LEAST_BRAIN_ML:.0f} ml of cerebrum and a skull."
+        )
+    left, right = (float(np.isin(whole, numbers).nonzero()[2].mean()) for numbers in ((2, 3), (41, 42)))
+    if not left > right:  # the axes are LPS: x grows towards the patient's left
+        raise UsageError(
+            f"{path.name} has the left hemisphere (labels 2, 3) on the patient's right; mend the file's axes."
         )
     labels = sitk.GetImageFromArray(whole)
     labels.CopyInformation(image)
