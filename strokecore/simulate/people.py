@@ -107,6 +107,11 @@ def read_label_map(path: Path) -> LabelMap:
             f"{int((whole == 515).sum())} voxels of skull (515); expected a whole head, more than "
             f"{_LEAST_BRAIN_ML:.0f} ml of cerebrum and a skull."
         )
+    left, right = (float(np.isin(whole, numbers).nonzero()[2].mean()) for numbers in ((2, 3), (41, 42)))
+    if not left > right:  # the axes are LPS: x grows towards the patient's left
+        raise UsageError(
+            f"{path.name} has the left hemisphere (labels 2, 3) on the patient's right; mend the file's axes."
+        )
     labels = sitk.GetImageFromArray(whole)
     labels.CopyInformation(image)
     digest = hashlib.sha256()

@@ -183,6 +183,18 @@ def test_what_is_no_label_map_of_a_head_is_refused(tmp_path: Path, values: np.nd
         read_label_map(path)
 
 
+def test_sides_that_are_swapped_are_refused(tmp_path: Path) -> None:
+    values = np.full((100, 100, 100), 515, np.int16)
+    values[:, :, :45], values[:, :, 55:] = 3, 42
+    image = sitk.GetImageFromArray(values)  # in ITK's axes x grows towards the left
+    sitk.WriteImage(image, str(tmp_path / "labels.nii.gz"))
+    with pytest.raises(UsageError, match="on the patient's right"):
+        read_label_map(tmp_path / "labels.nii.gz")
+    values[:, :, :45], values[:, :, 55:] = 42, 3
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "labels.nii.gz"))
+    assert read_label_map(tmp_path / "labels.nii.gz").identity.startswith("labels:")
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.nii.gz"
     path.write_bytes(b"nothing")
