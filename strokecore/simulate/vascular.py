@@ -142,7 +142,7 @@ def _blurred(inside: BoolArray, spacing_mm: float, edge_mm: float) -> Float32Arr
     )
     image = sitk.GetImageFromArray(inside[box].astype(np.uint8))
     image.SetSpacing([spacing_mm] * 3)
-    distance = sitk.GetArrayViewFromImage(
+    distance = sitk.GetArrayFromImage(
         sitk.SignedMaurerDistanceMap(
             image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
         )
