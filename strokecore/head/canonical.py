@@ -39,8 +39,6 @@ class Head:
     haemorrhage: what is, or may be, blood; None where nothing looks like it.
     regions: uint8 [z, y, x], RegionId.label values, 0 elsewhere: the person's atlas regions.
     second_regions: uint8 [z, y, x], the same by the atlas's second definition; all 0 where it has none.
-    grey: float32 [z, y, x], expected share of grey matter in brain tissue (0 white, 1 grey), from the
-        registered atlas.
     tissue: float32 [z, y, x], expected share of brain tissue (0 CSF or outside, 1 grey or white
         matter), from the registered atlas.
     covered: bool [z, y, x], inside the scanned volume.
@@ -54,7 +52,6 @@ class Head:
     haemorrhage: Haemorrhage | None
     regions: UInt8Array
     second_regions: UInt8Array
-    grey: Float32Array
     tissue: Float32Array
     covered: BoolArray
     slice_thickness_mm: float
@@ -118,7 +115,6 @@ def canonical_head(
         haemorrhage=haemorrhage,
         regions=warped.regions,
         second_regions=warped.second_regions,
-        grey=warped.grey,
         tissue=warped.tissue,
         covered=covered,
         slice_thickness_mm=slice_thickness_mm,
@@ -141,7 +137,6 @@ def crop(head: Head, box: Box) -> Head:
         haemorrhage=head.haemorrhage and replace(head.haemorrhage, mask=head.haemorrhage.mask[box]),
         regions=head.regions[box],
         second_regions=head.second_regions[box],
-        grey=head.grey[box],
         tissue=head.tissue[box],
         covered=head.covered[box],
         slice_thickness_mm=head.slice_thickness_mm,

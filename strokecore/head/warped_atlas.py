@@ -22,8 +22,6 @@ Box = tuple[slice, ...]
 
 # For images of which only the place matters.
 _NOTHING: Final = np.zeros((0, 0, 0), np.float32)
-# Below this share of brain tissue the mixture of grey and white is rounding.
-_MIN_TISSUE: Final = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +32,12 @@ class WarpedAtlas:
     ----------
     regions: uint8, RegionId.label.
     second_regions: uint8, by the atlas's second definition; all 0 where it has none.
-    grey: float32, expected share of grey matter in brain tissue.
     tissue: float32, expected share of brain tissue in everything. The atlas maps are averages of many
         people, so it falls to intermediate values in sulci rather than to zero.
     """
 
     regions: UInt8Array
     second_regions: UInt8Array
-    grey: Float3D
     tissue: Float3D
 
 
@@ -69,10 +65,8 @@ def warp_atlas(
     for labels in (regions, second):
         labels[(labels > 0) & ((labels <= len(ALL_REGIONS) // 2) != left)] = 0
 
-    grey = _share(atlas.grey, indices)
-    tissue = np.clip(grey + _share(atlas.white, indices), 0.0, 1.0)
-    grey = np.where(tissue > _MIN_TISSUE, grey / np.maximum(tissue, _MIN_TISSUE), 0.0).astype(np.float32)
-    return WarpedAtlas(regions, second, _filled(grey, where), _filled(tissue, where))
+    tissue = np.clip(_share(atlas.grey, indices) + _share(atlas.white, indices), 0.0, 1.0)
+    return WarpedAtlas(regions, second, _filled(tissue, where))
 
 
 def _near_regions(atlas: Atlas, registration: Registration, grid: Grid) -> BoolArray:

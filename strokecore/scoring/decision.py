@@ -93,6 +93,7 @@ class Decision:
     threshold: probability from which a region is called affected.
     slope, offset: of the calibration (Platt 1999), from the mean of the opinions to the log-odds.
     normal: by region name. weights, alone: by group; ``alone`` for a region without a comparable mirror.
+    company: by group, how much the other regions count.
     """
 
     threshold: float

@@ -26,10 +26,6 @@ from strokecore.simulate.tissue import Person
 from strokecore.simulate.true_regions import true_regions
 from strokecore.simulate.vascular import infarct_profile
 
-# White matter takes up less water early and starts darker: it loses about 70 % of what grey matter loses, so
-# that grey-white contrast is lost as well.
-WHITE_SHARE: Final = SampleSpec.white_share
-EDGE_SIGMA_MM: Final = SampleSpec.edge_mm  # gives an edge of about 2 mm either side of the border
 # A region is affected from the first share of its tissue on; from the second to the first nobody can say.
 AFFECTED_SHARE: Final = 0.30
 TOUCHED_SHARE: Final = 0.05

@@ -173,8 +173,7 @@ def _base_head(identity: str, second_sha256: str, stored: Stored) -> BaseHead:
 def _second_sectors(atlas: Atlas, folder: Path | None) -> UInt8Array | None:
     """Sectors of the second definition on the atlas's grid; None where there is none."""
     if folder is None:
-        regions = getattr(atlas, "second_regions", None)
-        return None if regions is None else second_sectors(atlas, regions)
+        return None if atlas.second_regions is None else second_sectors(atlas, atlas.second_regions)
     masks = {}
     for sector, name in _SECOND_FILES.items():
         for side in "LR":

@@ -41,7 +41,6 @@ STREAM_SPEC: Final = 5
 STREAM_PATTERN: Final = 6
 STREAM_CALCIUM: Final = 7
 STREAM_SCARS: Final = 8  # lacunes, and the rims of old cavities
-STREAM_FIELD: Final = 9  # density that is not tissue
 STREAM_ARTEFACT: Final = 10  # streaks and motion
 STREAM_OUTLINE: Final = 11  # of an infarct that follows no region
 STREAM_LEUKOARAIOSIS: Final = 12

@@ -45,7 +45,6 @@ def flat_head(noise_hu: float = 3.0, seed: int = 0, slice_thickness_mm: float = 
         brain=brain,
         haemorrhage=None,
         regions=regions,
-        grey=np.full(SHAPE, 0.5, np.float32),
         tissue=np.ones(SHAPE, np.float32),
         covered=everywhere,
         field=np.zeros(SHAPE, np.float32),

@@ -112,7 +112,6 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
         brain=Brain(case.inside, nothing, nothing, case.brain, nothing, 1.0),
         haemorrhage=None,
         regions=case.regions,
-        grey=hu,
         tissue=hu,
         covered=~nothing,
         slice_thickness_mm=case.record.slice_thickness_mm,
