@@ -11,9 +11,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from strokecore.errors import UsageError
 from strokecore.learned.arms import BLEND_MM, CLASSES
 from strokecore.learned.combination import Combination
 from strokecore.learned.engine import Run
+from strokecore.learned.golden import read_golden
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import (
     CARD,
@@ -34,10 +35,12 @@ from strokecore.learned.package import (
     OUTPUT_NAMES,
     TYPED_ONNX,
     WEIGHTS,
+    Calibration,
     file_sha256,
     load_package,
     output_shapes,
 )
+from strokecore.learned.parity import outline_is_steady
 from strokecore.learned.preprocessing import PREPROCESS_VERSION, InputSpec
 from trainer.config import Recipe
 from trainer.data.cases import Case, CaseRecord, Dataset
@@ -45,9 +48,9 @@ from trainer.evaluate import on_best_device
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import load_network, read_record
 from trainer.measure.prediction import predict_slices
-from trainer.package.calibrate import best_threshold, figures, fit_calibration
-from trainer.package.evidence import collect, collect_joined
-from trainer.package.graph import check_parity, golden, golden_bytes, to_onnx
+from trainer.package.calibrate import figures, fit_calibration, ranked_thresholds
+from trainer.package.evidence import Evidence, collect, collect_joined
+from trainer.package.graph import ExportError, check_parity, golden, golden_bytes, to_onnx
 from trainer.package.model_card import licence_name, licence_text, model_card
 from trainer.package.typed import typed_networks
 
@@ -122,13 +125,18 @@ def export(
         (part / GOLDEN).write_bytes(golden_bytes(arrays))
         about = {"recipe_sha256": record["recipe_sha256"], "backbone_sha256": record["backbone"]["sha256"]}
         weights = write_weights(part / WEIGHTS, net.decoder.state_dict(), about)
-        manifest = {**_about(record, recipe, dataset, weights), **fitted}
-        manifest["metrics"]["test"] = figures_on_test(run, record)
-        built_with_dinov3 = manifest["backbone"]["built_with_dinov3"]
+        about_model = _about(record, recipe, dataset, weights)
+        test = figures_on_test(run, record)
+        built_with_dinov3 = about_model["backbone"]["built_with_dinov3"]
         (part / LICENCE).write_text(
             licence_text(dataset.about["kind"], built_with_dinov3, recipe.weights.source), "utf-8"
         )
-        seal(part, manifest, note)
+        seal(
+            part,
+            note,
+            fitted,
+            lambda found: {**about_model, **found, "metrics": {**found["metrics"], "test": test}},
+        )
     return out
 
 
@@ -159,18 +167,21 @@ def refit(model: Path, out: Path, data: Path, *, note: str = "") -> Path:
     joined = package.manifest.get("combination") is not None
     runtime = OnnxRuntime(package)
     fitted = fit_decisions(runtime.run, dataset, records, package.spec, joined=joined)
-    fitted["metrics"]["validation"]["data"] = data_facts(dataset)
-    manifest: dict[str, Any] = {
-        **package.manifest,
-        **fitted,
-        "version": _refitted_version(package.version, dataset.sha256),
-        "atlas_sha256": load_atlas().sha256,
-    }
+
+    def manifest(found: dict[str, Any]) -> dict[str, Any]:
+        found["metrics"]["validation"]["data"] = data_facts(dataset)
+        return {
+            **package.manifest,
+            **found,
+            "version": _refitted_version(package.version, dataset.sha256),
+            "atlas_sha256": load_atlas().sha256,
+        }
+
     with new_package(out) as part:
         for name in package.manifest["files"]:
             if name != CARD:
                 shutil.copyfile(model / name, part / name)
-        seal(part, manifest, note)
+        seal(part, note, fitted, manifest)
     return out
 
 
@@ -181,26 +192,38 @@ def _refitted_version(version: str, data_sha256: str) -> str:
     return f"{number}+{'.'.join([*kept, f'r{data_sha256[:8]}'])}"
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What is fitted around a network on validation cases; ``combination``: None where it stands alone."""
+
+    evidence: Evidence
+    calibration: dict[str, Calibration]
+    combination: Combination | None
+
+    def manifest(self, threshold: float) -> dict[str, Any]:
+        """As model.json says it, with this lesion threshold."""
+        return {
+            "metrics": {"validation": figures(self.evidence, threshold, self.calibration), "test": None},
+            "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
+            "combination": asdict(self.combination) if self.combination else None,
+            "regions": {
+                "aggregation": "logit_of_mean",
+                "calibration": {name: asdict(curve) for name, curve in self.calibration.items()},
+            },
+        }
+
+
 def fit_decisions(
     run_network: Run, dataset: Dataset, records: Sequence[CaseRecord], spec: InputSpec, *, joined: bool
-) -> dict[str, Any]:
-    """What is fitted around a network on validation cases, as model.json says it."""
+) -> Fitted:
+    """Fit calibration and, where ``joined``, the weights beside the weight-free engine's."""
     combination: Combination | None = None
     if joined:
         evidence, combination = collect_joined(run_network, dataset, records, spec, fit_calibration)
     else:
         evidence = collect(run_network, dataset, records, spec)
-    threshold = best_threshold(evidence.dice, evidence.called_ml)
     calibration = fit_calibration(evidence.log_odds, evidence.affected, evidence.asymmetry)
-    return {
-        "metrics": {"validation": figures(evidence, threshold, calibration), "test": None},
-        "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
-        "combination": asdict(combination) if combination else None,
-        "regions": {
-            "aggregation": "logit_of_mean",
-            "calibration": {name: asdict(curve) for name, curve in calibration.items()},
-        },
-    }
+    return Fitted(evidence, calibration, combination)
 
 
 @contextmanager
@@ -217,14 +240,34 @@ def new_package(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def seal(part: Path, manifest: dict[str, Any], note: str) -> None:
-    """Write the card and, last, the manifest that names every file.
+def seal(
+    part: Path, note: str, fitted: Fitted, manifest_of: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Write the card and, last, the manifest that names every file, with the best steady lesion threshold.
 
     The folder still has another name: a killed export leaves nothing that a node would take.
+
+    Parameters
+    ----------
+    manifest_of: model.json of what ``Fitted.manifest`` says.
+
+    Raises
+    ------
+    ExportError: with every threshold the outline hangs on rounding, and no node's gate would pass an engine.
     """
-    (part / CARD).write_text(model_card(manifest, note), "utf-8")
-    manifest["files"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    for threshold in ranked_thresholds(fitted.evidence.dice, fitted.evidence.called_ml):
+        manifest = manifest_of(fitted.manifest(threshold))
+        (part / CARD).write_text(model_card(manifest, note), "utf-8")
+        named = sorted(path for path in part.iterdir() if path.name != MANIFEST)
+        manifest["files"] = {path.name: file_sha256(path) for path in named}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        package = load_package(part)
+        if outline_is_steady(package, read_golden(package)):
+            return
+        log.info("lesion threshold %.2f is passed over: rounding would decide the outline", threshold)
+    raise ExportError(
+        "with no lesion threshold do right engines outline the golden cases alike; train longer."
+    )
 
 
 def figures_on_test(run: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:

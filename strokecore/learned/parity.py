@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.arrays import BoolArray, Float3D, Float4D
+from strokecore.arrays import BoolArray, Float3D, Float4D, Float32Array
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.combination import combined
 from strokecore.learned.engine import region_log_odds
@@ -52,6 +52,8 @@ LIMITS: Final[Mapping[str, float]] = MappingProxyType(
 _PERCENTILE: Final = 0.999
 # Probabilities are kept this far from 0 in log-odds: golden answers are rounded to steps of 1.5e-5.
 _FLOOR: Final = 1e-4
+# Right engines differ from the golden answers, rounding included, by up to a tenth of this.
+_ROUNDING: Final = 1e-4
 # Log-odds beyond are the floor's.
 _SATURATED: Final = 9.0
 # A class that hardly varies in a slice is held to this standard deviation of its log-odds.
@@ -301,6 +303,26 @@ def _systematic_error(pairs: Sequence[tuple[Float3D, Float3D]]) -> float:
     return math.sqrt(max(explained, 0.0) / pixels)
 
 
+def outline_is_steady(package: ModelPackage, golden: Golden) -> bool:
+    """Whether a right engine outlines the golden cases alike: the rounding of fp32 must not decide.
+
+    With a lesion threshold on a plateau of the map a difference of 1e-5 flips a part of the outline, and the
+    gate refuses every engine.
+    """
+    infarct = _golden_infarct(golden.answers, golden, package)
+    outlined = 2 * int((infarct >= package.lesion_threshold).sum())
+    near = int((np.abs(infarct - package.lesion_threshold) < _ROUNDING).sum())
+    return near <= LIMITS["dice_loss"] * max(outlined, 1)
+
+
+def _golden_infarct(answers: Answers, golden: Golden, package: ModelPackage) -> Float32Array:
+    """Infarct probability by the network alone in the brain of the golden cases; [pixels]."""
+    infarct = infarct_probability(answers.bg, answers.sg, golden.share.astype(np.float64))
+    if package.combination is not None:  # the weight-free engine is taken to have no opinion
+        infarct = combined(infarct, np.zeros_like(infarct), golden.regions, {}, package.combination)
+    return infarct[golden.brain & (golden.case >= 0)[:, None, None]]
+
+
 def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple[BoolArray, BoolArray]:
     """What the network alone calls of the golden cases: pixels of brain inside a lesion; affected regions."""
     infarct = infarct_probability(answers.bg, answers.sg, golden.share.astype(np.float64))
@@ -309,7 +331,5 @@ def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple
         mine = golden.case == case
         log_odds = region_log_odds(infarct[mine], golden.regions[mine], golden.brain[mine])
         probabilities += [package.calibration[r.name].probability(x) for r, x in log_odds.items()]
-    if package.combination is not None:  # the weight-free engine is taken to have no opinion
-        infarct = combined(infarct, np.zeros_like(infarct), golden.regions, {}, package.combination)
-    brain = golden.brain & (golden.case >= 0)[:, None, None]
-    return infarct[brain] >= package.lesion_threshold, np.array(probabilities) >= REGION_THRESHOLD
+    outlined = _golden_infarct(answers, golden, package) >= package.lesion_threshold
+    return outlined, np.array(probabilities) >= REGION_THRESHOLD

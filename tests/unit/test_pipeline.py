@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
 from strokecore.cli import main
 from strokecore.config import ScoringConfig
 from strokecore.errors import UsageError
@@ -225,6 +225,18 @@ def test_the_real_head_ct_is_scored(shared_data: Path, tmp_path: Path) -> None:
     assert all(side["assessed"] == 10 for side in record["aspects"].values())
 
 
+def test_a_sites_decision_point_holds_for_a_trained_model_too(sample_ct: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    cut = tmp_path / "cut.json"
+    cut.write_text('{"schema": 1, "threshold": 0.999999}')
+    model = ScoringConfig(model=Path("shipped"), engine="onnx")
+    assert any(f.affected for f in score_folder(sample_ct, model).result.regions)
+    strict = score_folder(sample_ct, replace(model, region_cut=cut)).result
+    assert not any(f.affected for f in strict.regions)
+    assert strict.software.region_cut is not None
+    assert strict.software.region_cut.threshold == 0.999999
+
+
 def test_the_mirror_image_of_the_real_head_gives_the_mirror_result(shared_data: Path, tmp_path: Path) -> None:
     """Same header, columns reversed: a head that had its findings on the other side."""
     for file in (shared_data / "real_head_ct").glob("*.dcm"):
@@ -238,6 +250,10 @@ def test_the_mirror_image_of_the_real_head_gives_the_mirror_result(shared_data: 
     assert min(f.contralateral_difference_hu for f in real.regions) < -1.5
     assert real.affected_side in (None, "left")
     assert mirrored.affected_side in (None, "right")
+    for result in (real, mirrored):
+        painted = any(result.aspects[s].score == 10 and result.infarct_volume_ml[s] > 0 for s in SIDES)
+        assert painted == ("unconfirmed_infarct" in {flag.code for flag in result.quality})
+    assert real.infarct_volume_ml["left"] > 1.0
     other = {(f.name, f.side): f for f in mirrored.regions}
     for finding in real.regions:
         twin = other[RegionId(finding.name, finding.side).mirror]

@@ -28,6 +28,12 @@ def at_or_above(counts: Int64Array) -> Int64Array:
     return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1][..., 1:]
 
 
+def ranked(means: Float64Array) -> list[float]:
+    """THRESHOLDS by ``means`` [thresholds], the largest first; the nearest to one half among equals."""
+    order = sorted(range(len(THRESHOLDS)), key=lambda i: (-means[i], abs(THRESHOLDS[i] - 0.5)))
+    return [THRESHOLDS[i] for i in order]
+
+
 def best(means: Float64Array) -> float:
-    """The threshold with the largest of ``means`` [thresholds]; the nearest to one half among equals."""
-    return THRESHOLDS[min(range(len(THRESHOLDS)), key=lambda i: (-means[i], abs(THRESHOLDS[i] - 0.5)))]
+    """The first of ``ranked``."""
+    return ranked(means)[0]

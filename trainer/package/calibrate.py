@@ -19,7 +19,7 @@ from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
 from strokecore.learned.package import Calibration
 from strokecore.scoring.engine import REGION_THRESHOLD
-from trainer.measure.thresholds import THRESHOLDS, best
+from trainer.measure.thresholds import THRESHOLDS, ranked
 from trainer.package.evidence import Evidence
 
 # False infarct that halves the worth of a healthy head's answer: the engine keeps what is larger than 0.7 ml,
@@ -36,8 +36,8 @@ _REGION_OFFSET_SD: Final = 1.0
 _FAIR_SHARE: Final = 0.5
 
 
-def best_threshold(dice: Float64Array, called_ml: Float64Array) -> float:
-    """The threshold with the largest mean worth of its outlines; the nearest to one half among equals.
+def ranked_thresholds(dice: Float64Array, called_ml: Float64Array) -> list[float]:
+    """Thresholds by the mean worth of their outlines, the best first.
 
     A case with infarct is worth its Dice, one without FREE_ML / (FREE_ML + outlined ml): Dice alone, which
     healthy heads do not have, drives the threshold down until every head has an outline.
@@ -57,7 +57,7 @@ def best_threshold(dice: Float64Array, called_ml: Float64Array) -> float:
             "infarcts in the validation split."
         )
     means = np.where(with_infarct[:, None], dice, FREE_ML / (FREE_ML + called_ml)).mean(axis=0)
-    return best(means)
+    return ranked(means)
 
 
 def fit_calibration(

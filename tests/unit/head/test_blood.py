@@ -116,3 +116,19 @@ def test_specks_are_not_blood() -> None:
         x, y, z = rng.uniform(-45, 45), rng.uniform(-50, 50), rng.uniform(-10, 45)
         specks |= ellipsoid((x, y, z), (3, 3, 3)) < 1
     assert found(painted(specks)) is None
+
+
+def test_a_small_lump_at_the_midline_is_only_possible_and_a_large_one_is_blood() -> None:
+    """Basilar artery, deep veins and the falx's root make small ones in everybody."""
+
+    def lump(x: float, radius: float) -> np.ndarray:
+        return ellipsoid((x, -10, 6), (radius, radius, radius)) < 1
+
+    small, large = found(painted(lump(0, 8))), found(painted(lump(0, 12)))
+    assert small is not None
+    assert not small.certain
+    assert large is not None
+    assert large.certain
+    aside = found(painted(ellipsoid((45, -30, 24), (7, 7, 7)) < 1))
+    assert aside is not None
+    assert aside.certain

@@ -106,6 +106,22 @@ def test_no_label_crosses_to_the_other_side(head: Known, registration: Registrat
     assert (x[labels > 10] < 0).all()
 
 
+def test_the_second_definition_lies_on_the_same_head(head: Known, registration: Registration) -> None:
+    atlas = load_atlas()
+    _, _, frame, brain = head
+    warped = warp_atlas(atlas, registration, frame.grid, brain, scanned(frame))
+    second = warped.second_regions
+    x = np.broadcast_to(frame.grid.axes_mm[2], second.shape)
+    assert (x[(second > 0) & (second <= 10)] > 0).all()
+    assert (x[second > 10] < 0).all()
+    assert (second != warped.regions).any()
+    for region in ALL_REGIONS:
+        assert dice(second == region.label, warped.regions == region.label, empty=0.0) > 0.6, region
+    alone = warp_atlas(replace(atlas, second_regions=None), registration, frame.grid, brain, scanned(frame))
+    assert not alone.second_regions.any()
+    np.testing.assert_array_equal(alone.regions, warped.regions)
+
+
 def test_neighbouring_regions_touch(head: Known, registration: Registration) -> None:
     """Interpolated borders leave no gap between regions that are neighbours in the atlas."""
     _, _, frame, brain = head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from strokecore.anatomy.regions import SIDES, RegionId, Side
 from strokecore.learned import shipped
 from strokecore.learned.engine import LearnedEngine
+from strokecore.learned.gate import Gate
+from strokecore.learned.golden import read_golden
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
+from strokecore.learned.parity import outline_is_steady
 from strokecore.learned.shipped import IS_DEFAULT, SHIPPED, package_folder
 from tests.unit.scoring.heads import darken, flat_head
 from trainer.config import load_recipe
@@ -58,6 +62,21 @@ def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
     called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
     assert called == {side}
     assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5
+
+
+def test_the_reference_passes_the_packages_own_gate() -> None:
+    """Whatever was fitted around the network, at least fp32 must be allowed to run it."""
+    package = load_package(SHIPPED)
+    report = Gate(package, 2).examine_fully(OnnxRuntime(package))
+    assert report.passed, report.reason
+
+
+def test_a_lesion_threshold_on_a_plateau_of_the_map_is_not_steady() -> None:
+    package = load_package(SHIPPED)
+    golden = read_golden(package)
+    assert outline_is_steady(package, golden)
+    plateau = replace(package, lesion_threshold=0.45)  # 2 of 311 pixels lie within 1e-5 of it
+    assert not outline_is_steady(plateau, golden)
 
 
 def test_shipped_is_a_name_for_it() -> None:

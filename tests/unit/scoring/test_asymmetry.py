@@ -175,3 +175,33 @@ def test_the_configuration_is_part_of_the_hash() -> None:
     decided = AsymmetryEngine(decision=plain_decision())
     assert len({engine.sha256, other.sha256, decided.sha256}) == 3
     assert engine.sha256 == AsymmetryEngine().sha256
+
+
+def test_a_sliver_is_not_outlined_and_outside_the_regions_only_what_is_large(engine: AsymmetryEngine) -> None:
+    """The convexity is full of thin dark layers: partial volume, not infarct."""
+    head = flat_head()
+    sliver, block, small, large = (np.zeros(head.hu.shape, bool) for _ in range(4))
+    z, y, x = region_slices(RegionId("M2", "left"))
+    sliver[z, y.start, x] = True  # one voxel of 2 mm thick, 1.7 ml
+    block[z, y, x.start : x.start + 10] = True
+    assert not engine._outlined(head, sliver).any()
+    assert np.array_equal(engine._outlined(head, block), block)
+    assert not (head.regions[2:5] > 0).any()
+    small[2:5, 40:50, 20:40] = True  # 2.4 ml outside the regions
+    large[1:5, 30:60, 20:50] = True  # 14 ml
+    assert not engine._outlined(head, small).any()
+    assert engine._outlined(head, large).any()
+
+
+def test_tissue_dark_on_both_sides_is_other_hypodensity(engine: AsymmetryEngine) -> None:
+    """White-matter disease: no mirror difference, far below the person's level, and neither early nor old."""
+    head = flat_head(noise_hu=1.0)
+    hu = head.hu.copy()
+    middle = hu.shape[2] // 2
+    hu[4:20, 90:98, middle - 30 : middle + 31] -= 13.0  # behind the regions
+    lesion = engine.segment(replace(head, hu=hu))
+    assert not lesion.acute.any()
+    assert lesion.other is not None
+    assert lesion.other[6:18, 92:96, middle - 25 : middle + 26].mean() > 0.8
+    assert lesion.other_ml(head.grid) > 5.0
+    assert not engine.segment(head).other.any()

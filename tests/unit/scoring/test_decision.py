@@ -53,6 +53,16 @@ def test_a_call_is_borderline_when_the_opinions_do_not_agree() -> None:
     assert not judged([dark, light], replace(plain_decision(), threshold=0.0001)).borderline
 
 
+@pytest.mark.parametrize(
+    ("dissenters", "borderline"), [(0, False), (1, False), (2, True), (6, True), (7, False)]
+)
+def test_one_drawing_of_eight_that_disagrees_is_no_doubt_and_two_are(
+    dissenters: int, borderline: bool
+) -> None:
+    dark, light = even(-4.0, -4.0), even(-1.0, -1.0)
+    assert judged([light] * dissenters + [dark] * (8 - dissenters)).borderline is borderline
+
+
 def test_dark_neighbours_of_the_same_side_make_a_region_likelier_and_of_the_other_side_less() -> None:
     decision = replace(
         plain_decision(), company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.5, 0.5, -0.5))

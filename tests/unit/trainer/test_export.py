@@ -251,6 +251,25 @@ def test_a_refit_needs_cases_that_the_network_was_not_trained_on(exported: Path,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_threshold_that_rounding_decides_is_passed_over(
+    exported: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def steady_at_the_third(package: ModelPackage, golden: object) -> bool:
+        seen.append(package.lesion_threshold)
+        return len(seen) == 3
+
+    monkeypatch.setattr(trainer.export, "outline_is_steady", steady_at_the_third)
+    found = load_package(refit(exported, tmp_path / "third", dataset.folder))
+    assert found.lesion_threshold == seen[2]
+    assert len(set(seen)) == 3
+    monkeypatch.setattr(trainer.export, "outline_is_steady", lambda *_: False)
+    with pytest.raises(ExportError, match="rounding"):
+        refit(exported, tmp_path / "none", dataset.folder)
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_existing_folder_is_left_alone(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     out.mkdir()

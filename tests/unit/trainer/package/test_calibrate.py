@@ -28,7 +28,7 @@ from tests.unit.trainer.evaluation_cases import (
 )
 from trainer.data.cases import Case, Dataset
 from trainer.measure.thresholds import THRESHOLDS
-from trainer.package.calibrate import best_threshold, figures, fit_calibration
+from trainer.package.calibrate import figures, fit_calibration, ranked_thresholds
 from trainer.package.evidence import Evidence, collect
 
 LEFT_M2, LEFT_M5 = (ALL_REGIONS.index(RegionId(name, "left")) for name in ("M2", "M5"))
@@ -139,15 +139,15 @@ def test_the_figures_count_what_is_probable_and_outlined(evidence: Evidence) -> 
 
 def test_without_an_infarct_no_threshold_can_be_chosen() -> None:
     with pytest.raises(UsageError, match="no validation case has an infarct"):
-        best_threshold(np.full((3, len(THRESHOLDS)), np.nan), np.zeros((3, len(THRESHOLDS))))
+        ranked_thresholds(np.full((3, len(THRESHOLDS)), np.nan), np.zeros((3, len(THRESHOLDS))))
 
 
 def test_among_equal_thresholds_the_middle_one_is_chosen() -> None:
     dice = np.full((2, len(THRESHOLDS)), 0.7)
     nothing = np.zeros_like(dice)
-    assert best_threshold(dice, nothing) == 0.5
+    assert ranked_thresholds(dice, nothing)[0] == 0.5
     dice[:, 3] = 0.8
-    assert best_threshold(dice, nothing) == THRESHOLDS[3]
+    assert ranked_thresholds(dice, nothing)[0] == THRESHOLDS[3]
 
 
 def test_false_infarct_in_healthy_heads_raises_the_threshold() -> None:
@@ -156,8 +156,8 @@ def test_false_infarct_in_healthy_heads_raises_the_threshold() -> None:
     dice[0, 0] = 0.62  # a little better with the lowest threshold ..
     called = np.zeros_like(dice)
     called[1, 0] = 20.0  # .. at the price of 20 ml in the healthy head
-    assert best_threshold(dice, called) == 0.5
-    assert best_threshold(dice, np.zeros_like(dice)) == THRESHOLDS[0]
+    assert ranked_thresholds(dice, called)[0] == 0.5
+    assert ranked_thresholds(dice, np.zeros_like(dice))[0] == THRESHOLDS[0]
 
 
 def drawn(
