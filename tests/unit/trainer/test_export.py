@@ -265,7 +265,7 @@ def test_a_threshold_that_rounding_decides_is_passed_over(
     assert found.lesion_threshold == seen[2]
     assert len(set(seen)) == 3
     monkeypatch.setattr(trainer.export, "outline_is_steady", lambda *_: False)
-    with pytest.raises(ExportError, match="rounding"):
+    with pytest.raises(ExportError, match="no lesion threshold"):
         refit(exported, tmp_path / "none", dataset.folder)
     assert not (tmp_path / "none").exists()
 
