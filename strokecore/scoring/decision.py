@@ -1,10 +1,10 @@
 """From a region's measurements to a calibrated probability; fitted on simulated heads of real people.
 
-Two steps. First a logistic model per group of regions over the measurements of evidence.py, each in
-units of its scatter in people without infarct (noise of the image included, so that a noisy scan decides
-less). Then the company of a region: a vessel feeds several regions of one side, and a scan that makes many
-regions of both sides look ill is to be trusted less. The constants stand in decision.json beside this file
-with what they were fitted on; tests/studies/decision.py fits them.
+Two steps. First a logistic model per group of regions over the measurements of evidence.py, each in units of
+its scatter in people without infarct (noise of the image and scatter of this head included, so that a poor
+scan decides less). Then the company of a region: a vessel feeds several regions of one side, and a scan that
+makes many regions of both sides look ill is to be trusted less. The constants stand in decision.json beside
+this file with what they were fitted on; tests/studies/decision.py fits them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DISSENT: Final = 2
 # One region alone must not decide for its whole side.
 COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
+# A head's scatter counts between these multiples of the usual one: nobody was fitted beyond.
+SCATTER_LIMITS: Final = (0.6, 2.0)
 # Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0
 GROUPS: Final[Mapping[str, str]] = {
@@ -77,6 +79,29 @@ class Normal:
     levels_mean: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Scatter:
+    """How the scatter of one head's blocks (Evidence.scatter_hu) carries over to that of its regions.
+
+    Attributes
+    ----------
+    usual_hu: in the median head.
+    differences_power, levels_power: a region's scatter in this head is Normal's times
+        (scatter_hu / usual_hu) ** power.
+    """
+
+    usual_hu: float
+    differences_power: float
+    levels_power: float
+
+    def of_head(self, scatter_hu: float | None) -> tuple[float, float]:
+        """Factors on the scatter of differences and levels."""
+        if scatter_hu is None:
+            return 1.0, 1.0
+        ratio = float(np.clip(scatter_hu / self.usual_hu, *SCATTER_LIMITS))
+        return ratio**self.differences_power, ratio**self.levels_power
+
+
 class Judgement(NamedTuple):
     """A region's calibrated probability, and whether other borders of the region decide otherwise."""
 
@@ -92,7 +117,8 @@ class Decision:
     ----------
     threshold: probability from which a region is called affected.
     slope, offset: of the calibration (Platt 1999), from the mean of the opinions to the log-odds.
-    normal: by region name. weights, alone: by group; ``alone`` for a region without a comparable mirror.
+    normal: by region name; scatter: what makes one head differ from it.
+    weights, alone: by group; ``alone`` for a region without a comparable mirror.
     company: by group, how much the other regions count.
     """
 
@@ -100,6 +126,7 @@ class Decision:
     slope: float
     offset: float
     normal: Mapping[str, Normal]
+    scatter: Scatter
     weights: Mapping[str, Weights]
     alone: Mapping[str, Weights]
     company: Mapping[str, Company]
@@ -127,7 +154,7 @@ class Decision:
 
     def log_odds(self, region: RegionId, found: Evidence) -> float:
         """Log-odds by one opinion on the region's borders, before the calibration."""
-        differences, levels = in_units(found, self.normal[region.name])
+        differences, levels = in_units(found, self.normal[region.name], self.scatter)
         weights = (self.alone if differences is None else self.weights)[GROUPS[region.name]]
         return (
             weights.offset
@@ -169,14 +196,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else NO_COMPANY
 
 
-def in_units(found: Evidence, normal: Normal) -> tuple[tuple[float, ...] | None, tuple[float, ...]]:
-    """Differences and levels in units of their scatter; no differences without a mirror.
+def in_units(
+    found: Evidence, normal: Normal, scatter: Scatter
+) -> tuple[tuple[float, ...] | None, tuple[float, ...]]:
+    """Differences and levels in units of their scatter in such a head; no differences without a mirror.
 
     A mirror that is brighter than healthy tissue is no reference for the part above: blood, calcium or
     contrast on one side must not darken the other.
     """
+    of_differences, of_levels = scatter.of_head(found.scatter_hu)
     levels = tuple(
-        _units(value - mean, sd, found.error_hu)
+        _units(value - mean, sd * of_levels, found.error_hu)
         for value, mean, sd in zip(found.levels_hu, normal.levels_mean, normal.levels_sd, strict=True)
     )
     if found.differences_hu is None:
@@ -186,7 +216,7 @@ def in_units(found: Evidence, normal: Normal) -> tuple[tuple[float, ...] | None,
     for at, value in enumerate(found.differences_hu):
         mirror_hu = found.levels_hu[at] - value - normal.levels_mean[at]
         too_bright = max(0.0, mirror_hu - BRIGHT_SD * normal.levels_sd[at])
-        differences.append(_units(value + too_bright, normal.differences_sd[at], error))
+        differences.append(_units(value + too_bright, normal.differences_sd[at] * of_differences, error))
     return tuple(differences), levels
 
 
@@ -208,6 +238,7 @@ def decision_from(record: Mapping[str, Any]) -> Decision:
         slope=float(record["calibration"]["slope"]),
         offset=float(record["calibration"]["offset"]),
         normal={name: Normal(**_tuples(values)) for name, values in record["normal"].items()},
+        scatter=Scatter(**record["scatter"]),
         weights={name: Weights(**_tuples(values)) for name, values in record["weights"].items()},
         alone={name: Weights(**_tuples(values)) for name, values in record["alone"].items()},
         company={name: Company(**values) for name, values in record["company"].items()},

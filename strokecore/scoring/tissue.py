@@ -9,8 +9,9 @@ import numpy as np
 from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, SIDES, RegionId
-from strokecore.arrays import Bool3D, Float3D, Float32Array, UInt8Array
+from strokecore.arrays import Bool3D, Float3D, Float32Array, Float64Array, UInt8Array
 from strokecore.head.canonical import Head
+from strokecore.head.grid import Grid
 from strokecore.scoring.old_infarct import OLD_RIM_MM, find_old_infarct, widened
 
 # Fewer measurable voxels than this leave a region unjudged.
@@ -29,6 +30,13 @@ MAX_NEAR_OLD_SHARE: Final = 0.2
 QUANTILES: Final = (0.8, 0.5, 0.2)
 # Smoothed densities are trusted where tissue fills at least this share of the kernel.
 MIN_SUPPORT: Final = 0.25
+# Blocks whose sides are compared to see how much this head's sides differ by chance.
+_BLOCK_MM: Final = 12.0
+_LEAST_BLOCK_SHARE: Final = 0.5
+_LEAST_PAIRS: Final = 60
+_SD_PER_MAD: Final = 1.4826
+# A cavity or a calcification in one block must not count as much as it is dense.
+_MOST_DIFFERENCE_HU: Final = 15.0
 # Dropped from both ends of a region's densities before the mean that is reported.
 _TRIM: Final = 0.1
 
@@ -45,6 +53,8 @@ class Tissue:
     flat: float32, HU without the person's slow density field.
     levels_hu: this person's brain: QUANTILES of the flat density of all regions of one side, of the
         brighter side each, because an infarct must not pull its own reference down.
+    scatter_hu: how much blocks of a centimetre differ between the sides by chance, standard deviation; None
+        where too little of both sides can be compared.
     """
 
     old: Bool3D
@@ -52,6 +62,7 @@ class Tissue:
     usable: Bool3D
     flat: Float3D
     levels_hu: tuple[float, ...]
+    scatter_hu: float | None
 
     @property
     def level_hu(self) -> float:
@@ -68,7 +79,7 @@ class Tissue:
         levels = _levels(head, flat, usable)
         smooth, _ = smooth_within(flat, usable, _BRIGHT_SMOOTHING_MM, head.grid.spacing_mm)
         usable &= smooth < levels[QUANTILES.index(0.5)] + BRIGHT_HU
-        return cls(old, near_old, usable, flat, levels)
+        return cls(old, near_old, usable, flat, levels, _side_scatter_hu(flat, usable, head.grid))
 
     def bordering_on_old(self, head: Head) -> tuple[RegionId, ...]:
         """The regions with too much tissue at the border of an old cavity to be judged."""
@@ -155,3 +166,34 @@ def _levels(head: Head, flat: Float3D, usable: Bool3D) -> tuple[float, ...]:
 def quantiles(values: Float32Array) -> tuple[float, ...]:
     """QUANTILES of the densities [n]."""
     return tuple(float(value) for value in np.quantile(values, QUANTILES))
+
+
+def _side_scatter_hu(flat: Float3D, usable: Bool3D, grid: Grid) -> float | None:
+    """``Tissue.scatter_hu``; arrays [z, y, x] on a symmetric grid.
+
+    Neighbouring blocks are compared, so that an infarct counts at its border only, and the median is taken.
+    """
+    both = usable & usable[:, :, ::-1]
+    difference = np.clip(flat - flat[:, :, ::-1], -_MOST_DIFFERENCE_HU, _MOST_DIFFERENCE_HU)
+    left = grid.side_columns("left")
+    voxels = _blocks(both[left].astype(np.float32), grid)
+    sums = _blocks(np.where(both, difference, np.float32(0))[left], grid)
+    full = np.prod([_block_voxels(step) for step in grid.spacing_mm])
+    means = np.where(voxels > _LEAST_BLOCK_SHARE * full, sums / np.maximum(voxels, 1.0), np.nan)
+    steps = np.concatenate([np.diff(means, axis=axis).ravel() for axis in range(3)])
+    steps = steps[~np.isnan(steps)]
+    if steps.size < _LEAST_PAIRS:
+        return None
+    return float(np.median(np.abs(steps))) * _SD_PER_MAD / float(np.sqrt(2.0))
+
+
+def _block_voxels(step_mm: float) -> int:
+    return max(1, round(_BLOCK_MM / step_mm))
+
+
+def _blocks(values: Float3D, grid: Grid) -> Float64Array:
+    """Sums over blocks of _BLOCK_MM; the last blocks may be smaller."""
+    sums = values.astype(np.float64)
+    for axis, (size, step_mm) in enumerate(zip(values.shape, grid.spacing_mm, strict=True)):
+        sums = np.add.reduceat(sums, np.arange(0, size, _block_voxels(step_mm)), axis=axis)
+    return sums

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,14 +35,25 @@ from strokecore.files import write_atomically
 from strokecore.head.canonical import align_series, crop, symmetric_box
 from strokecore.reading.series import read_series
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.scoring.decision import GROUPS, Company, Normal, Weights, company_of, in_units
+from strokecore.scoring.decision import (
+    GROUPS,
+    SCATTER_LIMITS,
+    Company,
+    Normal,
+    Scatter,
+    Weights,
+    company_of,
+    in_units,
+)
 from strokecore.scoring.evidence import Evidence, labellings, region_evidence
 from strokecore.scoring.tissue import QUANTILES, Tissue
 from strokecore.simulate import SIMULATOR_VERSION, write_sample
 from strokecore.simulate.domain import random_person_spec
 from strokecore.simulate.people import load_person
 
-FIT_PERSONS: Final = ("01", "02", "03", "04", "05", "06")
+# The simulator's average of many people, which a site's first trial shows, reads like one more person.
+AVERAGE: Final = "00"
+FIT_PERSONS: Final = (AVERAGE, "01", "02", "03", "04", "05", "06")
 VALIDATE_PERSONS: Final = ("07", "08")
 DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
 # Of five heads one has no infarct; the other four have one depth each.
@@ -74,11 +86,12 @@ def make_head(task: tuple[str, int], anatomies: Path, out: Path, second: Path | 
     folder = out / f"{person}-{seed:05d}"
     if (folder / "truth" / "truth.json").exists():
         return
-    base = load_person(anatomies / f"person_{person}.nii.gz", second)
+    base = None if person == AVERAGE else load_person(anatomies / f"person_{person}.nii.gz", second)
     depth = (0.0, *DEPTHS_HU)[seed % CYCLE]
     changes: dict[str, Any] = {"delta_hu": depth} if depth else {"affected": ()}
-    definition = ("atlas", "second", "between")[seed % 3]
-    spec = random_person_spec(seed, base.anatomy, **changes, definition=definition, **COARSE)
+    definition = ("atlas", "second", "between")[seed % 3] if base else "atlas"
+    anatomy = base.anatomy if base else ""
+    spec = random_person_spec(seed, anatomy, **changes, definition=definition, **COARSE)
     write_sample(folder, spec, base)
 
 
@@ -117,18 +130,55 @@ def measure_case(folder: Path) -> list[Row]:
     return rows
 
 
-def fit_normal(rows: list[Row]) -> dict[str, Normal]:
+def healthy(rows: list[Row], name: str) -> list[Evidence]:
+    return [r.opinions[0] for r in rows if r.region.name == name and r.judged and not r.affected]
+
+
+def fit_scatter(rows: list[Row]) -> Scatter:
+    """How regions without infarct scatter with their head's blocks: the likeliest powers, Laplace's law."""
+    usual = float(np.median([s for s in {r.case: r.opinions[0].scatter_hu for r in rows}.values() if s]))
+
+    def likeliest(measured: Callable[[Evidence], tuple[float, ...] | None]) -> float:
+        groups = []
+        for name in REGION_NAMES:
+            mine = [(v, e.scatter_hu) for e in healthy(rows, name) if (v := measured(e)) and e.scatter_hu]
+            values = np.array([v for v, _ in mine])
+            ratio = np.clip(np.array([s for _, s in mine]) / usual, *SCATTER_LIMITS)
+            groups.append((np.abs(values - np.median(values, axis=0)), np.log(ratio)[:, None]))
+
+        def cost(power: float) -> float:
+            """-log of the likelihood, the width of each region's law at its own optimum."""
+            widths = [
+                (np.mean(off * np.exp(-power * log), axis=0), log.mean(), len(off)) for off, log in groups
+            ]
+            return sum(float((np.log(width) + power * log).sum() * n) for width, log, n in widths)
+
+        return _rounded(min(np.arange(0.0, 3.01, 0.05), key=cost))
+
+    return Scatter(_rounded(usual), likeliest(lambda e: e.differences_hu), likeliest(lambda e: e.levels_hu))
+
+
+def fit_normal(rows: list[Row], scatter: Scatter) -> dict[str, Normal]:
     """Scatter and means of every region name over regions without infarct, both sides together."""
     found = {}
     for name in REGION_NAMES:
-        mine = [r.opinions[0] for r in rows if r.region.name == name and r.judged and not r.affected]
+        mine = healthy(rows, name)
+        factors = [scatter.of_head(e.scatter_hu) for e in mine]
         levels = np.array([e.levels_hu for e in mine])
-        differences = np.array([e.differences_hu for e in mine if e.differences_hu is not None])
+        means = np.median(levels, axis=0)
+        levels = (levels - means) / np.array([[f] for _, f in factors])
+        differences = np.array(
+            [
+                np.array(e.differences_hu) / f
+                for e, (f, _) in zip(mine, factors, strict=True)
+                if e.differences_hu is not None
+            ]
+        )
         noise = float(np.mean([e.error_hu**2 for e in mine]))
         found[name] = Normal(
             differences_sd=tuple(_without_noise(values, 2 * noise) for values in differences.T),
             levels_sd=tuple(_without_noise(values, noise) for values in levels.T),
-            levels_mean=tuple(_rounded(float(np.median(values))) for values in levels.T),
+            levels_mean=tuple(_rounded(float(value)) for value in means),
         )
     return found
 
@@ -140,11 +190,11 @@ def _without_noise(values: Any, noise: float) -> float:
     return _rounded(float(np.sqrt(max(sd**2 - noise, 0.09))))
 
 
-def units(rows: list[Row], normal: dict[str, Normal]) -> Any:
+def units(rows: list[Row], normal: dict[str, Normal], scatter: Scatter) -> Any:
     """Differences and levels in units of their scatter, averaged over opinions; [n, 6], NaN unknown."""
     table = np.full((len(rows), 2 * COUNT), np.nan)
     for at, row in enumerate(rows):
-        each = [in_units(e, normal[row.region.name]) for e in row.opinions]
+        each = [in_units(e, normal[row.region.name], scatter) for e in row.opinions]
         table[at, COUNT:] = np.mean([levels for _, levels in each], axis=0)
         compared = [differences for differences, _ in each if differences is not None]
         if compared:
@@ -152,10 +202,12 @@ def units(rows: list[Row], normal: dict[str, Normal]) -> Any:
     return table
 
 
-def fit_weights(rows: list[Row], normal: dict[str, Normal], *, alone: bool = False) -> dict[str, Weights]:
+def fit_weights(
+    rows: list[Row], normal: dict[str, Normal], scatter: Scatter, *, alone: bool = False
+) -> dict[str, Weights]:
     """Logistic regression by group, drawn towards all groups together; ``alone``: by the levels only."""
     groups = sorted(set(GROUPS.values()))
-    x = -units(rows, normal)
+    x = -units(rows, normal, scatter)
     x = x[:, COUNT:] if alone else x
     y = np.array([r.affected for r in rows], float)
     group = np.array([groups.index(GROUPS[r.region.name]) for r in rows])
@@ -225,11 +277,15 @@ def with_company(rows: list[Row], value: Any, company: dict[str, Company]) -> An
 
 
 def odds(
-    rows: list[Row], normal: dict[str, Normal], weights: dict[str, Weights], alone: dict[str, Weights]
+    rows: list[Row],
+    normal: dict[str, Normal],
+    scatter: Scatter,
+    weights: dict[str, Weights],
+    alone: dict[str, Weights],
 ) -> Any:
     """Mean log-odds over the opinions, before the calibration; [n]."""
     value = np.zeros(len(rows))
-    for at, (row, x) in enumerate(zip(rows, units(rows, normal), strict=True)):
+    for at, (row, x) in enumerate(zip(rows, units(rows, normal, scatter), strict=True)):
         w = (alone if np.isnan(x[0]) else weights)[GROUPS[row.region.name]]
         value[at] = w.offset - np.nan_to_num(x) @ (*w.differences, *w.levels)
     return value
@@ -314,19 +370,23 @@ def fit(out: Path, heads: list[Path]) -> None:
     rows = [row for folder in heads for row in measure_case(folder)]
     tune = [r for r in rows if r.person in FIT_PERSONS]
     validate = [r for r in rows if r.person in VALIDATE_PERSONS]
-    normal = fit_normal(tune)
-    weights = fit_weights(tune, normal)
-    alone = fit_weights(tune, normal, alone=True)
-    company = fit_company(tune, odds(tune, normal, weights, alone))
-    value = with_company(validate, odds(validate, normal, weights, alone), company)
+    scatter = fit_scatter(tune)
+    normal = fit_normal(tune, scatter)
+    weights = fit_weights(tune, normal, scatter)
+    alone = fit_weights(tune, normal, scatter, alone=True)
+    company = fit_company(tune, odds(tune, normal, scatter, weights, alone))
+    value = with_company(validate, odds(validate, normal, scatter, weights, alone), company)
     slope, offset = calibrate(value, validate)
     probability = special.expit(slope * value + offset)
-    tuned = special.expit(slope * with_company(tune, odds(tune, normal, weights, alone), company) + offset)
+    tuned = special.expit(
+        slope * with_company(tune, odds(tune, normal, scatter, weights, alone), company) + offset
+    )
     cut = threshold_of(np.concatenate([tuned, probability]), [*tune, *validate])
     record = {
         "threshold": _rounded(cut),
         "calibration": {"slope": _rounded(slope), "offset": _rounded(offset)},
         "normal": {name: asdict(n) for name, n in normal.items()},
+        "scatter": asdict(scatter),
         "weights": {name: asdict(w) for name, w in weights.items()},
         "alone": {name: asdict(w) for name, w in alone.items()},
         "company": {name: asdict(c) for name, c in company.items()},

@@ -10,7 +10,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SUPRAGANGLIONI
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import Grid
-from strokecore.scoring.decision import GROUPS, Company, Decision, Normal, Weights
+from strokecore.scoring.decision import GROUPS, Company, Decision, Normal, Scatter, Weights
 from strokecore.scoring.tissue import QUANTILES
 
 SHAPE = (40, 100, 121)
@@ -71,6 +71,7 @@ def plain_decision(threshold: float = 0.5) -> Decision:
         slope=1.0,
         offset=0.0,
         normal=dict.fromkeys(REGION_NAMES, normal),
+        scatter=Scatter(1.0, 1.0, 0.5),
         weights=dict.fromkeys(GROUPS.values(), weights),
         alone=dict.fromkeys(GROUPS.values(), alone),
         company=dict.fromkeys(GROUPS.values(), Company(0.0, 1.0, 0.0, 0.0, 0.0)),
