@@ -20,8 +20,8 @@ from scipy.optimize import lsq_linear
 
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from strokecore.head.alignment import summed
-from strokecore.head.brain import Brain
-from strokecore.head.cranium import depth
+from strokecore.head.brain import Brain, bounding_box
+from strokecore.head.cranium import depth, dilate, erode
 from strokecore.head.grid import Grid
 
 Box = tuple[slice, slice, slice]
@@ -41,6 +41,9 @@ _MIDDLE: Final = slice(2, 6)
 _DEEP_MM: Final = 25.0
 # A head with fewer cells than this share of all has no field that could be measured.
 _LEAST_CELLS: Final = 0.05
+# Depth is counted under the inner table without clefts of up to twice this width: ridges of bone, dense dura
+# and what the segmentation leaves out are too small to shape the hardening of a beam.
+_CLEFT_MM: Final = 8.0
 # Around the ventricles leukoaraiosis and the ventricle's own partial volume darken many a head.
 _VENTRICLE_RIM_MM: Final = 9.0
 
@@ -61,7 +64,7 @@ _NODES_MM: Final = np.array([-50.0, -25.0, 0.0, 25.0, 50.0, 75.0])
 _MOST_CUPPING_HU: Final = 45.0
 # How stiff the cupping is from height to height, and what a small one costs, per full cell.
 _STIFFNESS: Final = 0.85
-_SMALLNESS: Final = 0.08
+_SMALLNESS: Final = 0.02
 
 # Shading is a slope; its value at these distances from the middle is at most about what scanners leave, and
 # small ones are more usual: the costs, per full cell, of the slope to the side, its twist, and to the back.
@@ -163,26 +166,31 @@ def density_field(hu: Float32Array, brain: Brain, grid: Grid, covered: BoolArray
     float32 [z, y, x], HU: its median deep in the brain is 0; outside the skull it is as at the inner table;
     0 outside the scan, and everywhere when there is too little tissue to tell.
     """
-    box = _bounding_box(brain.intracranial)
+    if not brain.intracranial.any():
+        return np.zeros(grid.shape, np.float32)
+    box = bounding_box(brain.intracranial, max(grid.spacing_mm), grid.spacing_mm)
     depth_mm = np.zeros(grid.shape, np.float32)
-    depth_mm[box] = depth(brain.intracranial[box], grid.spacing_mm)
+    depth_mm[box] = depth(_without_clefts(brain.intracranial[box], grid.spacing_mm), grid.spacing_mm)
     cells = _tissue_cells(hu, brain, depth_mm, grid, box)
     if np.count_nonzero(cells.ml >= _LEAST_CELL_ML) < _LEAST_CELLS * cells.ml.size:
         return np.zeros(grid.shape, np.float32)
     field = _on_grid(_fit(cells), depth_mm, grid)
-    deep = field[depth_mm >= _DEEP_MM]
+    deep = field[brain.intracranial & (depth_mm >= _DEEP_MM)]
     if deep.size:
         field -= np.median(deep)
     return np.where(covered, field, np.float32(0))
 
 
-def _bounding_box(mask: BoolArray) -> Box:
-    """Box of a mask and a voxel around it, so that depth sees the skull."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
-        return slice(0), slice(0), slice(0)
-    z, y, x = (slice(max(0, part.start - 1), part.stop + 1) for part in found[0])
-    return z, y, x
+def _without_clefts(inside: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
+    """A mask and its clefts; measured on every second pixel, which costs a quarter."""
+    dz, dy, dx = spacing_mm
+    half_mm = (dz, 2 * dy, 2 * dx)
+    reach = [int(_CLEFT_MM / step) + 1 for step in half_mm]
+    coarse = np.pad(inside[:, ::2, ::2], [(n, n) for n in reach])
+    closed = erode(dilate(coarse, _CLEFT_MM, half_mm), _CLEFT_MM, half_mm)
+    closed = closed[tuple(slice(n, -n) for n in reach)]
+    whole = closed.repeat(2, axis=1).repeat(2, axis=2)[:, : inside.shape[1], : inside.shape[2]]
+    return np.asarray(inside | whole)
 
 
 def _tissue_cells(hu: Float32Array, brain: Brain, depth_mm: Float32Array, grid: Grid, box: Box) -> _Cells:
@@ -194,7 +202,12 @@ def _tissue_cells(hu: Float32Array, brain: Brain, depth_mm: Float32Array, grid: 
     smooth = _smoothed(np.where(inside, hu[box], 0).astype(np.float32), grid.spacing_mm)
     smooth /= np.maximum(weight, 1e-3)
     deep = depth_mm[box][:, ::2, ::2]
-    use = (deep >= _DEPTHS_MM[0]) & (deep < _DEPTHS_MM[-1]) & ~brain.calcification[box][:, ::2, ::2]
+    use = (
+        inside[:, ::2, ::2]
+        & (deep >= _DEPTHS_MM[0])
+        & (deep < _DEPTHS_MM[-1])
+        & ~brain.calcification[box][:, ::2, ::2]
+    )
     use &= ((z >= _HEIGHTS_MM[0]) & (z < _HEIGHTS_MM[-1]))[:, None, None]
     ventricles = brain.ventricles[box][:, ::2, ::2]
     if ventricles.any():
@@ -248,7 +261,7 @@ def _fit(cells: _Cells) -> _Field:
         if number == 0:
             middle = relative[_MIDDLE][sound[_MIDDLE]]
             field = replace(field, level_hu=float(np.median(middle)) if middle.size else 0.0)
-        weight = size * (sound & ~_beyond_an_edge(relative - field.level_hu, sound))
+        weight = size * (sound & ~_beyond_an_edge(relative - field.level_hu, offset, sound))
         field = replace(field, sideways_hu=_sideways(cells, relative, weight))
         field = _symmetric(cells, relative - field.sideways_at(cells), weight, field, widths)
         offset = field.at(cells)
@@ -275,15 +288,20 @@ def _tissue_hu(cells: _Cells) -> Float64Array:
     return np.stack(rows)
 
 
-def _beyond_an_edge(excess: Float64Array, sound: BoolArray) -> BoolArray:
-    """Cells at or outside a step that no field makes, going outwards in a column, and the one inside it."""
+def _beyond_an_edge(excess: Float64Array, found: Float64Array, sound: BoolArray) -> BoolArray:
+    """Cells at or outside a step that no field makes, going outwards in a column, and the one inside it.
+
+    ``found`` is the field of the round before: what it explains is no step, even where the inner cells of a
+    column hold too little tissue to tell how the field has grown, as under the vertex.
+    """
     middles = (_DEPTHS_MM[1:] + _DEPTHS_MM[:-1]) / 2
     beyond = np.zeros(_CELLS, np.bool_)
     stopped = np.zeros(_CELLS[1:], np.bool_)
     inner = np.where(sound[-1], excess[-1], 0.0)
     for k in range(_CELLS[0] - 2, -1, -1):
         growth = float(np.exp(min(middles[k + 1] - middles[k], _LENGTHS_MM[0]) / _LENGTHS_MM[0]))
-        edge = sound[k] & ~stopped & (excess[k] > np.maximum(inner, 0) * growth + _EDGE_HU)
+        expected = np.maximum(np.maximum(inner, 0) * growth, found[k])
+        edge = sound[k] & ~stopped & (excess[k] > expected + _EDGE_HU)
         edge = ndimage.binary_dilation(edge, _BESIDE)
         beyond[k + 1] |= edge
         stopped |= edge

@@ -39,6 +39,17 @@ def test_cupping_falls_from_the_skull_by_its_own_depth() -> None:
     assert not along[depth < -5].any()
 
 
+def test_a_cleft_or_hole_in_the_inside_is_no_skull() -> None:
+    """A label map may leave sulci out of the intracranial space, and holes in the middle of the brain."""
+    spec = dataclasses.replace(SampleSpec(seed=1), cupping_hu=20.0, cupping_depth_mm=10.0)
+    pitted = skull()
+    pitted[CENTRE[0] - 4 : CENTRE[0] + 4, 86:94, :40] = 3.0
+    pitted[CENTRE[0] - 4 : CENTRE[0] + 4, 86:94, 62:70] = 3.0
+    found = added_density(spec, pitted, GRID)
+    inside = skull() < -10  # the mouth of the cleft itself is a little hollow
+    np.testing.assert_allclose(found[inside], added_density(spec, skull(), GRID)[inside], atol=3.0)
+
+
 def test_cupping_depends_on_height() -> None:
     flat, rising = (field(cupping_hu=20.0, cupping_height=h) for h in (0.0, 0.5))
     at_30_mm = CENTRE[0] + 25
