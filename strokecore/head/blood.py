@@ -71,6 +71,9 @@ _LAYER_SMOOTHING_MM: Final = 3.0
 _LAYER_MM: Final = (2.0, 4.0)
 _LAYER_CM2: Final = 4.0
 _LAYER_PIECE_CM2: Final = 2.0
+# Further out than veins reach, less is certain.
+_LAYER_ASIDE_CM2: Final = 2.5
+_BESIDE_VEINS_MM: Final = ((42.0, 100.0), (-120.0, 120.0), (-80.0, 100.0))
 _VAULT_MM: Final = ((12.0, 100.0), (-120.0, 120.0), (-22.0, 100.0))
 _TRANSVERSE_SINUS_MM: Final = ((0.0, 100.0), (30.0, 120.0), (-80.0, -8.0))
 _VERTEX_MM: Final = ((0.0, 24.0), (-120.0, 120.0), (46.0, 100.0))
@@ -85,6 +88,12 @@ _STRAND_ML: Final = 0.3
 _STRANDS_ML: Final = 2.5
 _POSSIBLE_STRANDS_ML: Final = 1.8
 _STRAND_SKULL_MM: Final = 5.0
+# Vessels and dura make strands at the midline, calcium makes them beside itself. Elsewhere only cupping that
+# was not found does, evenly and hardly above the threshold: less is enough of what is brighter on average.
+_ASIDE_ABOVE_BRAIN_HU: Final = 10.0
+_ASIDE_MEAN_HU: Final = 12.3
+_ASIDE_ML: Final = 1.0
+_POSSIBLE_ASIDE_ML: Final = 0.6
 _BASE_MM: Final = ((0.0, 55.0), (-50.0, 36.0), (-38.0, 14.0))
 
 _ONE_SIDED: Final = 0.8
@@ -280,7 +289,9 @@ def _layers(scan: _Scan) -> list[_Part]:
     pieces = np.flatnonzero(cm2 >= _LAYER_PIECE_CM2)
     followed = {label: _followed(scan, labels == label) for label in pieces}
     sharp = [label for label, (_, edge_hu) in followed.items() if edge_hu >= _EDGE_HU]
-    certain = float(cm2[sharp].sum()) >= _LAYER_CM2
+    aside = scan.within(_BESIDE_VEINS_MM)
+    outer = [label for label in sharp if _mostly(labels == label, aside)]
+    certain = float(cm2[sharp].sum()) >= _LAYER_CM2 or float(cm2[outer].sum()) >= _LAYER_ASIDE_CM2
     return [_Part(mask, "subdural", certain) for mask, _ in followed.values()]
 
 
@@ -307,12 +318,32 @@ def _followed(scan: _Scan, seed: BoolArray) -> tuple[BoolArray, float]:
 def _strands(scan: _Scan) -> list[_Part]:
     """Bright cisterns and fissures of the base."""
     grid = scan.grid
-    bright = scan.tissue & scan.within(_BASE_MM) & (scan.depth_mm > _STRAND_SKULL_MM) & ~_nuclei(scan)
-    strands = _pieces(bright & (scan.excess > _STRAND_ABOVE_BRAIN_HU), _STRAND_ML, grid)
-    total = grid.ml(strands)
-    if total < _POSSIBLE_STRANDS_ML:
-        return []
-    return [_Part(strands, "subarachnoid", total >= _STRANDS_ML and _stands_out(scan, strands))]
+    base = scan.tissue & scan.within(_BASE_MM) & (scan.depth_mm > _STRAND_SKULL_MM) & ~_nuclei(scan)
+    strands = _pieces(base & (scan.excess > _STRAND_ABOVE_BRAIN_HU), _STRAND_ML, grid)
+    aside = _aside(scan, _pieces(base & (scan.excess > _ASIDE_ABOVE_BRAIN_HU), _STRAND_ML, grid))
+    found = []
+    for blood, possible_ml, certain_ml in (
+        (strands, _POSSIBLE_STRANDS_ML, _STRANDS_ML),
+        (aside, _POSSIBLE_ASIDE_ML, _ASIDE_ML),
+    ):
+        ml = grid.ml(blood)
+        if ml >= possible_ml:
+            found.append(_Part(blood, "subarachnoid", ml >= certain_ml and _stands_out(scan, blood)))
+    return found
+
+
+def _aside(scan: _Scan, strands: BoolArray) -> BoolArray:
+    """Strands away from midline and calcium; none where they are hardly brighter than cupping makes them."""
+    near = dilate(scan.brain.calcification, _CALCIUM_REACH_MM, scan.grid.spacing_mm)
+    labels, count = ndimage.label(strands, _TOUCHING)
+    size = np.bincount(labels.ravel(), minlength=count + 1)
+    middle = np.bincount(labels[scan.within(_MIDLINE_MM) & strands], minlength=count + 1)
+    kept = (2 * middle <= size) & (np.bincount(labels[near], minlength=count + 1) == 0)
+    kept[0] = False
+    aside = np.asarray(kept[labels])
+    if not aside.any() or scan.excess[aside].mean() < _ASIDE_MEAN_HU:
+        return np.zeros_like(strands)
+    return aside
 
 
 def _side(mask: BoolArray, grid: Grid) -> Literal["left", "right", "both"]:

@@ -85,6 +85,38 @@ def test_blood_in_cisterns_and_fissures() -> None:
     assert found(painted(cistern | fissures, FLUID)) is None
 
 
+def strands(x_mm: float) -> np.ndarray:
+    """1.5 ml in a cistern at this distance from the midline, both sides."""
+    return np.asarray(((np.abs(X) - x_mm) / 3) ** 2 + ((Y + 12) / 14) ** 2 + ((Z + 22) / 3) ** 2 < 1)
+
+
+def test_little_blood_in_the_cisterns_is_certain_away_from_the_midline_only() -> None:
+    aside = found(painted(strands(24.0)))
+    assert aside is not None
+    assert (aside.place, aside.certain) == ("subarachnoid", True)
+    middle = found(painted(strands(3.0)))
+    assert middle is None or not middle.certain
+
+
+def test_little_blood_in_the_cisterns_beside_calcium_is_not_certain() -> None:
+    where = strands(24.0)
+    hu = painted(where)
+    hu[where & (np.abs(Y + 12) < 3)] = 160.0
+    blood = found(hu)
+    assert blood is None or not blood.certain
+
+
+def test_a_small_layer_is_certain_where_no_veins_are() -> None:
+    def spot(x: float, z: float) -> np.ndarray:
+        return SKULL & (DEPTH < 5) & (np.sqrt((X - x) ** 2 + (Y - 4) ** 2 + (Z - z) ** 2) < 10.5)
+
+    lateral, upper = found(painted(spot(66, 14))), found(painted(spot(36, 71)))
+    assert lateral is not None
+    assert lateral.certain
+    assert upper is not None
+    assert not upper.certain
+
+
 def test_blood_that_has_settled_in_the_ventricles() -> None:
     blood = found(painted(VENTRICLES & (Y > 26), 55.0))
     assert blood is not None
