@@ -105,7 +105,7 @@ class AsymmetryEngine:
     """Weight-free engine behind the same protocol as trained models."""
 
     name = engine = WEIGHT_FREE
-    version = "2.0.0"
+    version = "2.1.0"
     precision = "fp32"
 
     def __init__(

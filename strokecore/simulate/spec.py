@@ -19,7 +19,7 @@ import numpy as np
 from strokecore.anatomy.regions import REGION_NAMES, SIDES, RegionId, Side
 from strokecore.errors import UsageError
 
-SIMULATOR_VERSION: Final = "2.0.0"
+SIMULATOR_VERSION: Final = "2.1.0"
 
 TUNE_SEEDS: Final = range(10_000)
 VALIDATE_SEEDS: Final = range(10_000, 20_000)

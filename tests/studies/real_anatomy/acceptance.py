@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from strokecore.anatomy.regions import ALL_REGIONS, CORTICAL
+from strokecore.anatomy.regions import ALL_REGIONS, CORTICAL, SIDES
 from strokecore.evaluate import statistics as st
+from strokecore.evaluate.detection import CLEAR_HU, FEWEST_REGIONS_FOR_SIDE
 from strokecore.evaluate.figures import PLAIN, summarise
 from strokecore.evaluate.outcomes import Outcome
 from strokecore.evaluate.statistics import in_words
@@ -18,6 +19,7 @@ Figures = dict[str, Any]
 
 AUC_BARS: Final = {"2": 0.80, "3": 0.90, "5": 0.95, "8": 0.98}
 OBSERVER_SHARE: Final = 0.85
+CLEAN_KEPT: Final = 0.85
 DICE_BARS: Final = {"L": 0.80, "C": 0.70}
 WORST_DICE: Final = 0.5
 REAL_TOLERANCE: Final = 0.07
@@ -84,6 +86,7 @@ def acceptance(measured: Measured) -> list[Row]:
     rows = []
     if "infarct" in figures:
         rows += [*_ranking(figures["infarct"]), *_decision(figures["infarct"]), *_scores(figures["infarct"])]
+        rows += _observed_scores(measured.outcomes["infarct"])
     if "sound" in figures:
         rows += _clean(figures["sound"])
     if "blood" in figures:
@@ -192,6 +195,35 @@ def _scores(figures: Figures) -> list[Row]:
         words = f"{in_words(limits['coverage'])}, {in_words(limits['width'], '{:.2f}')} points wide"
         rows.append(Row("range of the score holds the truth", "90 % interval", words))
     return rows
+
+
+def _observed_scores(outcomes: Sequence[Outcome]) -> list[Row]:
+    """The scores if the observer's differences were cut once: how far these heads let anyone go.
+
+    The cut is the one that keeps CLEAN_KEPT of these very hemispheres, which flatters him.
+    """
+    seen = [o for o in outcomes if o.truth.observer_hu]
+    if not seen:
+        return []
+    columns = {side: [r.side == side for r in ALL_REGIONS] for side in SIDES}
+    darkness = np.array([[-(value or 0.0) for value in o.truth.observer_hu] for o in seen])
+    clean = [
+        row[columns[side]].max()
+        for row, o in zip(darkness, seen, strict=True)
+        for side in o.truth.clean_sides
+    ]
+    called = darkness > np.quantile(clean, CLEAN_KEPT)
+    found = np.stack([10.0 - called[:, columns[side]].sum(axis=1) for side in SIDES], axis=1)
+    true = np.array([[o.truth.scores[side] for side in SIDES] for o in seen], float)
+    clear = [
+        (o.truth.delta_hu or 0.0) >= CLEAR_HU and len(o.truth.affected) >= FEWEST_REGIONS_FOR_SIDE
+        for o in seen
+    ]
+    right = np.sign(found[:, 0] - found[:, 1]) == np.sign(true[:, 0] - true[:, 1])
+    icc = st.icc_2_1(np.column_stack([found.ravel(), true.ravel()]))
+    error = np.abs(found - true).mean()
+    words = f"ICC {icc:.3f}; absolute error {error:.3f}; side right {right[clear].mean():.3f}"
+    return [Row(f"  the observer, cut so that {CLEAN_KEPT:.0%} of the clean hemispheres stay 10", "", words)]
 
 
 def _clean(figures: Figures) -> list[Row]:

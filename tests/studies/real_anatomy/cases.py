@@ -30,7 +30,7 @@ SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
 _DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
 _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
-_NORMALS_PER_CONFOUNDER: Final = 4
+_NORMALS_PER_CONFOUNDER: Final = 6
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
     ("parenchymal", 5.0, 5.0, 8),

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, RegionId
-from strokecore.scoring.decision import GROUPS, Company, Decision, Judgement, load_decision
+from strokecore.scoring.decision import (
+    GROUPS,
+    SCATTER_LIMITS,
+    Company,
+    Decision,
+    Judgement,
+    Scatter,
+    load_decision,
+)
 from strokecore.scoring.evidence import Evidence
 from strokecore.scoring.tissue import QUANTILES
 from tests.unit.scoring.heads import plain_decision
@@ -89,3 +97,20 @@ def test_the_shipped_constants_hold_every_region_and_are_darker_is_likelier() ->
         assert found[region].probability >= decision.threshold
         # a dark neighbour is a hint, and no more
         assert all(f.probability < found[region].probability for r, f in found.items() if r != region)
+
+
+def test_the_same_difference_says_less_in_a_head_whose_sides_scatter_more() -> None:
+    decision = replace(plain_decision(), scatter=Scatter(1.5, 1.0, 0.5))
+    quiet, usual, unknown, loud = (
+        judged([replace(even(-4.0, -3.0), scatter_hu=scatter)], decision).probability
+        for scatter in (1.0, 1.5, None, 2.5)
+    )
+    assert quiet > usual > loud
+    assert unknown == usual
+
+
+def test_scatter_beyond_what_was_seen_counts_no_more() -> None:
+    scatter = Scatter(1.5, 1.0, 0.5)
+    low, high = SCATTER_LIMITS
+    assert scatter.of_head(100.0) == (high, pytest.approx(high**0.5))
+    assert scatter.of_head(0.01) == (low, pytest.approx(low**0.5))

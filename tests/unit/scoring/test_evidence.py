@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from strokecore.anatomy.regions import ALL_REGIONS, RegionId
+from strokecore.head.canonical import Head
 from strokecore.scoring.evidence import labellings, moved_borders, region_evidence
 from strokecore.scoring.tissue import Tissue
 from tests.unit.scoring.heads import darken, flat_head, region_slices
@@ -60,3 +62,29 @@ def test_the_second_definition_is_one_of_the_labellings_where_there_is_one() -> 
     found = labellings(replace(head, second_regions=second))
     assert len(found) == 8
     assert any(regions is second for regions in found)
+
+
+def textured(head: Head, sd_hu: float, fwhm_mm: float) -> Head:
+    """The head with correlated texture, different on each side."""
+    noise = np.random.default_rng(3).normal(size=head.hu.shape)
+    smooth = ndimage.gaussian_filter(noise, [fwhm_mm / 2.355 / step for step in head.grid.spacing_mm])
+    return replace(head, hu=(head.hu + sd_hu * smooth / smooth.std()).astype(np.float32))
+
+
+def test_texture_tells_by_the_scatter_of_blocks_and_an_infarct_hardly_does() -> None:
+    plain = flat_head()
+    quiet, loud = (Tissue.of(textured(plain, sd, 8.0)).scatter_hu for sd in (0.3, 2.0))
+    ill = Tissue.of(darken(textured(plain, 0.3, 8.0), LEFT_M2, 8.0)).scatter_hu
+    assert quiet is not None
+    assert loud is not None
+    assert ill is not None
+    assert loud > 2.5 * quiet
+    assert ill < 1.3 * quiet
+
+
+def test_a_head_of_which_one_side_cannot_be_measured_has_no_scatter() -> None:
+    head = flat_head()
+    one_side = np.ones(head.grid.shape, bool)
+    one_side[head.grid.side_columns("left")] = False
+    brain = replace(head.brain, parenchyma=one_side)
+    assert Tissue.of(replace(head, brain=brain)).scatter_hu is None
