@@ -2,13 +2,15 @@
 
 Three steps, each resumable:
 
-    python -m tests.studies.decision heads ANATOMIES OUT --persons 01,02,03,04,05,06,07,08 --count 40
+    python -m tests.studies.decision heads ANATOMIES OUT --count 20
+    python -m tests.studies.decision heads ANATOMIES OUT --persons 07,08 --count 30
     python -m tests.studies.decision measure OUT
     python -m tests.studies.decision fit OUT
 
 ``heads`` simulates persons as DICOM with their truth, ``measure`` runs the node's own pipeline up to the
-regions' measurements, ``fit`` fits the weights on persons 01-06, calibrates on persons 07-08, chooses the
-decision point over all eight and reports. Persons from 09 on are not touched.
+regions' measurements, ``fit`` fits the weights on the average head and persons 01-06, calibrates on persons
+07-08, chooses the decision point over all nine, each by a fit without this person, and reports. Persons from
+09 on are not touched.
 """
 
 from __future__ import annotations
@@ -305,10 +307,10 @@ def calibrate(value: Any, rows: list[Row]) -> tuple[float, float]:
 
 
 def threshold_of(probability: Any, rows: list[Row]) -> float:
-    """The lowest cut, in steps of 0.05, that keeps KEPT_HEMISPHERES of those without infarct free of calls.
+    """The lowest cut, in steps of 0.01, that keeps KEPT_HEMISPHERES of those without infarct free of calls.
 
-    People differ more than heads of one person do: what is kept is the mean over persons less one standard
-    deviation between them.
+    People differ more than heads of one person do: the share is the mean over persons less the standard error
+    that a mean over two other people has. What so few heads of each scatter by chance is taken out of it.
     """
     worst: dict[tuple[str, str, str], float] = {}
     sick = {(r.case, r.region.side) for r in rows if r.affected or not r.judged}
@@ -316,12 +318,15 @@ def threshold_of(probability: Any, rows: list[Row]) -> float:
         if (row.case, row.region.side) not in sick:
             key = (row.person, row.case, row.region.side)
             worst[key] = max(worst.get(key, 0.0), float(p))
-    for cut in np.arange(0.05, 1.0, 0.05):
+    for cut in np.arange(0.05, 1.0, 0.01):
         kept: dict[str, list[bool]] = {}
         for (person, _, _), p in worst.items():
             kept.setdefault(person, []).append(p < cut)
-        shares = [float(np.mean(each)) for each in kept.values()]
-        if np.mean(shares) - np.std(shares, ddof=1) >= KEPT_HEMISPHERES:
+        shares = np.array([np.mean(each) for each in kept.values()])
+        heads = np.array([len(each) for each in kept.values()])
+        by_chance = np.mean(shares * (1 - shares) / (heads - 1))
+        between = np.sqrt(max(0.0, np.var(shares, ddof=1) - by_chance))
+        if np.mean(shares) - between / np.sqrt(2) >= KEPT_HEMISPHERES:
             return float(cut)
     raise ValueError("no cut keeps enough hemispheres")
 
@@ -366,30 +371,61 @@ def report(name: str, rows: list[Row], probability: Any, cut: float) -> dict[str
     return lines
 
 
-def fit(out: Path, heads: list[Path]) -> None:
-    rows = [row for folder in heads for row in measure_case(folder)]
-    tune = [r for r in rows if r.person in FIT_PERSONS]
-    validate = [r for r in rows if r.person in VALIDATE_PERSONS]
+@dataclass(frozen=True)
+class Fitted:
+    """What ``fitted`` found; of a row, ``probability``."""
+
+    scatter: Scatter
+    normal: dict[str, Normal]
+    weights: dict[str, Weights]
+    alone: dict[str, Weights]
+    company: dict[str, Company]
+    slope: float
+    offset: float
+
+    def probability(self, rows: list[Row]) -> Any:
+        value = odds(rows, self.normal, self.scatter, self.weights, self.alone)
+        return special.expit(self.slope * with_company(rows, value, self.company) + self.offset)
+
+
+def fitted(tune: list[Row], validate: list[Row]) -> Fitted:
+    """Weights from ``tune``, calibration from ``validate``."""
     scatter = fit_scatter(tune)
     normal = fit_normal(tune, scatter)
     weights = fit_weights(tune, normal, scatter)
     alone = fit_weights(tune, normal, scatter, alone=True)
     company = fit_company(tune, odds(tune, normal, scatter, weights, alone))
     value = with_company(validate, odds(validate, normal, scatter, weights, alone), company)
-    slope, offset = calibrate(value, validate)
-    probability = special.expit(slope * value + offset)
-    tuned = special.expit(
-        slope * with_company(tune, odds(tune, normal, scatter, weights, alone), company) + offset
-    )
-    cut = threshold_of(np.concatenate([tuned, probability]), [*tune, *validate])
+    return Fitted(scatter, normal, weights, alone, company, *calibrate(value, validate))
+
+
+def of_strangers(tune: list[Row], validate: list[Row]) -> tuple[list[Row], Any]:
+    """All rows, and what a fit without their own person says of them."""
+    rows: list[Row] = []
+    found = []
+    for person in (*FIT_PERSONS, *VALIDATE_PERSONS):
+        theirs = [r for r in (*tune, *validate) if r.person == person]
+        others = ([r for r in part if r.person != person] for part in (tune, validate))
+        rows += theirs
+        found.append(fitted(*others).probability(theirs) if theirs else np.empty(0))
+    return rows, np.concatenate(found)
+
+
+def fit(out: Path, heads: list[Path]) -> None:
+    rows = [row for folder in heads for row in measure_case(folder)]
+    tune = [r for r in rows if r.person in FIT_PERSONS]
+    validate = [r for r in rows if r.person in VALIDATE_PERSONS]
+    found = fitted(tune, validate)
+    strangers, probability = of_strangers(tune, validate)
+    cut = threshold_of(probability, strangers)
     record = {
         "threshold": _rounded(cut),
-        "calibration": {"slope": _rounded(slope), "offset": _rounded(offset)},
-        "normal": {name: asdict(n) for name, n in normal.items()},
-        "scatter": asdict(scatter),
-        "weights": {name: asdict(w) for name, w in weights.items()},
-        "alone": {name: asdict(w) for name, w in alone.items()},
-        "company": {name: asdict(c) for name, c in company.items()},
+        "calibration": {"slope": _rounded(found.slope), "offset": _rounded(found.offset)},
+        "normal": {name: asdict(n) for name, n in found.normal.items()},
+        "scatter": asdict(found.scatter),
+        "weights": {name: asdict(w) for name, w in found.weights.items()},
+        "alone": {name: asdict(w) for name, w in found.alone.items()},
+        "company": {name: asdict(c) for name, c in found.company.items()},
         "fitted_on": {
             "simulator": SIMULATOR_VERSION,
             "atlas_sha256": load_atlas().sha256,
@@ -400,10 +436,11 @@ def fit(out: Path, heads: list[Path]) -> None:
             "hemispheres_without_infarct_kept": KEPT_HEMISPHERES,
         },
     }
-    for name, w in weights.items():
-        print(name, w, company[name])
-    report("tune", tune, tuned, cut)
-    report("validate", validate, probability, cut)
+    for name, w in found.weights.items():
+        print(name, w, found.company[name])
+    report("tune", tune, found.probability(tune), cut)
+    report("validate", validate, found.probability(validate), cut)
+    report("each person by a fit without this person", strangers, probability, cut)
     write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())
 
 
