@@ -25,4 +25,4 @@ def test_an_infarct_of_5_hu_is_found_on_its_side(offset: int, tmp_path: Path) ->
 def test_a_head_without_infarct_is_not_called_affected(tmp_path: Path) -> None:
     result = score_folder(write_sample(tmp_path, random_spec(VALIDATE_SEEDS[40]))).result
     assert result.status == "scored"
-    assert all(score.score is not None and score.score >= 8 for score in result.aspects.values())
+    assert all(score.score is not None and score.score >= 9 for score in result.aspects.values())
