@@ -30,7 +30,7 @@ DISSENT: Final = 2
 COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
 # A head's scatter counts between these multiples of the usual one: nobody was fitted beyond.
-SCATTER_LIMITS: Final = (0.6, 2.0)
+SCATTER_LIMITS: Final = (0.75, 1.4)
 # Beyond this a log-odds only says "sure".
 LOGIT_LIMIT: Final = 8.0
 GROUPS: Final[Mapping[str, str]] = {
