@@ -29,6 +29,10 @@ DISSENT: Final = 2
 # One region alone must not decide for its whole side.
 COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
+# How dark a region is against this person's brain speaks for infarct fully up to the limit, and with this share
+# beyond it, where there is a mirror: how bright a nucleus is differs between scanners, on both sides alike.
+LEVELS_LIMIT: Final = 1.5
+LEVELS_BEYOND: Final = 0.4
 # A head's scatter counts between these multiples of the usual one: nobody was fitted beyond.
 SCATTER_LIMITS: Final = (0.75, 1.4)
 # Beyond this a log-odds only says "sure".
@@ -43,6 +47,8 @@ GROUPS: Final[Mapping[str, str]] = {
 @dataclass(frozen=True)
 class Weights:
     """Log-odds = offset - the sum of weight * measurement in units of its scatter, by tissue.QUANTILES.
+
+    What the levels speak for is ``bounded`` where there are differences.
 
     A darker bright part makes infarct likelier; the weight of the dark part is negative where it tells of
     sulci.
@@ -155,12 +161,13 @@ class Decision:
     def log_odds(self, region: RegionId, found: Evidence) -> float:
         """Log-odds by one opinion on the region's borders, before the calibration."""
         differences, levels = in_units(found, self.normal[region.name], self.scatter)
-        weights = (self.alone if differences is None else self.weights)[GROUPS[region.name]]
-        return (
-            weights.offset
-            - sum(w * level for w, level in zip(weights.levels, levels, strict=True))
-            - sum(w * d for w, d in zip(weights.differences, differences or (), strict=False))
-        )
+        group = GROUPS[region.name]
+        if differences is None:
+            weights = self.alone[group]
+            return weights.offset - _weighted(weights.levels, levels)
+        weights = self.weights[group]
+        by_levels = bounded(-_weighted(weights.levels, levels))
+        return weights.offset - _weighted(weights.differences, differences) + by_levels
 
     def _probability(self, region: RegionId, own: float, others: tuple[float, float, float]) -> float:
         company = self.company[GROUPS[region.name]]
@@ -190,6 +197,16 @@ def company_of(log_odds: Mapping[RegionId, float], region: RegionId) -> tuple[fl
         for side in (region.side, region.mirror.side)
     )
     return _mean(same), _mean(same[-2:]), _mean(other)
+
+
+def bounded(by_levels: float) -> float:
+    """The log-odds that the levels may add beside differences."""
+    return min(by_levels, LEVELS_LIMIT) + LEVELS_BEYOND * max(0.0, by_levels - LEVELS_LIMIT)
+
+
+def _weighted(weights: Sequence[float], values: Sequence[float]) -> float:
+    """Their scalar product."""
+    return sum(w * value for w, value in zip(weights, values, strict=True))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -44,6 +44,7 @@ from strokecore.scoring.decision import (
     Normal,
     Scatter,
     Weights,
+    bounded,
     company_of,
     in_units,
 )
@@ -288,8 +289,11 @@ def odds(
     """Mean log-odds over the opinions, before the calibration; [n]."""
     value = np.zeros(len(rows))
     for at, (row, x) in enumerate(zip(rows, units(rows, normal, scatter), strict=True)):
-        w = (alone if np.isnan(x[0]) else weights)[GROUPS[row.region.name]]
-        value[at] = w.offset - np.nan_to_num(x) @ (*w.differences, *w.levels)
+        compared = not np.isnan(x[0])
+        w = (weights if compared else alone)[GROUPS[row.region.name]]
+        by_levels = -float(x[COUNT:] @ w.levels)
+        value[at] = w.offset + (bounded(by_levels) if compared else by_levels)
+        value[at] -= np.nan_to_num(x[:COUNT]) @ w.differences
     return value
 
 

@@ -63,7 +63,7 @@ def darken(head: Head, region: RegionId, delta_hu: float) -> Head:
 def plain_decision(threshold: float = 0.5) -> Decision:
     """Constants for a head of uniform tissue: 2.5 HU below the mirror and the person's level is even odds."""
     count = len(QUANTILES)
-    weights = Weights(offset=-7.5, differences=(1.0, 0.5, 0.5), levels=(0.5, 0.5, 0.0))
+    weights = Weights(offset=-7.5, differences=(1.2, 0.6, 0.6), levels=(0.3, 0.3, 0.0))
     alone = Weights(offset=-7.5, differences=(0.0,) * count, levels=(1.5, 1.0, 0.5))
     normal = Normal((1.0,) * count, (1.0,) * count, (0.0,) * count)
     return Decision(
