@@ -29,7 +29,7 @@ DISSENT: Final = 2
 # One region alone must not decide for its whole side.
 COMPANY_LIMIT: Final = 2.0
 NO_COMPANY: Final = -2.0
-# How dark a region is against this person's brain speaks for infarct fully up to the limit and with this share
+# How dark a region is against this person's brain speaks for infarct fully up to the limit and with the share
 # beyond, where there is a mirror: how bright a nucleus is differs between scanners, on both sides alike.
 LEVELS_LIMIT: Final = 1.5
 LEVELS_BEYOND: Final = 0.4
