@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from orthanc_plugin import worker
@@ -55,18 +56,21 @@ class NodeCheck:
 
     def look(self) -> None:
         """Look at the folders, and at a scorer that does not serve as often as is due. Raises Stopped."""
-        self._look_at_folders()
-        if self._folders_fit and not self._serves and time.monotonic() >= self._next_proof:
+        if self._look_at_folders() and not self._serves and time.monotonic() >= self._next_proof:
             self._prove()
 
-    def fit_after(self, code: str) -> bool:
-        """Look again after an attempt that failed with ``code``: was it the node? Raises Stopped."""
-        self._look_at_folders()
-        if self._folders_fit and code in SCORER_CODES:
-            self._prove()
-        return self.fit
+    def fit_after(self, code: str, empty: Callable[[], None]) -> bool:
+        """Look again after an attempt that failed with ``code``: was it the node? Raises Stopped.
 
-    def _look_at_folders(self) -> None:
+        ``empty`` removes what the attempt left: a study that fills the disk by itself would wait for ever.
+        """
+        if not self._look_at_folders():
+            empty()
+            if not self._look_at_folders():
+                return False
+        return self._prove() if code in SCORER_CODES else self._serves
+
+    def _look_at_folders(self) -> bool:
         codes = []
         if code := _work_folder_fault(self._settings.temporary_directory):
             codes.append(code)
@@ -76,8 +80,9 @@ class NodeCheck:
         self._folders_fit = not codes
         for code in self._health.say("folders", *codes):
             self._fault(code, "")
+        return not codes
 
-    def _prove(self) -> None:
+    def _prove(self) -> bool:
         with self._proving:
             served, code, detail = self._serves, "", ""
             try:
@@ -94,6 +99,7 @@ class NodeCheck:
                 self._fault(new, detail)
             if self._serves and not served:
                 log.warning("ready, %d worker(s)", self._settings.workers)
+            return not code
 
     def _fault(self, code: str, detail: str) -> None:
         self._tally.error(code)

@@ -34,7 +34,8 @@ class Scoring:
 
     Parameters
     ----------
-    node_is_fit: whether the node itself is well, asked after an attempt that failed with this code.
+    node_is_fit: whether the node itself is well, asked after an attempt that failed with this code; may
+        call the function, which removes what the attempt left in its folder.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Scoring:
         clean_runs: frozenset[str],
         stop: threading.Event,
         tally: Tally,
-        node_is_fit: Callable[[str], bool],
+        node_is_fit: Callable[[str, Callable[[], None]], bool],
     ) -> None:
         self._api = api
         self._settings = settings
@@ -64,7 +65,7 @@ class Scoring:
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
-            return None
+            return GONE_DELAY_S if self._api.exists(f"/studies/{study}") else None
         delays = [self._handle(acquisition) for acquisition in acquisitions]
         return min((d for d in delays if d is not None), default=None)
 
@@ -203,7 +204,7 @@ class Scoring:
     # -- failures -------------------------------------------------------------------------------------
 
     def _failed_attempt(self, claim: Claim, code: str, detail: str, folder: Path) -> float | None:
-        if self._is_node_fault(code, folder):
+        if not self._node_is_fit(code, lambda: _empty(folder)):
             return self._node_fault(claim, code, detail)
         self._tally.error(code)
         log.error(
@@ -218,14 +219,6 @@ class Scoring:
             self._claims.give_back(claim, claim.attempt, code)
             return self._settings.retry_delay_s * claim.attempt
         return self._give_up(claim, code, folder)
-
-    def _is_node_fault(self, code: str, folder: Path) -> bool:
-        if self._node_is_fit(code):
-            return False
-        # A study that fills the disk by itself would wait for ever: what it holds does not count.
-        for content in ("in", "out"):
-            shutil.rmtree(folder / content, ignore_errors=True)
-        return not self._node_is_fit(code)
 
     def _node_fault(self, claim: Claim, code: str, detail: str) -> float:
         """The node failed, not the study: it waits, and the attempt is not counted."""
@@ -262,6 +255,11 @@ class Scoring:
         except worker.Stopped:
             self._claims.give_back(claim, claim.attempt, claim.last_reason)
             return 0.0
+
+
+def _empty(folder: Path) -> None:
+    for content in ("in", "out"):
+        shutil.rmtree(folder / content, ignore_errors=True)
 
 
 def _names(acquisition: Acquisition) -> str:

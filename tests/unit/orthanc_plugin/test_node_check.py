@@ -67,11 +67,11 @@ def test_after_a_failed_attempt_the_scorer_is_looked_at_again(
 ) -> None:
     bench = Bench(jobs, monkeypatch)
     bench.check.look()
-    assert bench.check.fit_after("scorer_failed")
-    assert bench.check.fit_after("worker_timeout")  # looking would take as long again
+    assert bench.check.fit_after("scorer_failed", pytest.fail)
+    assert bench.check.fit_after("worker_timeout", pytest.fail)  # looking would take as long again
     assert bench.proofs == 2
     bench.error = worker.AttemptError("engine_unusable")
-    assert not bench.check.fit_after("scorer_usage")
+    assert not bench.check.fit_after("scorer_usage", pytest.fail)
     assert bench.codes() == ["engine_unusable"]
 
 
@@ -112,6 +112,15 @@ def test_what_counts_as_full(
     monkeypatch.setattr(os, "access", lambda *_: True)
     bench.check.look()
     assert bench.codes() == (["work_folder_full", "storage_full"] if full else [])
+
+
+def test_what_an_attempt_left_is_no_fault_of_the_node(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(jobs, monkeypatch)
+    bench.check.look()
+    jobs.rmdir()
+    assert bench.check.fit_after("io_error", jobs.mkdir)
+    jobs.rmdir()
+    assert not bench.check.fit_after("io_error", lambda: None)
 
 
 def test_orthancs_own_folders(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

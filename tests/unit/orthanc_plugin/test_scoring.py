@@ -30,7 +30,7 @@ class Bench:
         self.calls: list[tuple[str, str | None]] = []
         self.during: Callable[[], None] = lambda: None
         self.tally = Tally()
-        self.node_is_fit: Callable[[str], bool] = lambda code: True
+        self.node_is_fit: Callable[[Callable[[], None]], bool] = lambda empty: True
         monkeypatch.setattr(worker, "score", self._score)
         monkeypatch.setattr(worker, "notice", self._notice)
 
@@ -43,7 +43,7 @@ class Bench:
             frozenset(clean),
             threading.Event(),
             self.tally,
-            lambda code: self.node_is_fit(code),
+            lambda code, empty: self.node_is_fit(empty),
         )
 
     def _score(
@@ -343,13 +343,13 @@ def test_a_study_deleted_while_results_are_stored_does_not_come_back(bench: Benc
 def test_a_node_that_is_ill_spends_no_attempt(bench: Bench) -> None:
     bench.orthanc.add("thick")
     bench.answers = [worker.AttemptError("scorer_usage")] * 5
-    bench.node_is_fit = lambda code: False
+    bench.node_is_fit = lambda empty: False
     scoring = bench.scoring(max_attempts=2)
     assert [scoring.handle("study") for _ in range(5)] == [2.0] * 5
     state = bench.orthanc.state("thick")
     assert (state["status"], state["attempts"], state["reason"]) == ("queued", 0, "scorer_usage")
     assert bench.orthanc.stored == []
-    bench.node_is_fit = lambda code: True
+    bench.node_is_fit = lambda empty: True
     assert scoring.handle("study") is None
     assert bench.orthanc.state("thick")["attempts"] == 1
     assert len({moment for moment, _ in bench.calls}) == 1
@@ -374,11 +374,16 @@ def test_a_folder_that_cannot_be_made_spends_no_attempt(
 
 
 def test_a_study_that_fills_the_disk_by_itself_ends_failed(bench: Bench) -> None:
-    """Whatever it held is gone when the node is asked a second time; else it would wait for ever."""
+    """Whatever it held is gone when the node is looked at a second time; else it would wait for ever."""
     bench.orthanc.add("thick")
     bench.answers = [OSError(28, "no space")] * 2
     scoring = bench.scoring(max_attempts=2)
-    bench.node_is_fit = lambda code: not list(bench.folder.glob("*/in"))
+
+    def fit_without_it(empty: Callable[[], None]) -> bool:
+        empty()
+        return not list(bench.folder.glob("*/in"))
+
+    bench.node_is_fit = fit_without_it
     assert [scoring.handle("study") for _ in range(2)] == [2.0, None]
     state = bench.orthanc.state("thick")
     assert (state["status"], state["reason"], state["notices"]) == ("failed", "io_error", ["notice"])
@@ -429,5 +434,16 @@ def test_a_file_that_only_the_index_knows_ends_in_a_visible_failure(bench: Bench
         return Response(404, b"") if what == "file" else answer(method, name, what)
 
     bench.orthanc._instance = without_file  # type: ignore[method-assign]
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.state("thick")["reason"] == "source_unreadable"
+
+
+def test_files_of_which_orthanc_says_404_settle_nothing(bench: Bench) -> None:
+    """What the index still knows was not deleted, whatever answers 404."""
+    bench.orthanc.add("thick")
+    answer = bench.orthanc._instance
+    bench.orthanc._instance = lambda method, name, what: (  # type: ignore[method-assign]
+        Response(404, b"") if what else answer(method, name, what)
+    )
     assert bench.scoring(max_attempts=1).handle("study") is None
     assert bench.orthanc.state("thick")["reason"] == "source_unreadable"
