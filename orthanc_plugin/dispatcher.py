@@ -67,6 +67,7 @@ class Dispatcher:
         self._failing: dict[str, tuple[int, str]] = {}  # study -> failed looks in a row, code of the last
         self._started = time.monotonic()
         self._pulse = self._started
+        self._next_round = 0.0
         self._next_look = 0.0
         self._read_once = False
         self._loop: threading.Thread | None = None
@@ -94,9 +95,9 @@ class Dispatcher:
         return waiting + self._wake.is_set(), busy
 
     def oldest_waiting_s(self) -> float | None:
-        """Since when the longest waiting study waits; None when nobody does."""
-        arrived = self._open.oldest_arrival()
-        return None if arrived is None else max(0.0, time.time() - arrived)
+        """How long the study has waited that waits longest; None when nobody waits."""
+        since = self._open.waiting_since()
+        return None if since is None else max(0.0, time.time() - since)
 
     def conditions(self) -> tuple[Condition, ...]:
         """Everything that is wrong now."""
@@ -163,8 +164,11 @@ class Dispatcher:
 
     def _round(self) -> None:
         """One round. Whatever goes wrong in a step is said, and the next steps and rounds follow."""
-        self._step("plugin_error", self.keep_threads)
         self._step("change_log_unread", self._follow)
+        if time.monotonic() < self._next_round:
+            return  # an event came before its time: the rest need not follow every one of a burst
+        self._next_round = time.monotonic() + ROUND_S
+        self._step("plugin_error", self.keep_threads)
         self._step("plugin_error", self._check_node)
         self._step("plugin_error", self._look_again)
         self._step("mark_not_saved", self._keep_mark)
@@ -195,7 +199,9 @@ class Dispatcher:
             if self._stop.is_set():
                 return
             self._pulse = time.monotonic()
-            self._studies.put(found.study, found.rank, max(0.0, found.due - time.time()))
+            # a clock that was set back must not make anybody wait
+            delay = min(max(0.0, found.due - time.time()), self._settings.stable_age_s)
+            self._studies.put(found.study, found.rank, delay)
             count += 1
         if not self._read_once:
             self._read_once = True
@@ -213,8 +219,7 @@ class Dispatcher:
             return
         self._next_look = time.monotonic() + self._settings.reconcile_s
         for found in self._open.all():
-            if found.due <= time.time():
-                self._studies.put_missing(found.study, found.rank)
+            self._studies.put_missing(found.study, found.rank)
 
     def _keep_mark(self) -> None:
         mark = self._open.mark()

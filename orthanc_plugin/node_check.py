@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
@@ -19,6 +20,8 @@ from orthanc_plugin.health import Health
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.terminal_states import Tally
 from orthanc_plugin.workspace import workspace
+from strokecore.config import read_region_cut
+from strokecore.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ class NodeCheck:
         codes = []
         if code := _work_folder_fault(self._settings.temporary_directory):
             codes.append(code)
+        if not _region_cut_fits(self._settings.region_cut):
+            codes.append("region_cut_invalid")
         for folder in self._settings.storage_folders:
             if (code := _storage_fault(folder)) and code not in codes:
                 codes.append(code)
@@ -104,6 +109,13 @@ class NodeCheck:
     def _fault(self, code: str, detail: str) -> None:
         self._tally.error(code)
         log.error("%s%s: patients wait, no attempt is spent", code, f" ({detail})" if detail else "")
+
+
+def _region_cut_fits(path: str | None) -> bool:
+    try:
+        return path is None or read_region_cut(Path(path)) is not None
+    except UsageError:
+        return False
 
 
 def _work_folder_fault(root: str | None) -> str | None:

@@ -27,6 +27,8 @@ PAGE: Final = 1000
 _SERIES_CHANGES: Final = frozenset({"NewSeries", "StableSeries", "UpdatedMetadata"})
 SLICE_MARGIN_S: Final = 5.0  # on top of StableAge, for the change that says that a series is complete
 
+RECEIVING_S: Final = 3600.0  # longer than a sender takes for a series
+
 # Who is served first: the earliest of arrival plus age at arrival. The newest acquisition comes first, priors
 # after every present patient; one that has waited for a day is no prior any more.
 OLDEST_S: Final = 24 * 3600.0
@@ -43,7 +45,8 @@ class OpenStudy:
     first_change: number of the first change that named it.
     arrived: when that was; seconds since the epoch, like ``due``, when it wants to be looked at.
     rank: lower is served first.
-    waits: whether it is known to have work left; what the first reading of the log names may be settled.
+    waits_since: when it was complete. None: what the first reading of the log names may be settled. Later
+        than now: it is being received.
     """
 
     study: str
@@ -51,7 +54,7 @@ class OpenStudy:
     arrived: float
     rank: float
     due: float
-    waits: bool
+    waits_since: float | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class OpenStudies:
     def wanted(self, study: str) -> OpenStudy:
         """A study that somebody asks for: as if it had just been acquired."""
         now = time.time()
-        return self._name(study, _Named("", self._read_to or self._mark, now, frozenset()), now, now)
+        named = _Named("", self._read_to or self._mark, now, frozenset())
+        return self._name(study, named, now, complete=True)
 
     def get(self, study: str) -> OpenStudy | None:
         with self._lock:
@@ -124,8 +128,8 @@ class OpenStudies:
     def unsettled(self, study: str) -> None:
         """A look has found work left."""
         with self._lock:
-            if (found := self._open.get(study)) and not found.waits:
-                self._open[study] = replace(found, waits=True)
+            if (found := self._open.get(study)) and found.waits_since is None:
+                self._open[study] = replace(found, waits_since=found.arrived)
 
     def mark(self) -> int:
         """Number of the last change such that everything up to it is settled."""
@@ -138,11 +142,13 @@ class OpenStudies:
             self._mark = max(self._mark, min(first) - 1 if first else self._read_to)
             return self._mark
 
-    def oldest_arrival(self) -> float | None:
-        """When the first of those arrived that wait; None when nobody does."""
+    def waiting_since(self) -> float | None:
+        """Since when the first of those waits that are complete; None when nobody waits."""
         with self._lock:
-            waiting = [s.arrived for s in self._open.values() if s.waits]
-            return min((*waiting, *(n.arrived for n in self._unanswered.values())), default=None)
+            since = [s.waits_since for s in self._open.values() if s.waits_since is not None]
+            since += [n.arrived for n in self._unanswered.values()]
+        now = time.time()
+        return min((s for s in since if s <= now), default=None)
 
     def _start(self) -> int:
         by_age = first_change_after(self._api, datetime.now(UTC) - timedelta(hours=self._recovery_hours))
@@ -171,7 +177,8 @@ class OpenStudies:
         except NotFound:
             found = None
         except (OrthancError, KeyError, ValueError, TypeError, AttributeError) as error:
-            log.warning("a series is asked for again: %s", type(error).__name__)
+            if named.identifier not in self._unanswered:
+                log.warning("a series is asked for again: %s", type(error).__name__)
             with self._lock:
                 old = self._unanswered.get(named.identifier, named)
                 self._unanswered[named.identifier] = replace(old, kinds=old.kinds | named.kinds)
@@ -194,8 +201,7 @@ class OpenStudies:
         if named.kinds == {"UpdatedMetadata"} and not self._asks_for_work(named.identifier, study):
             return None
         complete = not named.kinds <= {"NewSeries", "NewInstance"}
-        due = named.arrived + (0.0 if complete else self._stable_age_s)
-        return self._name(study, named, self._rank(named.arrived, tags, study), due)
+        return self._name(study, named, self._rank(named.arrived, tags, study), complete=complete)
 
     def _asks_for_work(self, series: str, study: str) -> bool:
         """Whether a state that was written leaves work: most are our own, of what is open already or done."""
@@ -204,8 +210,9 @@ class OpenStudies:
             return False
         return state.status != "claimed" or self.get(study) is None
 
-    def _name(self, study: str, named: _Named, rank: float, due: float) -> OpenStudy:
+    def _name(self, study: str, named: _Named, rank: float, *, complete: bool) -> OpenStudy:
         """Open a study, or note that it was named again, by a new object; the first arrival is kept."""
+        since = named.arrived + (0.0 if complete else RECEIVING_S)
         with self._lock:
             old = self._open.get(study)
             new = OpenStudy(
@@ -213,8 +220,10 @@ class OpenStudies:
                 min(named.first_change, old.first_change if old else named.first_change),
                 min(named.arrived, old.arrived if old else named.arrived),
                 min(rank, old.rank if old else rank),
-                due,
-                self._caught_up or (old is not None and old.waits),
+                named.arrived + (0.0 if complete else self._stable_age_s),
+                min(since, old.waits_since if old and old.waits_since is not None else since)
+                if self._caught_up
+                else None,
             )
             self._open[study] = new
             return new

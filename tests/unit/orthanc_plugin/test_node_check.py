@@ -127,3 +127,16 @@ def test_orthancs_own_folders(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> No
     bench = Bench(jobs, monkeypatch, storage_folders=(str(jobs / "none"), str(jobs / "nor this")))
     bench.check.look()
     assert (bench.check.fit, bench.codes()) == (False, ["storage_unusable"])
+
+
+def test_a_region_cut_that_is_gone_or_damaged(jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = jobs / "cut.json"
+    bench = Bench(jobs, monkeypatch, region_cut=str(cut))
+    bench.check.look()
+    assert (bench.check.fit, bench.codes()) == (False, ["region_cut_invalid"])
+    cut.write_text("{")
+    bench.check.look()
+    assert bench.codes() == ["region_cut_invalid"]
+    cut.write_text('{"schema": 1, "threshold": 0.5}')
+    bench.check.look()
+    assert (bench.check.fit, bench.codes()) == (True, [])

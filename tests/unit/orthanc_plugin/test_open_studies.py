@@ -136,7 +136,7 @@ def test_a_series_whose_call_fails_is_asked_for_again_and_holds_the_mark(status:
     assert [s.study for s in studies.follow()] == ["study-b"]
     studies.settled("study-b", studies.get("study-b"))
     assert studies.mark() == 0
-    assert studies.oldest_arrival() is not None
+    assert studies.waiting_since() is not None
     assert list(studies.follow()) == []
     broken.clear()
     assert [s.study for s in studies.follow()] == ["study-a"]
@@ -183,11 +183,26 @@ def test_what_a_start_finds_waits_only_once_a_look_says_so() -> None:
     orthanc.add("ct")
     studies = opened(orthanc)
     list(studies.follow())
-    assert studies.oldest_arrival() is None
+    assert studies.waiting_since() is None
     studies.unsettled("study")
-    arrived = studies.oldest_arrival()
+    arrived = studies.waiting_since()
     assert arrived is not None
     assert 250 < time.time() - arrived < 350  # the fake's changes are five minutes old
+
+
+def test_who_is_being_received_does_not_wait_yet() -> None:
+    orthanc = FakeOrthanc()
+    studies = opened(orthanc)
+    list(studies.follow())
+    orthanc.add("ct")
+    (found,) = studies.follow()
+    studies.unsettled("study")
+    assert studies.waiting_since() is None
+    orthanc.change("StableSeries", "Series", "ct", datetime.now(UTC))
+    list(studies.follow())
+    since = studies.waiting_since()
+    assert since is not None
+    assert time.time() - since < 5 < time.time() - found.arrived
 
 
 def ranks(orthanc: FakeOrthanc) -> list[str]:
