@@ -253,6 +253,10 @@ class OpenStudies:
                 with self._lock:
                     self._slices.pop(named.identifier, None)
                 continue
+            except OrthancError as error:
+                if not error.status:
+                    raise  # Orthanc itself does not answer
+                continue  # this one is asked for again; it must not hold up the others
             yield from self._ask(replace(named, identifier=series))
             with self._lock:
                 self._slices.pop(named.identifier, None)

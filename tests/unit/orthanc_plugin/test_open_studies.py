@@ -144,6 +144,26 @@ def test_a_series_whose_call_fails_is_asked_for_again_and_holds_the_mark(status:
     assert studies.mark() == 2
 
 
+def test_a_slice_whose_call_fails_holds_up_nobody_but_the_mark() -> None:
+    orthanc = FakeOrthanc()
+    broken = {"/instances/a-0"}
+
+    def failing(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+        return Response(500, b"") if path in broken else orthanc(method, path, body, headers)
+
+    orthanc.add("a", "study-a")
+    orthanc.add("b", "study-b")
+    orthanc.changes.clear()
+    orthanc.change("NewInstance", "Instance", "a-0")
+    orthanc.change("NewInstance", "Instance", "b-0")
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    assert [s.study for s in studies.follow()] == ["study-b"]
+    studies.settled("study-b", studies.get("study-b"))
+    assert studies.mark() == 0
+    broken.clear()
+    assert [s.study for s in studies.follow()] == ["study-a"]
+
+
 def test_an_orthanc_that_does_not_answer_loses_nothing() -> None:
     orthanc = FakeOrthanc()
     orthanc.add("a")
