@@ -66,7 +66,17 @@ class Scoring:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
             return GONE_DELAY_S if self._api.exists(f"/studies/{study}") else None
-        delays = [self._handle(acquisition) for acquisition in acquisitions]
+        delays: list[float | None] = []
+        errors: list[Exception] = []
+        for acquisition in acquisitions:
+            try:
+                delays.append(self._handle(acquisition))
+            except worker.Stopped:
+                raise
+            except Exception as error:  # must not hold up the others of the study
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return min((d for d in delays if d is not None), default=None)
 
     def _handle(self, acquisition: Acquisition) -> float | None:

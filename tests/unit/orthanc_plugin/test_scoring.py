@@ -447,3 +447,21 @@ def test_files_of_which_orthanc_says_404_settle_nothing(bench: Bench) -> None:
     )
     assert bench.scoring(max_attempts=1).handle("study") is None
     assert bench.orthanc.state("thick")["reason"] == "source_unreadable"
+
+
+@pytest.mark.parametrize("bad", ["first", "second"])
+def test_an_acquisition_with_errors_does_not_hold_up_the_others_of_its_study(bench: Bench, bad: str) -> None:
+    bench.orthanc.add("first", AcquisitionTime="080000", FrameOfReferenceUID="a")
+    bench.orthanc.add("second", AcquisitionTime="120000", FrameOfReferenceUID="b")
+    good = "second" if bad == "first" else "first"
+    bench.answers = [f"scored:{good}:key"]
+    answer = bench.orthanc._series
+
+    def failing(method: str, name: str, what: str, *rest: Any) -> Response:
+        failed = name == bad and what.startswith("metadata")
+        return Response(500, b"") if failed else answer(method, name, what, *rest)
+
+    bench.orthanc._series = failing  # type: ignore[method-assign]
+    with pytest.raises(OrthancError):
+        bench.scoring().handle("study")
+    assert bench.status(good) == "scored"
