@@ -79,8 +79,10 @@ class Claims:
         queued = [s.attempts for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
         if queued:
             return min(queued)
+        # A claim of this very run is no longer worked on: an error of Orthanc's ended it, nobody's attempt.
+        uncounted = self._clean_runs | {self._owner}
         claimed = (s for s in same if s.status == "claimed")
-        return max((s.attempts - (s.owner in self._clean_runs) for s in claimed), default=0)
+        return max((s.attempts - (s.owner in uncounted) for s in claimed), default=0)
 
     def take(self, acquisition: Acquisition, states: States, attempt: int) -> Claim:
         """Write the claim on every candidate, in order. Raises Conflict when another was quicker."""

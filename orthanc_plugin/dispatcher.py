@@ -1,231 +1,269 @@
-"""Events to studies, studies to threads. Nothing here runs inside Orthanc's callback."""
+"""The main loop: what is open is looked at until it is settled. Nothing here runs inside Orthanc's callback.
+
+Events only wake the loop. What it has to do it reads from Orthanc's change log, so an event that is lost, or
+whose REST call fails, costs at most the time to the next round.
+"""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
-from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
-from orthanc_plugin.recovery import last_change, pending_studies
+from orthanc_plugin.health import Condition, Health, describe
+from orthanc_plugin.node_check import NodeCheck
+from orthanc_plugin.open_studies import OpenStudies
+from orthanc_plugin.orthanc_api import OrthancError
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.study_queue import LATER, URGENT, StudyQueue
+from orthanc_plugin.study_queue import StudyQueue
 from orthanc_plugin.terminal_states import Tally
-from orthanc_plugin.workspace import sweep, workspace
+from orthanc_plugin.workspace import sweep
 
 log = logging.getLogger(__name__)
 
 START_PATIENCE_S: Final = 60.0  # Orthanc says "started" a moment before its HTTP server answers
+START_ROUND_S: Final = 0.2
+ROUND_S: Final = 5.0  # how often the node is looked at and the change log read, without an event
+STALL_S: Final = 180.0  # one REST call may take a third of it
 JOIN_S: Final = 5.0
-BACKOFF_S: Final = (1.0, 5.0, 15.0, 60.0, 60.0, 60.0)  # after a defect or when Orthanc's REST fails
-CHECK_RETRY_S: Final = 60.0
-QUIET_CHECK_S: Final = 5.0
-QUIET_MARGIN_S: Final = 5.0  # on top of StableAge since the last instance
+BACKOFF_S: Final = (1.0, 5.0, 15.0, 60.0)  # after a defect or when Orthanc's REST fails; the last for ever
 
 
 class Dispatcher:
-    """Owns the threads: one reads events, ``settings.workers`` handle studies.
+    """Owns the threads: one finds what is open, ``settings.workers`` look at studies.
 
     Parameters
     ----------
-    save_mark: keeps the number of the last change at a moment when nothing was pending.
+    save_mark: keeps the number of the last change below which everything is settled.
     """
 
     def __init__(
         self,
-        api: OrthancApi,
         settings: Settings,
         scoring: Scoring,
+        node_check: NodeCheck,
+        open_studies: OpenStudies,
+        health: Health,
         tally: Tally,
         stop: threading.Event,
-        quiet_mark: int,
         save_mark: Callable[[int], None],
     ) -> None:
-        self._api = api
         self._settings = settings
         self._scoring = scoring
+        self._node_check = node_check
+        self._open = open_studies
+        self._health = health
         self._tally = tally
         self._stop = stop
-        self._mark = quiet_mark
         self._save_mark = save_mark
-        self._events: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._saved_mark = open_studies.mark()
         self._studies = StudyQueue()
-        self._errors: dict[str, int] = {}
-        self._last_arrival = time.monotonic()
-        self._ready = False
-        self._threads: list[threading.Thread] = []
+        self._studies.hold(True)  # until the node was looked at
+        self._wake = threading.Event()
+        self._failing: dict[str, tuple[int, str]] = {}  # study -> failed looks in a row, code of the last
+        self._started = time.monotonic()
+        self._pulse = self._started
+        self._next_round = 0.0
+        self._next_look = 0.0
+        self._read_once = False
+        self._loop: threading.Thread | None = None
+        self._workers: list[threading.Thread | None] = [None] * settings.workers
+        self._lock = threading.Lock()
 
     # -- called from Orthanc's threads: must return at once -------------------------------------------
 
-    def series_stable(self, series: str) -> None:
-        self._events.put(series)
-
-    def instance_arrived(self) -> None:
-        self._last_arrival = time.monotonic()
+    def series_stable(self) -> None:
+        self._wake.set()
+        self.keep_threads()
 
     def study_wanted(self, study: str) -> None:
-        self._studies.put(study, URGENT)
+        found = self._open.wanted(study)
+        self._studies.put(study, found.rank)
 
     @property
-    def ready(self) -> bool:
-        """Whether the scorer was found to work."""
-        return self._ready
+    def fit(self) -> bool:
+        """Whether the node can score: the engine serves and the folders can be written."""
+        return self._node_check.fit
 
     def lengths(self) -> tuple[int, int]:
         """(studies waiting, studies being worked on)."""
         waiting, busy = self._studies.lengths()
-        return waiting + self._events.qsize(), busy
+        return waiting + self._wake.is_set(), busy
+
+    def oldest_waiting_s(self) -> float | None:
+        """How long the study has waited that waits longest; None when nobody waits."""
+        since = self._open.waiting_since()
+        return None if since is None else max(0.0, time.time() - since)
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Everything that is wrong now."""
+        self.keep_threads()
+        codes = {code for _, code in list(self._failing.values())}
+        if not all(thread is not None and thread.is_alive() for thread in (self._loop, *self._workers)):
+            codes.add("reconcile_stopped")
+        if time.monotonic() - self._pulse > STALL_S and not self._node_check.proving:
+            codes.add("reconcile_stalled")
+        if self._studies.longest_busy_s() > 3 * self._settings.timeout_s + STALL_S:
+            codes.add("worker_stalled")
+        if (self.oldest_waiting_s() or 0.0) > self._settings.alarm_s:
+            codes.add("patient_waits")
+        self._health.say("dispatcher", *sorted(codes))
+        return self._health.conditions()
 
     def start(self) -> None:
-        self._spawn(self._read_events, "events")
+        self.keep_threads()
 
     def stop(self) -> None:
         """End the scorers and the threads; what is unfinished is found again at the next start."""
         self._stop.set()
-        self._events.put(None)
+        self._wake.set()
         self._studies.close()
         deadline = time.monotonic() + JOIN_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in (self._loop, *self._workers):
+            if thread is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
-    # -- own threads ----------------------------------------------------------------------------------
+    def keep_threads(self) -> None:
+        """Start every thread that does not run. Whoever comes by does this, so that none watches itself."""
+        with self._lock:
+            if self._stop.is_set():
+                return
+            for index, thread in enumerate(self._workers):
+                self._workers[index] = self._kept(thread, self._handle_studies, f"worker-{index}")
+            self._loop = self._kept(self._loop, self._reconcile, "reconcile")
 
-    def _spawn(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=f"strokecore-{name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _kept(
+        self, thread: threading.Thread | None, target: Callable[[], None], name: str
+    ) -> threading.Thread | None:
+        if thread is not None and thread.is_alive():
+            return thread
+        if thread is not None:
+            self._fault("thread_ended", name)
+        new = threading.Thread(target=target, name=f"strokecore-{name}", daemon=True)
+        try:
+            new.start()
+        except RuntimeError:  # the system has no thread left; the next who comes by tries again
+            return thread
+        return new
 
-    def _read_events(self) -> None:
-        removed = sweep(self._settings.temporary_directory)
-        if removed:
+    # -- the main loop --------------------------------------------------------------------------------
+
+    def _reconcile(self) -> None:
+        self._step("sweep_failed", self._sweep)
+        while not self._stop.is_set():
+            self._wake.clear()
+            self._round()
+            self._wake.wait(START_ROUND_S if self._starting() else ROUND_S)
+
+    def _starting(self) -> bool:
+        return not self._read_once and time.monotonic() - self._started < START_PATIENCE_S
+
+    def _round(self) -> None:
+        """One round. Whatever goes wrong in a step is said, and the next steps and rounds follow."""
+        self._step("change_log_unread", self._follow)
+        if time.monotonic() < self._next_round:
+            return  # an event came before its time: the rest need not follow every one of a burst
+        self._next_round = time.monotonic() + ROUND_S
+        self._step("plugin_error", self.keep_threads)
+        self._step("plugin_error", self._check_node)
+        self._step("plugin_error", self._look_again)
+        self._step("mark_not_saved", self._keep_mark)
+
+    def _step(self, code: str, step: Callable[[], None]) -> None:
+        self._pulse = time.monotonic()
+        source = f"step {step.__name__}"
+        try:
+            step()
+        except worker.Stopped:
+            return
+        except Exception as error:
+            if isinstance(error, OrthancError) and self._starting():
+                return
+            if self._health.say(source, code):
+                self._fault(code, describe(error))
+        else:
+            self._health.say(source)
+
+    def _sweep(self) -> None:
+        if removed := sweep(self._settings.temporary_directory):
             log.warning("%d working folders of an earlier run removed", removed)
-        if not (self._wait_for_rest() and self._wait_for_scorer()):
-            return
-        for number in range(self._settings.workers):
-            self._spawn(self._handle_studies, f"worker-{number}")
-        self._recover()
-        while not self._stop.is_set():
-            try:
-                series = self._events.get(timeout=QUIET_CHECK_S)
-            except queue.Empty:
-                self._note_quiet()
-                continue
-            if series is not None:
-                self._enqueue(series)
 
-    def _wait_for_rest(self) -> bool:
-        deadline = time.monotonic() + START_PATIENCE_S
-        while not self._stop.is_set():
-            try:
-                self._api.get("/system")
-            except OrthancError as error:
-                if time.monotonic() > deadline:
-                    self._fault("rest_unreachable", f"HTTP status {error.status}")
-                    deadline = time.monotonic() + START_PATIENCE_S
-                self._stop.wait(0.2)
-            else:
-                return True
-        return False
-
-    def _wait_for_scorer(self) -> bool:
-        """A broken installation must not burn the attempts of every series that arrives."""
-        while not self._stop.is_set():
-            try:
-                with workspace(self._settings.temporary_directory) as folder:
-                    worker.check_scorer(self._settings, folder, self._stop)
-                    worker.prove_engine(self._settings, folder, self._stop)
-            except worker.AttemptError as error:
-                self._fault(error.code, error.detail)
-            except OSError as error:
-                self._fault("io_error", type(error).__name__)
-            except worker.Stopped:
-                return False
-            else:
-                self._ready = True
-                log.warning("ready, %d worker(s)", self._settings.workers)
-                return True
-            self._stop.wait(CHECK_RETRY_S)
-        return False
-
-    def _recover(self) -> None:
+    def _follow(self) -> None:
+        """Queue what the change log names."""
         count = 0
-        try:
-            for study in pending_studies(self._api, self._mark, self._settings.recovery_hours):
-                if self._stop.is_set():
-                    return
-                self._studies.put(study, LATER)
-                count += 1
-        except (OrthancError, ValueError, KeyError, TypeError) as error:
-            self._defect("recovery_failed", error)
-        log.warning("start-up scan: %d CT studies to look at", count)
+        for found in self._open.follow():
+            if self._stop.is_set():
+                return
+            self._pulse = time.monotonic()
+            # a clock that was set back must not make anybody wait
+            delay = min(max(0.0, found.due - time.time()), self._settings.stable_age_s)
+            self._studies.put(found.study, found.rank, delay)
+            count += 1
+        if not self._read_once:
+            self._read_once = True
+            log.warning("start-up scan: %d CT studies to look at", count)
 
-    def _enqueue(self, series: str) -> None:
+    def _check_node(self) -> None:
         try:
-            description = self._api.get(f"/series/{series}")
-            if description["MainDicomTags"].get("Modality") == "CT":
-                self._studies.put(description["ParentStudy"], URGENT)
-        except NotFound:
+            self._node_check.look()
+        finally:
+            self._studies.hold(not self._node_check.fit)
+
+    def _look_again(self) -> None:
+        """Everything that is open and in nobody's hands, whatever it was that lost it."""
+        if time.monotonic() < self._next_look:
             return
-        except (OrthancError, KeyError, ValueError) as error:
-            self._defect("event_lost", error)  # the start-up scan finds the series
+        self._next_look = time.monotonic() + self._settings.reconcile_s
+        for found in self._open.all():
+            self._studies.put_missing(found.study, found.rank)
+
+    def _keep_mark(self) -> None:
+        mark = self._open.mark()
+        if mark != self._saved_mark:
+            self._save_mark(mark)
+            self._saved_mark = mark
+
+    # -- workers --------------------------------------------------------------------------------------
 
     def _handle_studies(self) -> None:
         while (study := self._studies.take()) is not None:
             try:
-                delay = self._scoring.handle(study)
-                self._errors.pop(study, None)
-                if delay is not None:
-                    self._studies.put(study, LATER if delay else URGENT, delay)
+                self._look(study)
             except worker.Stopped:
                 return
             except Exception as error:  # a defect must cost its study, never the thread
                 if not self._stop.is_set():
-                    code = "orthanc_error" if isinstance(error, OrthancError) else "plugin_error"
-                    self._defect(code, error)
-                    self._back_off(study)
+                    self._failed_look(study, error)
             finally:
                 self._studies.done(study)
 
-    def _back_off(self, study: str) -> None:
-        count = self._errors.get(study, 0)
-        if count < len(BACKOFF_S):
-            self._errors[study] = count + 1
-            self._studies.put(study, LATER, BACKOFF_S[count])
-        else:
-            self._errors.pop(study, None)
-            log.error("study %s given up until something arrives for it or Orthanc starts again", study)
-
-    def _note_quiet(self) -> None:
-        """Remember that everything up to now needs no further look.
-
-        The number is read first: what arrives while it is read has a higher one.
-        """
-        try:
-            newest = last_change(self._api)
-        except (OrthancError, KeyError, ValueError):
+    def _look(self, study: str) -> None:
+        seen = self._open.get(study)
+        delay = self._scoring.handle(study)
+        self._studies.hold(not self._node_check.fit)
+        if self._stop.is_set():
             return
-        arrived = time.monotonic() - self._last_arrival
-        quiet = arrived > self._settings.stable_age_s + QUIET_MARGIN_S and not self._errors
-        if quiet and self.lengths() == (0, 0) and newest != self._mark:
-            self._mark = newest
-            self._save_mark(newest)
+        self._failing.pop(study, None)
+        if delay is None:
+            self._open.settled(study, seen)
+        else:
+            self._open.unsettled(study)
+            self._studies.put(study, seen.rank if seen else time.time(), delay)
+
+    def _failed_look(self, study: str, error: Exception) -> None:
+        code = "orthanc_error" if isinstance(error, OrthancError) else "plugin_error"
+        count, _ = self._failing.get(study, (0, ""))
+        self._failing[study] = (count + 1, code)
+        self._open.unsettled(study)
+        found = self._open.get(study)
+        delay = BACKOFF_S[min(count, len(BACKOFF_S) - 1)]
+        self._studies.put(study, found.rank if found else time.time(), delay)
+        self._fault(code, describe(error))
 
     def _fault(self, code: str, detail: str) -> None:
         self._tally.error(code)
         log.error("%s: %s", code, detail)
-
-    def _defect(self, code: str, error: Exception) -> None:
-        """Log where an error came from, not its message: that could hold a header's value."""
-        if isinstance(error, OrthancError):  # its message is a method, a kind of resource and a status
-            self._fault(code, str(error))
-            return
-        frames = traceback.extract_tb(error.__traceback__)[-6:]
-        places = " ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames)
-        self._fault(code, f"{type(error).__name__} at {places}")

@@ -20,12 +20,19 @@ SECONDARY_CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1
 def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[str, ...]:
     """Store instances; returns their Orthanc ids. What is there already stays as it is.
 
-    Raises AttemptError, leaving nothing new behind, when an instance would land in another study.
+    Raises AttemptError, leaving nothing new behind, when an instance would land in another study or when
+    Orthanc does not take it; OrthancError when Orthanc cannot.
     """
     identifiers: list[str] = []
     new: list[str] = []
     for file in files:
-        stored = api.store(file.read_bytes())
+        try:
+            stored = api.store(file.read_bytes())
+        except OrthancError as error:
+            if 400 <= error.status < 500:  # the fault of what is stored, not of Orthanc
+                remove(api, new)
+                raise AttemptError("output_rejected", f"HTTP status {error.status}") from error
+            raise
         identifiers.append(stored.instance)
         if stored.new:
             new.append(stored.instance)

@@ -28,9 +28,12 @@ sys.path.insert(0, str(_HERE.parent))
 
 from orthanc_plugin import rest  # noqa: E402
 from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
+from orthanc_plugin.health import Health, describe  # noqa: E402
+from orthanc_plugin.node_check import NodeCheck  # noqa: E402
+from orthanc_plugin.open_studies import OpenStudies  # noqa: E402
 from orthanc_plugin.orthanc_api import Loopback, OrthancApi  # noqa: E402
 from orthanc_plugin.scoring import Scoring  # noqa: E402
-from orthanc_plugin.settings import SettingsError, parse_settings  # noqa: E402
+from orthanc_plugin.settings import Problem, SettingsError, parse_settings  # noqa: E402
 from orthanc_plugin.terminal_states import Tally  # noqa: E402
 from strokecore import __version__  # noqa: E402
 
@@ -45,13 +48,16 @@ class _OrthancHandler(logging.Handler):
     """Our log lines into Orthanc's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = f"StrokeCore: {record.getMessage()}"
-        if record.levelno >= logging.ERROR:
-            orthanc.LogError(line)
-        elif record.levelno >= logging.WARNING:
-            orthanc.LogWarning(line)
-        else:
-            orthanc.LogInfo(line)
+        try:
+            line = f"StrokeCore: {record.getMessage()}"
+            if record.levelno >= logging.ERROR:
+                orthanc.LogError(line)
+            elif record.levelno >= logging.WARNING:
+                orthanc.LogWarning(line)
+            else:
+                orthanc.LogInfo(line)
+        except Exception:  # a line that cannot be written must not end the thread that writes it
+            self.handleError(record)
 
 
 def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
@@ -61,19 +67,21 @@ def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
     stop = threading.Event()
     clean = frozenset({orthanc.GetGlobalProperty(_PROPERTY_CLEAN_RUN, "")} - {""})
     mark = orthanc.GetGlobalProperty(_PROPERTY_QUIET_MARK, "")
-    node.settings = settings
-    node.api = OrthancApi(transport)
-    scoring = Scoring(node.api, settings, run, clean, stop, node.tally)
-    node.dispatcher = Dispatcher(
-        node.api,
+    api = OrthancApi(transport)
+    health = Health()
+    node_check = NodeCheck(settings, stop, health, node.tally)
+    dispatcher = Dispatcher(
         settings,
-        scoring,
+        Scoring(api, settings, run, clean, stop, node.tally, node_check.fit_after),
+        node_check,
+        OpenStudies(api, int(mark) if mark.isdigit() else 0, settings.recovery_hours, settings.stable_age_s),
+        health,
         node.tally,
         stop,
-        int(mark) if mark.isdigit() else 0,
         lambda number: orthanc.SetGlobalProperty(_PROPERTY_QUIET_MARK, str(number)),
     )
-    node.dispatcher.start()
+    node.settings, node.api, node.dispatcher = settings, api, dispatcher
+    dispatcher.start()
 
 
 def _register() -> None:
@@ -88,18 +96,18 @@ def _register() -> None:
     changes = orthanc.ChangeType
 
     def on_change(change: int, level: int, resource: str) -> None:
-        del level
-        if change == changes.NEW_INSTANCE and node.dispatcher:
-            node.dispatcher.instance_arrived()
-        elif change == changes.STABLE_SERIES and node.dispatcher:
-            node.dispatcher.series_stable(resource)
+        del level, resource
+        if change == changes.STABLE_SERIES and node.dispatcher:
+            node.dispatcher.series_stable()
         elif change == changes.ORTHANC_STARTED:
             try:
                 _start(node, configuration, run)
             except SettingsError as error:
                 node.problems = error.problems
-                for problem in error.problems:
-                    log.error("%s: %s", problem.code, problem.message)
+            except Exception as error:  # said instead of "starting" for ever
+                node.problems = (Problem("start_failed", f"The plugin could not start: {describe(error)}."),)
+            for problem in node.problems:
+                log.error("%s: %s", problem.code, problem.message)
         elif change == changes.ORTHANC_STOPPED and node.dispatcher:
             node.dispatcher.stop()
             orthanc.SetGlobalProperty(_PROPERTY_CLEAN_RUN, run)
@@ -126,6 +134,10 @@ def _register_routes(node: rest.Node) -> None:
         del uri
         answer(output, rest.status(node, request["method"]))
 
+    def health(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.health(node, request["method"]))
+
     def series(output: Any, uri: str, **request: Any) -> None:
         del uri
         answer(output, rest.series(node, request["method"], request["groups"][0]))
@@ -140,6 +152,7 @@ def _register_routes(node: rest.Node) -> None:
 
     identifier = "([0-9a-f-]{44})"
     orthanc.RegisterRestCallback("/strokecore/status", status)
+    orthanc.RegisterRestCallback("/strokecore/health", health)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}", series)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/(result|report)", attachment)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/score", score)

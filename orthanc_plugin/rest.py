@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from orthanc_plugin.dispatcher import Dispatcher
+from orthanc_plugin.health import OK, Condition, level
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.settings import REPORT_ATTACHMENT, RESULT_ATTACHMENT, Problem, Settings
 from orthanc_plugin.state import SeriesState, StateStore
@@ -36,22 +39,21 @@ class Node:
     api: OrthancApi | None = None
     settings: Settings | None = None
     dispatcher: Dispatcher | None = None
+    started: float = field(default_factory=time.time)
 
 
 def status(node: Node, method: str) -> Reply:
-    """GET /strokecore/status. No patient data."""
+    """GET /strokecore/status. From memory: it answers when Orthanc itself does not. No patient data."""
     if method != "GET":
         return Reply(405, b"", allow="GET")
     reached, last_error = node.tally.snapshot()
     waiting, busy = node.dispatcher.lengths() if node.dispatcher else (0, 0)
-    state = "misconfigured" if node.problems else "starting"
-    if node.dispatcher and node.dispatcher.ready:
-        state = "ready"
     return _json(
         200,
         {
             "version": node.version,
-            "state": state,
+            "state": _state(node),
+            **_health(node),
             "problems": [{"code": p.code, "message": p.message} for p in node.problems],
             "workers": node.settings.workers if node.settings else 0,
             "busy": busy,
@@ -60,6 +62,48 @@ def status(node: Node, method: str) -> Reply:
             "last_error": last_error,
         },
     )
+
+
+def health(node: Node, method: str) -> Reply:
+    """GET /strokecore/health: status 200 when all is well, else 503 with the codes. From memory."""
+    if method != "GET":
+        return Reply(405, b"", allow="GET")
+    found = _health(node)
+    return _json(200 if found["health"] == OK else 503, found)
+
+
+def _health(node: Node) -> dict[str, Any]:
+    conditions = _conditions(node)
+    oldest = node.dispatcher.oldest_waiting_s() if node.dispatcher else None
+    return {
+        "health": level(conditions),
+        "codes": [{"code": c.code, "since": _moment(c.since)} for c in conditions],
+        "oldest_waiting_s": None if oldest is None else round(oldest, 1),
+    }
+
+
+def _conditions(node: Node) -> tuple[Condition, ...]:
+    if node.problems:
+        code = "start_failed" if any(p.code == "start_failed" for p in node.problems) else "misconfigured"
+        return (Condition(code, node.started),)
+    if node.dispatcher is None:
+        return (Condition("starting", node.started),)
+    found = node.dispatcher.conditions()
+    # not looked at yet, and nothing wrong so far
+    return found if found or node.dispatcher.fit else (Condition("starting", node.started),)
+
+
+def _state(node: Node) -> str:
+    """What the node does now: misconfigured, starting, ready to score, or degraded: patients wait."""
+    if node.problems:
+        return "misconfigured"
+    if node.dispatcher is not None and node.dispatcher.fit:
+        return "ready"
+    return "starting" if all(c.code == "starting" for c in _conditions(node)) else "degraded"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def series(node: Node, method: str, identifier: str) -> Reply:

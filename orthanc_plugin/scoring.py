@@ -6,12 +6,14 @@ import contextlib
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
 from orthanc_plugin.claims import Claim, Claims, is_settled
+from orthanc_plugin.health import describe
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
@@ -23,10 +25,18 @@ from orthanc_plugin.workspace import workspace
 log = logging.getLogger(__name__)
 
 CONFLICT_DELAY_S: Final = 1.0
+IO_ERROR: Final = "io_error"
+GONE_DELAY_S: Final = 5.0  # something vanished meanwhile: the study is read anew
 
 
 class Scoring:
-    """Looks at studies and does what their acquisitions need; one thread at a time per study."""
+    """Looks at studies and does what their acquisitions need; one thread at a time per study.
+
+    Parameters
+    ----------
+    node_is_fit: whether the node itself is well, asked after an attempt that failed with this code; may
+        call the function, which removes what the attempt left in its folder.
+    """
 
     def __init__(
         self,
@@ -36,22 +46,37 @@ class Scoring:
         clean_runs: frozenset[str],
         stop: threading.Event,
         tally: Tally,
+        node_is_fit: Callable[[str, Callable[[], None]], bool],
     ) -> None:
         self._api = api
         self._settings = settings
         self._stop = stop
         self._tally = tally
+        self._node_is_fit = node_is_fit
         states = StateStore(api)
         self._claims = Claims(states, settings, owner, clean_runs)
         self._terminal_states = TerminalStates(states, tally)
 
     def handle(self, study: str) -> float | None:
-        """Bring every acquisition of a study to its terminal state; returns seconds until the next look."""
+        """Bring every acquisition of a study to its terminal state.
+
+        Returns seconds until the next look; None when every acquisition has its terminal state.
+        """
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
-            return None
-        delays = [self._handle(acquisition) for acquisition in acquisitions]
+            return GONE_DELAY_S if self._api.exists(f"/studies/{study}") else None
+        delays: list[float | None] = []
+        errors: list[Exception] = []
+        for acquisition in acquisitions:
+            try:
+                delays.append(self._handle(acquisition))
+            except worker.Stopped:
+                raise
+            except Exception as error:  # must not hold up the others of the study
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return min((d for d in delays if d is not None), default=None)
 
     def _handle(self, acquisition: Acquisition) -> float | None:
@@ -61,7 +86,7 @@ class Scoring:
                 self._terminal_states.excluded(acquisition, states, None)
                 return None
             if not all(m.stable for m in acquisition.candidates):
-                return None  # the event of their stability brings the study back
+                return self._settings.reconcile_s  # the event of their stability comes first
             if is_settled(acquisition, states):
                 self._terminal_states.excluded(acquisition, states, selected_series(acquisition, states))
                 return None
@@ -75,33 +100,46 @@ class Scoring:
         except Conflict:
             return CONFLICT_DELAY_S
         except NotFound:
-            return None  # deleted meanwhile
+            return GONE_DELAY_S  # deleted meanwhile
 
     def _attempt(self, claim: Claim) -> float | None:
-        with workspace(self._settings.temporary_directory) as folder:
-            try:
-                self._export(claim.acquisition, folder / "in")
-                answer, result = self._score(claim, folder)
-                if not self._unchanged(claim.acquisition):
-                    return self._drop(claim)
-                self._finish(claim, answer, result)
-            except worker.AttemptError as error:
-                return self._failed_attempt(claim, error.code, error.detail, folder)
-            except OSError as error:
-                return self._failed_attempt(claim, "io_error", type(error).__name__, folder)
-            except worker.Stopped:
-                self._claims.give_back(claim, claim.attempt - 1, None)
+        try:
+            with workspace(self._settings.temporary_directory) as folder:
+                return self._attempt_in(claim, folder)
+        except OSError as error:  # no folder, or no room for a picture: no study is the cause of that
+            return self._node_fault(claim, IO_ERROR, type(error).__name__)
+
+    def _attempt_in(self, claim: Claim, folder: Path) -> float | None:
+        try:
+            self._export(claim.acquisition, folder / "in")
+            answer, result = self._score(claim, folder)
+            if not self._unchanged(claim.acquisition):
+                return self._drop(claim)
+            self._finish(claim, answer, result)
+        except worker.AttemptError as error:
+            return self._failed_attempt(claim, error.code, error.detail, folder)
+        except OSError as error:
+            return self._failed_attempt(claim, IO_ERROR, type(error).__name__, folder)
+        except worker.Stopped:
+            self._claims.give_back(claim, claim.attempt - 1, None)
+            return 0.0
+        except OrthancError:
+            raise
+        except Exception as error:  # a defect that this study brings out must end for it too
+            return self._failed_attempt(claim, "plugin_error", describe(error), folder)
         return None
 
-    def _export(self, acquisition: Acquisition, folder: Path) -> None:
+    def _export(self, acquisition: Acquisition, folder: Path, *, headers: bool = False) -> None:
         """Every instance of the candidates; one of each excluded series, to tell why it was not taken.
+
+        ``headers``: one instance of each series, which is all that a NOT SCORED picture needs.
 
         Raises AttemptError when one cannot be read, NotFound, OSError.
         """
         for number, member in enumerate(acquisition.members):
             target = folder / f"{number:03d}"
             target.mkdir(parents=True)
-            instances = member.instances if member.excluded is None else member.instances[:1]
+            instances = member.instances if member.excluded is None and not headers else member.instances[:1]
             for index, (identifier, _) in enumerate(instances):
                 (target / f"{index:05d}.dcm").write_bytes(self._file(identifier))
 
@@ -109,10 +147,10 @@ class Scoring:
         """Raises AttemptError when Orthanc's storage has lost the file, NotFound."""
         try:
             return self._api.get_bytes(f"/instances/{identifier}/file")
-        except NotFound:
-            raise
         except OrthancError as error:
-            if not error.status:
+            # Orthanc says 404 too when its index knows the instance and its storage does not
+            deleted = error.status == 404 and not self._api.exists(f"/instances/{identifier}")
+            if deleted or not error.status:
                 raise
             detail = f"HTTP status {error.status} for the file of instance {identifier}"
             raise worker.AttemptError("source_unreadable", detail) from error
@@ -176,6 +214,8 @@ class Scoring:
     # -- failures -------------------------------------------------------------------------------------
 
     def _failed_attempt(self, claim: Claim, code: str, detail: str, folder: Path) -> float | None:
+        if not self._node_is_fit(code, lambda: _empty(folder)):
+            return self._node_fault(claim, code, detail)
         self._tally.error(code)
         log.error(
             "attempt %d of %d failed: %s %s (series %s)",
@@ -190,9 +230,18 @@ class Scoring:
             return self._settings.retry_delay_s * claim.attempt
         return self._give_up(claim, code, folder)
 
+    def _node_fault(self, claim: Claim, code: str, detail: str) -> float:
+        """The node failed, not the study: it waits, and the attempt is not counted."""
+        log.error("attempt not counted: %s %s (series %s)", code, detail, _names(claim.acquisition))
+        self._claims.give_back(claim, claim.attempt - 1, code)
+        return self._settings.retry_delay_s
+
     def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
         """The terminal state ``failed``, with a picture that says so in the study of a head CT."""
         acquisition = claim.acquisition
+        if not (folder / "in").is_dir():
+            with contextlib.suppress(worker.AttemptError):
+                self._export(acquisition, folder / "in", headers=True)
         files = worker.notice(self._settings, folder, self._stop, code, claim.content_datetime)
         if not self._unchanged(acquisition):
             return self._drop(claim)
@@ -207,14 +256,20 @@ class Scoring:
 
     def _give_up_anew(self, claim: Claim) -> float | None:
         self._tally.error(claim.last_reason)
-        with workspace(self._settings.temporary_directory) as folder:
-            try:
-                with contextlib.suppress(worker.AttemptError):  # the notice needs one slice
-                    self._export(claim.acquisition, folder / "in")
+        try:
+            with workspace(self._settings.temporary_directory) as folder:
                 return self._give_up(claim, claim.last_reason, folder)
-            except worker.Stopped:
-                self._claims.give_back(claim, claim.attempt, claim.last_reason)
-                return None
+        except OSError as error:
+            counted = replace(claim, attempt=claim.attempt + 1)
+            return self._node_fault(counted, claim.last_reason, type(error).__name__)
+        except worker.Stopped:
+            self._claims.give_back(claim, claim.attempt, claim.last_reason)
+            return 0.0
+
+
+def _empty(folder: Path) -> None:
+    for content in ("in", "out"):
+        shutil.rmtree(folder / content, ignore_errors=True)
 
 
 def _names(acquisition: Acquisition) -> str:

@@ -56,7 +56,10 @@ class Settings:
     temporary_directory: where the private working folders are made; the system's when None.
     cache_directory: what the scorer compiled and checked, kept from one scan to the next; None where no
         folder is known for it, and every scan then does it again.
-    recovery_hours: how far back the start-up scan reads Orthanc's change log at least.
+    recovery_hours: how far back a start reads Orthanc's change log at least.
+    reconcile_s: how often everything without a terminal state is looked at again.
+    alarm_s: a study that waits longer than this is said in the node's health.
+    storage_folders: Orthanc's StorageDirectory and IndexDirectory, as far as their place is known.
     stable_age_s, http_port, tls: Orthanc's StableAge, HttpPort and SslEnabled.
     """
 
@@ -72,6 +75,9 @@ class Settings:
     temporary_directory: str | None = None
     cache_directory: str | None = None
     recovery_hours: float = 24.0
+    reconcile_s: float = 60.0
+    alarm_s: float = 300.0
+    storage_folders: tuple[str, ...] = ()
     stable_age_s: float = DEFAULT_STABLE_AGE_S
     http_port: int = DEFAULT_HTTP_PORT
     tls: bool = False
@@ -103,6 +109,9 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         temporary_directory=folder,
         cache_directory=cache or _default_cache(configuration),
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
+        reconcile_s=reader.number("ReconcileSeconds", 60, 1, 3600),
+        alarm_s=reader.number("AlarmSeconds", 300, 10, 24 * 3600),
+        storage_folders=tuple(_storage_folders(configuration)),
         stable_age_s=_plain_number(configuration.get("StableAge"), DEFAULT_STABLE_AGE_S),
         http_port=int(_plain_number(configuration.get("HttpPort"), DEFAULT_HTTP_PORT)),
         tls=configuration.get("SslEnabled") is True,
@@ -138,15 +147,18 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
 
 
 def _default_cache(configuration: Mapping[str, Any]) -> str | None:
-    """Beside Orthanc's own database, which is kept and private too.
+    """Beside Orthanc's own database, which is kept and private too."""
+    return next((os.path.join(folder, CACHE_NAME) for folder in _storage_folders(configuration)), None)
+
+
+def _storage_folders(configuration: Mapping[str, Any]) -> list[str]:
+    """Where Orthanc keeps its database and its files, each folder once.
 
     A relative path is left alone: it is relative to the configuration file, whose place is not known here.
     """
-    for name in ("IndexDirectory", "StorageDirectory"):
-        path = configuration.get(name)
-        if isinstance(path, str) and os.path.isabs(path):
-            return os.path.join(_for_the_file_system(path), CACHE_NAME)
-    return None
+    paths = [configuration.get(name) for name in ("IndexDirectory", "StorageDirectory")]
+    found = [_for_the_file_system(p) for p in paths if isinstance(p, str) and os.path.isabs(p)]
+    return list(dict.fromkeys(found))
 
 
 def _orthanc_problems(configuration: Mapping[str, Any]) -> list[Problem]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
+from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
 
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
@@ -115,9 +115,7 @@ def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:
     for identifier in instances:
         try:
             return _texts(api.get(f"/instances/{identifier}/simplified-tags"))
-        except NotFound:
-            raise
-        except OrthancError as error:
+        except OrthancError as error:  # 404 too may mean that the index knows it and the storage does not
             if not error.status:
                 raise  # Orthanc itself does not answer
     return {}

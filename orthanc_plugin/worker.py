@@ -29,6 +29,7 @@ SUPERVISOR: Final = Path(__file__).with_name("supervise.py")
 NOTICE: Final = Path(__file__).with_name("notice.py")
 POLL_S: Final = 0.05
 CHECK_TIMEOUT_S: Final = 120.0  # the first import after an installation compiles everything
+PROOF_TIMEOUT_S: Final = 600.0  # an engine that is compiled for this machine takes minutes, once
 # A service manager that stops Orthanc signals the scorer at the same moment: what looks like a death is
 # the first sign of an orderly stop, of which Orthanc tells its plugins a moment later.
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
@@ -126,7 +127,10 @@ def score(
 
 def check_scorer(settings: Settings, folder: Path, stop: threading.Event) -> None:
     """Check that the scorer starts at all. Raises AttemptError, Stopped."""
-    status = run(settings, [*settings.command, "info"], folder, stop, CHECK_TIMEOUT_S)
+    try:
+        status = run(settings, [*settings.command, "info"], folder, stop, CHECK_TIMEOUT_S)
+    except AttemptError as error:
+        raise AttemptError("scorer_unusable", str(error)) from error
     if status != 0:
         raise AttemptError("scorer_unusable", f"exit status {status}; {_trace(folder)}")
 
@@ -134,19 +138,19 @@ def check_scorer(settings: Settings, folder: Path, stop: threading.Event) -> Non
 def prove_engine(settings: Settings, folder: Path, stop: threading.Event) -> None:
     """Have the engine chosen, compiled and proved before the first patient waits for it.
 
-    What it comes to decides nothing here: each scan selects for itself, and its result says what served.
-    Raises Stopped.
+    Which one it is decides nothing here: each scan selects for itself, and its result says what served.
+    Raises AttemptError when none serves, Stopped.
     """
     command = [*settings.command, "engines", "--engine", settings.engine]
     if settings.model:
         command += ["--model", settings.model]
     try:
-        status = run(settings, command, folder, stop, settings.timeout_s)
+        status = run(settings, command, folder, stop, max(settings.timeout_s, PROOF_TIMEOUT_S))
     except AttemptError as error:
-        log.error("the engine could not be proved: %s %s", error.code, error.detail)
-        return
+        raise AttemptError("engine_unusable", str(error)) from error
     if status != 0:
-        log.error("no engine can serve (exit status %d); run strokecore engines by hand", status)
+        detail = f"exit status {status}; run strokecore engines by hand"
+        raise AttemptError("engine_unusable", detail)
 
 
 def notice(

@@ -26,7 +26,8 @@ SR = "1.2.840.10008.5.1.4.1.1.88.34"
 def main() -> int:
     plan_folder, command = Path(sys.argv[1]), sys.argv[2]
     if command in ("info", "engines"):
-        return 1 if (plan_folder / "broken").exists() else 0
+        unserving = command == "engines" and (plan_folder / "unserving").exists()
+        return 1 if unserving or (plan_folder / "broken").exists() else 0
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -39,6 +39,7 @@ class FakeOrthanc:
 
     series: dict[str, FakeSeries] = field(default_factory=dict)
     patient: dict[str, str] = field(default_factory=lambda: {"PatientID": "P", "PatientName": "SECRET"})
+    study_tags: dict[str, str] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
     stored: list[str] = field(default_factory=list)
     lost_files: set[str] = field(default_factory=set)
@@ -120,7 +121,7 @@ class FakeOrthanc:
             {
                 "ID": name,
                 "PatientMainDicomTags": self.patient,
-                "MainDicomTags": {"StudyInstanceUID": f"uid-{name}"},
+                "MainDicomTags": {"StudyInstanceUID": f"uid-{name}", **self.study_tags},
             }
         )
 
@@ -132,7 +133,9 @@ class FakeOrthanc:
             "Instances": list(series.instances),
             "IsStable": series.stable,
             "LastUpdate": time_text(series.last_update),
-            "MainDicomTags": {"Modality": series.tags["Modality"]},
+            "MainDicomTags": {
+                k: v for k, v in series.tags.items() if k in ("Modality", "SeriesDate", "SeriesTime")
+            },
         }
 
     def _series(self, method: str, name: str, what: str, body: bytes, headers: dict[str, str]) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import rest
+from orthanc_plugin.health import Condition
 from orthanc_plugin.settings import Problem
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
@@ -15,10 +16,17 @@ from tests.unit.orthanc_plugin.fakes import FakeOrthanc
 
 
 class FakeDispatcher:
-    ready = True
+    fit = True
 
     def __init__(self) -> None:
         self.wanted: list[str] = []
+        self.wrong: tuple[Condition, ...] = ()
+
+    def conditions(self) -> tuple[Condition, ...]:
+        return self.wrong
+
+    def oldest_waiting_s(self) -> float | None:
+        return 12.34 if self.wrong else None
 
     def lengths(self) -> tuple[int, int]:
         return 2, 1
@@ -51,6 +59,9 @@ def test_status(node: rest.Node) -> None:
     assert answer == {
         "version": "1.2.3",
         "state": "ready",
+        "health": "ok",
+        "codes": [],
+        "oldest_waiting_s": None,
         "problems": [],
         "workers": 0,
         "busy": 1,
@@ -60,11 +71,39 @@ def test_status(node: rest.Node) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("fit", "codes", "state", "level", "status"),
+    [
+        (True, (), "ready", "ok", 200),
+        (True, ("patient_waits",), "ready", "degraded", 503),
+        (False, ("work_folder_full",), "degraded", "degraded", 503),
+        (True, ("reconcile_stalled", "orthanc_error"), "ready", "failed", 503),
+        (False, (), "starting", "degraded", 503),
+    ],
+)
+def test_health(
+    node: rest.Node, fit: bool, codes: tuple[str, ...], state: str, level: str, status: int
+) -> None:
+    dispatcher: Any = node.dispatcher
+    dispatcher.fit = fit
+    dispatcher.wrong = tuple(Condition(code, 0.0) for code in codes)
+    reply = rest.health(node, "GET")
+    assert (reply.status, body(reply)["health"]) == (status, level)
+    assert [c["code"] for c in body(reply)["codes"]] == list(codes if codes or fit else ("starting",))
+    assert body(rest.status(node, "GET"))["state"] == state
+    if codes:
+        assert body(reply)["codes"][0]["since"] == "1970-01-01T00:00:00+00:00"
+        assert body(reply)["oldest_waiting_s"] == 12.3
+
+
 def test_a_wrong_configuration_is_said(orthanc: FakeOrthanc) -> None:
     node = rest.Node("1.2.3", Tally(), problems=(Problem("python_missing", "no python"),))
     assert body(rest.status(node, "GET"))["state"] == "misconfigured"
     for reply in (rest.series(node, "GET", "ct"), rest.score(node, "POST", "ct")):
         assert (reply.status, body(reply)["code"]) == (503, "python_missing")
+    reply = rest.health(node, "GET")
+    assert (reply.status, body(reply)["health"]) == (503, "failed")
+    assert body(reply)["codes"][0]["code"] == "misconfigured"
 
 
 def test_states(node: rest.Node, orthanc: FakeOrthanc) -> None:
@@ -108,5 +147,6 @@ def test_results_are_those_of_the_selected_series(node: rest.Node, orthanc: Fake
 
 
 def test_methods(node: rest.Node) -> None:
-    assert rest.status(node, "PUT") == rest.Reply(405, b"", allow="GET")
+    for route in (rest.status, rest.health):
+        assert route(node, "PUT") == rest.Reply(405, b"", allow="GET")
     assert rest.score(node, "GET", "ct") == rest.Reply(405, b"", allow="POST")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import worker
-from orthanc_plugin.orthanc_api import Response
+from orthanc_plugin.orthanc_api import OrthancError, Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
@@ -30,12 +30,21 @@ class Bench:
         self.calls: list[tuple[str, str | None]] = []
         self.during: Callable[[], None] = lambda: None
         self.tally = Tally()
+        self.node_is_fit: Callable[[Callable[[], None]], bool] = lambda empty: True
         monkeypatch.setattr(worker, "score", self._score)
         monkeypatch.setattr(worker, "notice", self._notice)
 
     def scoring(self, owner: str = "node/run", clean: tuple[str, ...] = (), **options: Any) -> Scoring:
         settings = make_settings(self.folder, **options)
-        return Scoring(self.orthanc.api, settings, owner, frozenset(clean), threading.Event(), self.tally)
+        return Scoring(
+            self.orthanc.api,
+            settings,
+            owner,
+            frozenset(clean),
+            threading.Event(),
+            self.tally,
+            lambda code, empty: self.node_is_fit(empty),
+        )
 
     def _score(
         self, settings: object, folder: Path, stop: object, content_datetime: str, supersedes: str | None
@@ -92,7 +101,7 @@ def test_scored_once(bench: Bench) -> None:
 
 def test_an_unstable_series_waits_for_its_event(bench: Bench) -> None:
     bench.orthanc.add("thick").stable = False
-    assert bench.scoring().handle("study") is None
+    assert bench.scoring(reconcile_s=60).handle("study") == 60  # and is not forgotten without one
     assert bench.calls == []
 
 
@@ -208,6 +217,7 @@ def test_a_corrected_patient_drops_the_result(bench: Bench) -> None:
 def test_a_deleted_study_stays_deleted(bench: Bench) -> None:
     bench.orthanc.add("thick")
     bench.during = bench.orthanc.series.clear
+    bench.scoring().handle("study")
     assert bench.scoring().handle("study") is None
     assert bench.orthanc.stored == []
 
@@ -325,5 +335,133 @@ def test_a_study_deleted_while_results_are_stored_does_not_come_back(bench: Benc
         return store(content)
 
     bench.orthanc._store = deleting_store  # type: ignore[method-assign]
+    bench.scoring().handle("study")
     assert bench.scoring().handle("study") is None
     assert bench.orthanc.stored == []
+
+
+def test_a_node_that_is_ill_spends_no_attempt(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = [worker.AttemptError("scorer_usage")] * 5
+    bench.node_is_fit = lambda empty: False
+    scoring = bench.scoring(max_attempts=2)
+    assert [scoring.handle("study") for _ in range(5)] == [2.0] * 5
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["attempts"], state["reason"]) == ("queued", 0, "scorer_usage")
+    assert bench.orthanc.stored == []
+    bench.node_is_fit = lambda empty: True
+    assert scoring.handle("study") is None
+    assert bench.orthanc.state("thick")["attempts"] == 1
+    assert len({moment for moment, _ in bench.calls}) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space"), OSError(30, "read-only")])
+def test_a_folder_that_cannot_be_made_spends_no_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    bench.orthanc.add("thick")
+
+    def no_folder(*_: object, **__: object) -> str:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orthanc_plugin.workspace.tempfile.mkdtemp", no_folder)
+        for _ in range(5):
+            assert bench.scoring(max_attempts=2).handle("study") == 2.0
+    assert bench.orthanc.state("thick")["attempts"] == 0
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_a_study_that_fills_the_disk_by_itself_ends_failed(bench: Bench) -> None:
+    """Whatever it held is gone when the node is looked at a second time; else it would wait for ever."""
+    bench.orthanc.add("thick")
+    bench.answers = [OSError(28, "no space")] * 2
+    scoring = bench.scoring(max_attempts=2)
+
+    def fit_without_it(empty: Callable[[], None]) -> bool:
+        empty()
+        return not list(bench.folder.glob("*/in"))
+
+    bench.node_is_fit = fit_without_it
+    assert [scoring.handle("study") for _ in range(2)] == [2.0, None]
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "io_error", ["notice"])
+
+
+def test_an_error_of_orthanc_while_results_are_stored_spends_no_attempt(bench: Bench) -> None:
+    """A full disk for longer than any number of attempts."""
+    bench.orthanc.add("thick")
+    store = bench.orthanc._store
+    bench.orthanc._store = lambda content: Response(500, b"")  # type: ignore[method-assign]
+    scoring = bench.scoring(max_attempts=2)
+    for _ in range(6):
+        with pytest.raises(OrthancError):
+            scoring.handle("study")
+    bench.orthanc._store = store  # type: ignore[method-assign]
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.state("thick")["attempts"]) == ("scored", 1)
+    assert len({moment for moment, _ in bench.calls}) == 1
+
+
+def test_an_output_that_orthanc_refuses_is_a_failed_attempt(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    store = bench.orthanc._store
+    bench.orthanc._store = lambda content: (  # type: ignore[method-assign]
+        store(content) if content.startswith(b"notice") else Response(400, b"")
+    )
+    scoring = bench.scoring(max_attempts=2)
+    assert [scoring.handle("study") for _ in range(2)] == [2.0, None]
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "output_rejected", ["notice"])
+
+
+def test_a_defect_that_a_study_brings_out_ends_for_it(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = [ValueError("the patient is DOE^JANE")] * 2
+    scoring = bench.scoring(max_attempts=2)
+    assert [scoring.handle("study") for _ in range(2)] == [2.0, None]
+    assert bench.orthanc.state("thick")["reason"] == "plugin_error"
+    assert "JANE" not in caplog.text
+
+
+def test_a_file_that_only_the_index_knows_ends_in_a_visible_failure(bench: Bench) -> None:
+    """Orthanc answers 404 to it, as it does for an instance that was deleted."""
+    bench.orthanc.add("thick")
+    answer = bench.orthanc._instance
+
+    def without_file(method: str, name: str, what: str | None) -> Response:
+        return Response(404, b"") if what == "file" else answer(method, name, what)
+
+    bench.orthanc._instance = without_file  # type: ignore[method-assign]
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.state("thick")["reason"] == "source_unreadable"
+
+
+def test_files_of_which_orthanc_says_404_settle_nothing(bench: Bench) -> None:
+    """What the index still knows was not deleted, whatever answers 404."""
+    bench.orthanc.add("thick")
+    answer = bench.orthanc._instance
+    bench.orthanc._instance = lambda method, name, what: (  # type: ignore[method-assign]
+        Response(404, b"") if what else answer(method, name, what)
+    )
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.state("thick")["reason"] == "source_unreadable"
+
+
+@pytest.mark.parametrize("bad", ["first", "second"])
+def test_an_acquisition_with_errors_does_not_hold_up_the_others_of_its_study(bench: Bench, bad: str) -> None:
+    bench.orthanc.add("first", AcquisitionTime="080000", FrameOfReferenceUID="a")
+    bench.orthanc.add("second", AcquisitionTime="120000", FrameOfReferenceUID="b")
+    good = "second" if bad == "first" else "first"
+    bench.answers = [f"scored:{good}:key"]
+    answer = bench.orthanc._series
+
+    def failing(method: str, name: str, what: str, *rest: Any) -> Response:
+        failed = name == bad and what.startswith("metadata")
+        return Response(500, b"") if failed else answer(method, name, what, *rest)
+
+    bench.orthanc._series = failing  # type: ignore[method-assign]
+    with pytest.raises(OrthancError):
+        bench.scoring().handle("study")
+    assert bench.status(good) == "scored"
