@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,15 @@ def write_series(
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def overwrite(paths: Iterable[Path], old: bytes, new: bytes) -> None:
+    """Put other bytes, as many, into files: values that no writer would let through."""
+    assert len(old) == len(new)
+    for path in paths:
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
 
 
 def world_mm(position: Array, row: Array, column: Array, pixel_mm: float, size: int) -> Array:

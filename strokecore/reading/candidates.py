@@ -21,6 +21,7 @@ from strokecore.reading.acquisition import (
 )
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
+from strokecore.reading.header_words import contrast_evidence
 
 _BEFORE_NOISE: Final = 3  # rank() without noise and UID
 
@@ -118,7 +119,7 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
         values,
         acquisition_number=values.acquisition_number if len(numbers) == 1 else None,
         acquisition_time_s=min(times, default=None),
-        contrast_agent=next((agent for f in images if (agent := _contrast_agent(f))), ""),
+        contrast_given=any(contrast_evidence(tags.contrast_tags(f.header)) for f in images),
         slice_thickness_mm=float(np.median(thicknesses)) if thicknesses else None,
         extent_mm=max(offsets) - min(offsets) + max(thicknesses, default=0.0) if offsets else None,
     )
@@ -133,15 +134,6 @@ def _is_image(file: DicomFile) -> bool:
 def _acquisition_time(file: DicomFile) -> float | None:
     keywords = ("AcquisitionDateTime", "AcquisitionTime", "AcquisitionDate")
     return summary_from_tags({k: tags.text(file.header, k) for k in keywords}).acquisition_time_s
-
-
-def _contrast_agent(file: DicomFile) -> str:
-    """Declared agent, from whichever attribute declares it."""
-    if agent := tags.text(file.header, "ContrastBolusAgent"):
-        return agent
-    volume = tags.number(file.header, "ContrastBolusVolume")
-    sequence = tags.raw(file.header, "ContrastBolusAgentSequence")
-    return "declared without a name" if (volume or 0) > 0 or sequence else ""
 
 
 def _with_noise(

@@ -14,16 +14,19 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
-# What summary_from_tags looks at.
+from strokecore.reading.header_words import CONTRAST_KEYWORDS, CONTRAST_SEQUENCES
+
+# What summary_from_tags looks at beside the contrast agent.
 SUMMARY_KEYWORDS: Final = (
     "AcquisitionDate",
     "AcquisitionDateTime",
     "AcquisitionNumber",
     "AcquisitionTime",
     "BodyPartExamined",
-    "ContrastBolusAgent",
     "ConvolutionKernel",
     "FrameOfReferenceUID",
     "ImageOrientationPatient",
@@ -89,9 +92,34 @@ def number(header: Dataset, keyword: str) -> float | None:
     return result if math.isfinite(result) else None
 
 
+def written(header: Dataset, keyword: str) -> str:
+    """The value as the file has it, also where it does not fit its type: "80 ml" as a volume."""
+    element = header.get_item(keyword)
+    if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+        return text(header, keyword) or element.value.decode("latin-1").strip(" \0")
+    return text(header, keyword)
+
+
+def meanings(header: Dataset, keyword: str) -> str:
+    """What the items of a sequence of codes say, joined by a backslash; "" when it is absent or empty.
+
+    An item without a code still is one: it reads "item".
+    """
+    items = raw(header, keyword)
+    if not isinstance(items, Sequence):
+        return ""
+    return "\\".join(text(i, "CodeMeaning") or text(i, "CodeValue") or "item" for i in items if len(i))
+
+
+def contrast_tags(header: Dataset) -> dict[str, str]:
+    """The attributes that name a contrast agent or show that one was given, as text."""
+    present = [keyword for keyword in CONTRAST_KEYWORDS if keyword in header]
+    return {k: (meanings if k in CONTRAST_SEQUENCES else written)(header, k) for k in present}
+
+
 def summary_tags(header: Dataset) -> dict[str, str]:
     """The attributes the choice of a series depends on, as text."""
-    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS}
+    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS} | contrast_tags(header)
 
 
 @contextmanager

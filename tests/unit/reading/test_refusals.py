@@ -14,7 +14,7 @@ from pydicom.uid import EnhancedCTImageStorage
 from strokecore.errors import Refusal
 from strokecore.reading.geometry import missing_gaps
 from strokecore.reading.series import Series, read_series
-from tests.ct_factory import body_hu, head_hu, uid, write_series
+from tests.ct_factory import body_hu, head_hu, overwrite, uid, write_series
 
 CORONAL = ((1, 0, 0), (0, 0, -1))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
@@ -53,7 +53,13 @@ def on_slice(k: int, change: Callable[[Dataset], Any]) -> Callable[[Dataset, int
         ("not_hounsfield", {"tags": {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}}),
         ("not_hounsfield", {"tags": {"RescaleType": "CBF"}}),
         ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NON IONIC"}}),
         ("contrast_agent", {"tags": {"ContrastBolusVolume": "50"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastFlowRate": ["0", "4"]}}),
+        ("contrast_agent", {"tags": {"ContrastBolusTotalDose": "70"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusStartTime": "121500"}}),
+        ("contrast_agent", {"tags": {"SeriesDescription": "HEAD W/WO"}}),
         ("contrast_agent", {"tags": {"SeriesDescription": "CTA HEAD"}}),
         ("not_head", {"tags": {"BodyPartExamined": "CHEST"}}),
         ("not_head", {"tags": {"BodyPartExamined": ""}, "hu_at": body_hu}),
@@ -80,6 +86,18 @@ def test_contrast_agent_given_as_a_sequence(tmp_path: Path) -> None:
 
     write_series(tmp_path, edit=declare)
     assert refusal(tmp_path).code == "contrast_agent"
+
+
+@pytest.mark.parametrize("volume", [b"80 ml ", b"12,5  ", b"0\\50.0"])
+def test_volume_that_is_no_number_of_the_standard(tmp_path: Path, volume: bytes) -> None:
+    overwrite(write_series(tmp_path, tags={"ContrastBolusVolume": "765432"}), b"765432", volume)
+    assert refusal(tmp_path).code == "contrast_agent"
+
+
+@pytest.mark.parametrize("agent", ["KEIN KM", "AUCUN", "0 ML", ".", "sin contraste", "NONE"])
+def test_words_for_no_agent_are_scored(tmp_path: Path, agent: str) -> None:
+    write_series(tmp_path, tags={"ContrastBolusAgent": agent, "ContrastBolusVolume": "0"})
+    assert read_series(tmp_path).flags == ()
 
 
 def test_plastic_shell_full_of_air_has_no_brain(tmp_path: Path) -> None:
