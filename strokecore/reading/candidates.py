@@ -22,6 +22,7 @@ from strokecore.reading.acquisition import (
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
 from strokecore.reading.header_words import contrast_evidence
+from strokecore.reading.patient import one_person
 
 _BEFORE_NOISE: Final = 3  # rank() without noise and UID
 
@@ -63,6 +64,25 @@ def one_study(files: Sequence[DicomFile]) -> None:
         raise Refusal("mixed_studies", f"The images belong to {len(studies)} studies, expected one.", remedy)
 
 
+def one_patient_a_series(files: Sequence[DicomFile]) -> None:
+    """Raises Refusal("mixed_patients") when one series holds two persons under one PatientID."""
+    mixed = sum(not one_person([f.header for f in group]) for group in _by_series(files).values())
+    if mixed:
+        raise Refusal(
+            "mixed_patients",
+            f"Name, birth date or sex differ between the images of one series ({mixed} such series), "
+            "expected one patient.",
+            "Find out whose images these are, and send them again under one patient.",
+        )
+
+
+def _by_series(files: Sequence[DicomFile]) -> dict[str, list[DicomFile]]:
+    series: dict[str, list[DicomFile]] = defaultdict(list)
+    for file in files:
+        series[file.series_uid].append(file)
+    return series
+
+
 def find_candidates(
     files: Sequence[DicomFile], noise_hu: Callable[[Candidate], float | None]
 ) -> list[Candidate]:
@@ -70,10 +90,7 @@ def find_candidates(
 
     ``noise_hu`` measures a series' noise; it is called only where kernel, thickness and coverage tie.
     """
-    by_series: dict[str, list[DicomFile]] = defaultdict(list)
-    for file in files:
-        by_series[file.series_uid].append(file)
-    candidates = [_candidate(group) for group in by_series.values()]
+    candidates = [_candidate(group) for group in _by_series(files).values()]
     candidates = _with_noise(candidates, noise_hu)
 
     order: dict[str, int] = {}

@@ -15,6 +15,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_candidate_header, read_series
+from strokecore.reading.tags import quiet_pydicom
 from tests.ct_factory import LEFT_MARKER_MM, body_hu, uid, write_series
 
 
@@ -163,6 +164,62 @@ def test_two_patients_in_one_series_are_refused_even_when_forced(tmp_path: Path)
     write_series(tmp_path, edit=swap)
     with pytest.raises(Refusal, match="mixed_patients"):
         read_series(tmp_path, uid("series"))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "first", "second"),
+    [
+        ("PatientName", "Miller^Anna", "Smith^John"),
+        ("PatientName", "Miller^Anna", "Miller^Ann"),
+        ("PatientName", "Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^花子"),
+        ("PatientBirthDate", "19500607", "19500706"),
+        ("PatientSex", "F", "M"),
+    ],
+)
+@pytest.mark.parametrize("only", [0, 13, 27])
+def test_two_persons_in_one_series_are_refused(
+    tmp_path: Path, keyword: str, first: str, second: str, only: int
+) -> None:
+    write_series(
+        tmp_path,
+        size=32,
+        pixel_mm=7,
+        edit=lambda d, k: setattr(d, keyword, second if k == only else first),
+    )
+    for asked in (None, uid("series")):
+        with pytest.raises(Refusal, match="mixed_patients") as caught:
+            read_series(tmp_path, asked)
+        assert not any(word in str(caught.value) for word in ("Miller", "1950", "Yamada"))
+        assert read_candidate_header(tmp_path, asked) is None  # whose picture would it be?
+
+
+@pytest.mark.parametrize(
+    ("keyword", "first", "second"),
+    [
+        ("PatientName", "Miller^Anna", ""),
+        ("PatientName", "Miller^Anna", "MILLER ^anna^^"),
+        ("PatientName", "Yamada^Tarou", "Yamada^Tarou=山田^太郎"),
+        ("PatientBirthDate", "19500607", ""),
+        ("PatientBirthDate", "19500607", "1950.06.07"),
+        ("PatientSex", "F", ""),
+        ("PatientSex", "", "M"),
+        ("PatientSex", "F", "U"),
+    ],
+)
+def test_an_empty_or_otherwise_written_value_is_no_second_person(
+    tmp_path: Path, keyword: str, first: str, second: str
+) -> None:
+    with quiet_pydicom():
+        write_series(tmp_path, edit=lambda d, k: setattr(d, keyword, second if k % 2 else first))
+    assert read_series(tmp_path).hu.shape[0] == 28
+
+
+def test_a_series_of_one_person_is_scored_when_asked_for_beside_a_mixed_one(tmp_path: Path) -> None:
+    write_series(tmp_path, series="good")
+    write_series(tmp_path, series="mixed", slices=3, edit=lambda d, k: setattr(d, "PatientSex", "FM"[k % 2]))
+    with pytest.raises(Refusal, match="mixed_patients"):
+        read_series(tmp_path)
+    assert read_series(tmp_path, uid("good")).series_instance_uid == uid("good")
 
 
 def test_no_patient_data_in_messages(tmp_path: Path) -> None:
