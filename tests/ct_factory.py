@@ -101,6 +101,7 @@ def write_series(
     frame_of_reference: str = "frame",
     tags: Mapping[str, Any] | None = None,
     edit: Callable[[Dataset, int], Dataset | None] | None = None,
+    enforce_file_format: bool = True,
 ) -> list[Path]:
     """Write one CT series below ``folder`` and return its files in spatial order.
 
@@ -119,6 +120,7 @@ def write_series(
     tags: keyword to value, set on every slice; None deletes the element.
     edit: called with each finished dataset and its spatial index; returns what is to be written (the
         dataset itself when it returns None).
+    enforce_file_format: False writes the file meta as it is, incomplete ones too.
 
     File names and InstanceNumber are deliberately shuffled against the spatial order.
     """
@@ -163,7 +165,7 @@ def write_series(
         if transfer_syntax != ExplicitVRLittleEndian:
             dataset.compress(transfer_syntax, generate_instance_uid=False)
         path = folder / f"{series}_{int(shuffled[k]):04d}"
-        dataset.save_as(path, enforce_file_format=True)
+        dataset.save_as(path, enforce_file_format=enforce_file_format)
         paths.append(path)
     return paths
 

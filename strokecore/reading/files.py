@@ -19,6 +19,10 @@ _log = logging.getLogger(__name__)
 
 _DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES: Final = 128
+_REPEATED_IN_FILE_META: Final = {
+    "SOPClassUID": "MediaStorageSOPClassUID",
+    "SOPInstanceUID": "MediaStorageSOPInstanceUID",
+}
 # A file without preamble starts with an element of group 0002 or 0008, little endian.
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00")
 
@@ -130,4 +134,13 @@ def read_header(path: Path) -> Dataset | None:
         return None
     if not has_preamble and "SOPClassUID" not in header:
         return None
+    _complete(header)
     return header
+
+
+def _complete(header: Dataset) -> None:
+    """Take identity that de-identifiers drop from the file meta, which repeats it (PS3.10 7.1)."""
+    meta = getattr(header, "file_meta", Dataset())
+    for keyword, repeated in _REPEATED_IN_FILE_META.items():
+        if not tags.text(header, keyword) and (value := tags.text(meta, repeated)):
+            setattr(header, keyword, value)

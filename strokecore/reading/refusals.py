@@ -59,7 +59,15 @@ def refuse_by_header(candidate: Candidate) -> None:
         )
     for file in candidate.files:
         frames = tags.number(file.header, "NumberOfFrames") or 1
-        if frames > 1 or tags.text(file.header, "SOPClassUID") != CT_IMAGE_STORAGE:
+        sop_class = tags.text(file.header, "SOPClassUID")
+        if not sop_class:
+            raise Refusal(
+                "no_sop_class",
+                "SOPClassUID is absent from the images, and their files have no file meta that says it.",
+                "Send the original images of the scanner, or write their class (CT Image Storage) into them.",
+                ineligible=not candidate.summary.tags_say_head,
+            )
+        if frames > 1 or sop_class != CT_IMAGE_STORAGE:
             raise Refusal(
                 "enhanced_multiframe",
                 "Found Enhanced (multi-frame) CT, expected one image per slice.",

@@ -391,6 +391,45 @@ def test_file_without_preamble_is_read(tmp_path: Path) -> None:
     assert read_series(tmp_path).hu.shape[0] == 28
 
 
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_identity_that_only_the_file_meta_has(tmp_path: Path, keyword: str, value: str | None) -> None:
+    """The heads of the RSNA challenges come without SOPClassUID."""
+    write_series(tmp_path / "whole")
+    write_series(tmp_path / "less", tags={keyword: value})
+    whole, series = read_series(tmp_path / "whole"), read_series(tmp_path / "less")
+    assert series.flags == ()
+    assert [d[keyword].value for d in series.datasets] == [d[keyword].value for d in whole.datasets]
+
+
+def test_images_without_any_sop_class_say_what_is_missing(tmp_path: Path) -> None:
+    def drop(dataset: Dataset, k: int) -> None:
+        del dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID
+        dataset.preamble = bytes(128)
+
+    write_series(tmp_path, edit=drop, enforce_file_format=False)
+    with pytest.raises(Refusal, match="no_sop_class") as caught:
+        read_series(tmp_path)
+    assert "SOPClassUID" in caught.value.message
+    assert not caught.value.ineligible
+
+
+def test_a_head_stripped_to_what_the_challenges_keep_names_what_is_missing(tmp_path: Path) -> None:
+    identity = {"Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
+    geometry = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"}
+
+    def strip(dataset: Dataset, k: int) -> None:
+        for element in list(dataset):
+            pixels = element.tag.group in (0x0028, 0x7FE0)
+            if not pixels and element.keyword not in identity | geometry:
+                del dataset[element.tag]
+
+    write_series(tmp_path, edit=strip)
+    with pytest.raises(Refusal, match="no_frame_of_reference") as caught:
+        read_series(tmp_path)
+    assert "frame of reference" in caught.value.message
+
+
 def test_localizer_filed_under_the_same_series_is_left_out(tmp_path: Path) -> None:
     def scout(dataset: Dataset, k: int) -> None:
         if k == 0:
