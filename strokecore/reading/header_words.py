@@ -24,7 +24,7 @@ _NOT_HEAD: Final = re.compile(
     r"CHEST|THORAX|LUNG|HEART|CARDIAC|CORONARY|ABDOM|PELVIS|LIVER|KIDNEY|SPINE|NECK|SHOULDER|CLAVICLE|ARM\b"
     r"|ELBOW"
     r"|FOREARM|WRIST|HAND|HIP\b|FEMUR|LEG\b|KNEE|TIBIA|ANKLE|FOOT|EXTREMITY|BREAST|STERNUM|AORTA|COLON"
-    r"|WHOLE ?BODY|CERVICAL|LUMBAR|\bHWS\b|\bBWS\b|\bLWS\b"
+    r"|CERVICAL|LUMBAR|\bHWS\b|\bBWS\b|\bLWS\b"
 )
 
 # Attributes of the Contrast/Bolus module (PS3.3 C.7.6.4) that can name an agent or show that one was given.
@@ -171,11 +171,12 @@ def head_by_tags(body_part: str, *descriptions: str) -> bool | None:
     """True: a head; False: clearly another body part; None: the header does not say.
 
     ``descriptions`` go from the series to the visit. Only ``body_part`` can say False. It often is the
-    protocol's, though: a series described as a cervical spine under body part HEAD is left to the pixels.
+    protocol's, though: a series described as a cervical spine under body part HEAD is left to the pixels,
+    and so is one described as a head under NECK. A whole body has a head.
     """
     part = body_part.upper()
     if not _HEAD.search(part) and _NOT_HEAD.search(part):
-        return False
+        return None if _HEAD.search("".join(descriptions[:1]).upper()) else False
     for text in (*descriptions[:1], body_part, *descriptions[1:]):
         text = text.upper()
         if _HEAD.search(text):

@@ -32,6 +32,8 @@ MAX_THICKNESS_ROUNDING_MM: Final = 0.05
 # 50 leaves room for small heads. Registration checks the levels themselves.
 MIN_EXTENT_MM: Final = 50.0
 MIN_BRAIN_EXTENT_MM: Final = 30.0  # below this the stack shows skull base or vertex only
+# Of a stack that nothing declares a head: head and neck have a third, a trunk with the head on top less.
+MIN_BRAIN_SHARE: Final = 0.25
 TIME_SERIES_REPEATS: Final = 4  # perfusion and bolus tracking scan each position many times
 AIR_PERCENTILE_HU: Final = -900.0  # a head CT is mostly air: 1st percentile near -1000 when it is in HU
 
@@ -108,7 +110,8 @@ def refuse_not_head(candidate: Candidate, brain_mm: float | None) -> None:
             "Check that the series is a patient's head CT in Hounsfield units.",
             ineligible=True,
         )
-    if not says_head and (brain_mm or 0) < MIN_BRAIN_EXTENT_MM and brain_mm is not None:
+    needed_mm = max(MIN_BRAIN_EXTENT_MM, MIN_BRAIN_SHARE * (candidate.summary.extent_mm or 0.0))
+    if not says_head and brain_mm is not None and brain_mm < needed_mm:
         raise Refusal(
             "not_head",
             "Neither the header nor the pixels show a head.",

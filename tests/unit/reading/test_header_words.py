@@ -235,7 +235,12 @@ def test_head_by_tags_is_evidence_only() -> None:
     assert head_by_tags("BRAIN") is True
     assert head_by_tags("Schädel") is True
     assert head_by_tags("NECK") is False
-    assert head_by_tags("NECK", "HEAD 5MM") is False
+    assert head_by_tags("NECK", "HEAD 5MM") is None  # series description against body part: the pixels decide
+    assert head_by_tags("CHEST", "Schädel nativ") is None
+    assert head_by_tags("NECK", "Routine", "Head^Neck", "CT head and neck") is False
+    assert head_by_tags("WHOLEBODY") is None
+    assert head_by_tags("WHOLEBODY", "Head 5 mm") is True
+    assert head_by_tags("WHOLE BODY", "Abdomen") is None
     assert head_by_tags("", "Routine", "Head^Stroke") is True
     assert head_by_tags("", "Abdomen") is None  # only BodyPartExamined can say no
     assert head_by_tags("XYZ") is None

@@ -16,7 +16,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_candidate_header, read_series
 from strokecore.reading.tags import quiet_pydicom
-from tests.ct_factory import LEFT_MARKER_MM, body_hu, uid, write_series
+from tests.ct_factory import LEFT_MARKER_MM, body_hu, head_hu, uid, write_series
 
 
 def codes(series: Series) -> set[str]:
@@ -237,6 +237,40 @@ def test_head_without_body_part_is_told_by_its_pixels(tmp_path: Path) -> None:
     write_series(tmp_path / "body", tags={"BodyPartExamined": None}, hu_at=body_hu)
     with pytest.raises(Refusal, match="not_head") as caught:
         read_series(tmp_path / "body")
+    assert caught.value.ineligible
+
+
+@pytest.mark.parametrize("part", ["NECK", "WHOLEBODY", "WHOLE BODY", "CHEST", "CSPINE"])
+@pytest.mark.parametrize("description", ["Head 5 mm", "Schädel nativ", "CRANE SANS INJECTION"])
+def test_a_series_described_as_a_head_is_one_if_its_pixels_are(
+    tmp_path: Path, part: str, description: str
+) -> None:
+    tags = {"BodyPartExamined": part, "SeriesDescription": description}
+    write_series(tmp_path / "head", tags=tags)
+    assert read_series(tmp_path / "head").hu.shape[0] == 28
+    write_series(tmp_path / "body", tags=tags, hu_at=body_hu)
+    with pytest.raises(Refusal, match=r"not_head|no_brain") as caught:
+        read_series(tmp_path / "body")
+    assert caught.value.ineligible
+
+
+def test_a_whole_body_is_no_head(tmp_path: Path) -> None:
+    """The head at its top is no reason for a picture that says it was not scored."""
+
+    def body(points: np.ndarray) -> np.ndarray:
+        return np.where(points[..., 2] > -80, head_hu(points), body_hu(points))
+
+    offsets = [-5.0 * n + 80 for n in range(150)]
+    write_series(
+        tmp_path,
+        hu_at=body,
+        offsets_mm=offsets,
+        size=64,
+        pixel_mm=3.0,
+        tags={"BodyPartExamined": "WHOLEBODY"},
+    )
+    with pytest.raises(Refusal, match="not_head") as caught:
+        read_series(tmp_path)
     assert caught.value.ineligible
 
 
