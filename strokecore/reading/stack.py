@@ -35,6 +35,14 @@ HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certain
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
+_MEASURES: Final = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
 OFF_LINE_MM: Final = 1.0  # slices of one scan lie on one line; more means the table or patient moved
 
 
@@ -215,6 +223,12 @@ def _flags(
             "lossy_compression",
             "The images were compressed with loss, which can hide early ischaemic change.",
             "Send the images as the scanner made them.",
+        )
+    if any(tags.has_decimal_comma(s.header, keyword) for s in slices for keyword in _MEASURES):
+        warn(
+            "decimal_comma",
+            "Numbers of the header have a decimal comma, which DICOM does not know; it was read as a point.",
+            "Check distances on a viewer; let the software that wrote the files be corrected.",
         )
     if not all(s.pixels.rescaled for s in slices):
         warn(

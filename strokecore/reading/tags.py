@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
 from strokecore.reading.header_words import CONTRAST_KEYWORDS, CONTRAST_SEQUENCES
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 
 # What summary_from_tags looks at beside the contrast agent.
 SUMMARY_KEYWORDS: Final = (
@@ -69,35 +71,49 @@ def text(header: Dataset, keyword: str) -> str:
 
 
 def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Exactly ``count`` finite numbers, or None."""
-    value = raw(header, keyword)
-    if value is None or isinstance(value, (str, bytes)):
-        return None
-    try:
-        parts = tuple(float(part) for part in (value if hasattr(value, "__iter__") else (value,)))
-    except Exception:
-        return None
+    """Exactly ``count`` finite numbers, or None.
+
+    Also of an element with a text VR, and with a decimal comma (``has_decimal_comma``).
+    """
+    parts = _numbers(header, keyword)
     return parts if len(parts) == count and all(math.isfinite(part) for part in parts) else None
 
 
 def number(header: Dataset, keyword: str) -> float | None:
     """One finite number, the first of several; None otherwise."""
+    parts = _numbers(header, keyword)
+    return parts[0] if parts and math.isfinite(parts[0]) else None
+
+
+def has_decimal_comma(header: Dataset, keyword: str) -> bool:
+    """Whether ``number`` or ``numbers`` read a comma as a point."""
+    return any("," in part and _number(part) is not None for part in written(header, keyword).split("\\"))
+
+
+def _numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """() when there is none, or when one of several is none."""
     value = raw(header, keyword)
-    try:
-        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
-            value = next(iter(value))
-        result = float(value)
-    except Exception:
-        return None
-    return result if math.isfinite(result) else None
+    if value is not None and not isinstance(value, (str, bytes)):
+        try:
+            return tuple(float(part) for part in (value if hasattr(value, "__iter__") else (value,)))
+        except Exception:  # text that is no number for Python, or a value of another kind
+            value = None
+    parts = [_number(part) for part in written(header, keyword).split("\\")]
+    return tuple(part for part in parts if part is not None) if None not in parts else ()
+
+
+def _number(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text.strip(" \0"))
+    return float(match[0].replace(",", ".")) if match else None
 
 
 def written(header: Dataset, keyword: str) -> str:
     """The value as the file has it, also where it does not fit its type: "80 ml" as a volume."""
-    element = header.get_item(keyword)
-    if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
-        return text(header, keyword) or element.value.decode("latin-1").strip(" \0")
-    return text(header, keyword)
+    converted = text(header, keyword)
+    element = header.get_item(keyword) if keyword in header else None
+    if converted or element is None or not isinstance(element.value, bytes):
+        return converted
+    return element.value.decode("latin-1").strip(" \0")
 
 
 def meanings(header: Dataset, keyword: str) -> str:

@@ -16,7 +16,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_candidate_header, read_series
 from strokecore.reading.tags import quiet_pydicom
-from tests.ct_factory import LEFT_MARKER_MM, body_hu, head_hu, uid, write_series
+from tests.ct_factory import LEFT_MARKER_MM, body_hu, head_hu, overwrite, uid, write_series
 
 
 def codes(series: Series) -> set[str]:
@@ -327,6 +327,68 @@ def test_left_marker_is_where_the_patients_left_is(tmp_path: Path) -> None:
     j, i = (np.argwhere(series.hu[k] == 250).mean(axis=0) * series.pixel_spacing_mm[0]).tolist()
     point = series.positions_mm[k] + i * series.row_direction + j * series.column_direction
     np.testing.assert_allclose(point[:2], LEFT_MARKER_MM[:2], atol=1.0)
+
+
+# --- numbers that are written otherwise than the standard has it ---
+
+GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
+
+
+@pytest.mark.parametrize("vr", ["LO", "SH", "UT", "ST", "UN"])
+@pytest.mark.parametrize("keywords", [[k] for k in (*GEOMETRY, "RescaleIntercept")] + [GEOMETRY])
+def test_numbers_with_a_text_vr(tmp_path: Path, vr: str, keywords: list[str]) -> None:
+    def retype(dataset: Dataset, k: int) -> None:
+        for keyword in keywords:
+            value = dataset[keyword].value
+            text = "\\".join(map(str, value if dataset[keyword].VM > 1 else [value]))
+            del dataset[keyword]
+            if vr == "UN":
+                dataset.add_new(keyword, vr, text.encode())
+            else:
+                dataset.add_new(keyword, vr, text.split("\\") if vr in ("LO", "SH") else text)
+
+    write_series(tmp_path / "plain", slices=12, spacing_mm=8)
+    plain = read_series(tmp_path / "plain")
+    with quiet_pydicom():
+        write_series(tmp_path / "text", slices=12, spacing_mm=8, edit=retype)
+    series = read_series(tmp_path / "text")
+    np.testing.assert_array_equal(series.positions_mm, plain.positions_mm)
+    np.testing.assert_array_equal(series.hu, plain.hu)
+    assert (series.pixel_spacing_mm, series.slice_thickness_mm) == (plain.pixel_spacing_mm, 8.0)
+    assert codes(series) == codes(plain)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"1.8\\1.8 ", b"1,8\\1,8 "),
+        (b"8.25", b"8,25"),
+        (b"-1024.0 ", b"-1024,0 "),
+        (b".25000000", b",25000000"),
+    ],
+)
+def test_a_decimal_comma_is_a_point_with_a_warning(tmp_path: Path, old: bytes, new: bytes) -> None:
+    written = {"slices": 12, "spacing_mm": 8.25, "thickness_mm": 8.25, "pixel_mm": 1.8, "noise_hu": 0}
+    tilted = {"orientation": ((1, 0, 0), (0, 0.9682458366, -0.25))} if old.startswith(b".") else {}
+    write_series(tmp_path / "point", **written, **tilted)  # type: ignore[arg-type]
+    overwrite(write_series(tmp_path / "comma", **written, **tilted), old, new)  # type: ignore[arg-type]
+    point, comma = read_series(tmp_path / "point"), read_series(tmp_path / "comma")
+    np.testing.assert_array_equal(comma.positions_mm, point.positions_mm)
+    np.testing.assert_array_equal(comma.hu, point.hu)
+    assert codes(comma) == codes(point) | {"decimal_comma"}
+    assert (comma.pixel_spacing_mm, comma.slice_thickness_mm) == (point.pixel_spacing_mm, 8.25)
+
+
+@pytest.mark.parametrize("value", ["1,8,1,8", "1,000.5\\1.8", "1.8;1.8", "1,8", "1_8\\1_8", "1.8\\"])
+def test_what_is_no_number_with_a_comma_either_is_refused(tmp_path: Path, value: str) -> None:
+    def retype(dataset: Dataset, k: int) -> None:
+        del dataset.PixelSpacing
+        dataset.add_new("PixelSpacing", "LO", value.split("\\"))
+
+    with quiet_pydicom():
+        write_series(tmp_path, slices=12, spacing_mm=8, edit=retype)
+    with pytest.raises(Refusal, match="no_geometry"):
+        read_series(tmp_path)
 
 
 # --- whatever else lies in the folder ---
