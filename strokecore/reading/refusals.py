@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from strokecore.errors import Refusal
-from strokecore.reading import tags
+from strokecore.reading import hounsfield, tags
 from strokecore.reading.acquisition import CT_IMAGE_STORAGE
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.geometry import (
@@ -35,7 +35,6 @@ MIN_BRAIN_EXTENT_MM: Final = 30.0  # below this the stack shows skull base or ve
 # Of a stack that nothing declares a head: head and neck have a third, a trunk with the head on top less.
 MIN_BRAIN_SHARE: Final = 0.25
 TIME_SERIES_REPEATS: Final = 4  # perfusion and bolus tracking scan each position many times
-AIR_PERCENTILE_HU: Final = -900.0  # a head CT is mostly air: 1st percentile near -1000 when it is in HU
 
 _RESEND: Final = "Send the complete series again from the scanner or PACS."
 
@@ -89,15 +88,24 @@ def refuse_not_axial(planes: Sequence[SlicePlane | None]) -> None:
         )
 
 
-def refuse_not_hounsfield(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> None:
-    bare = [p for p in pixels if p is not None and not p.rescaled]
-    if bare and np.median([np.percentile(p.hu[::4, ::4], 1) for p in bare]) > AIR_PERCENTILE_HU:
-        raise Refusal(
+def refuse_not_hounsfield(
+    candidate: Candidate, pixels: Sequence[SlicePixels | None], brain_mm: float | None
+) -> None:
+    wrong = hounsfield.implausible(pixels, bone=bool(brain_mm))
+    refuse = partial(Refusal, ineligible=not candidate.summary.tags_say_head)
+    if wrong is None:
+        return
+    if any(p is not None and not p.rescaled for p in pixels):
+        raise refuse(
             "no_rescale",
             "RescaleSlope or RescaleIntercept is absent and the stored values are not Hounsfield units.",
             "Send the original images of the scanner.",
-            ineligible=not candidate.summary.tags_say_head,
         )
+    raise refuse(
+        "implausible_hounsfield",
+        f"The pixels are no Hounsfield units of a head: {wrong}.",
+        "Check rescale and PixelRepresentation; send the original images of the scanner.",
+    )
 
 
 def refuse_not_head(candidate: Candidate, brain_mm: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from strokecore.arrays import Float32Array, Float64Array
 from strokecore.flags import QualityFlag
-from strokecore.reading import tags
+from strokecore.reading import hounsfield, tags
 from strokecore.reading.acquisition import kernel_kind
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.files import DicomFile, read_with_pixels
@@ -35,6 +35,13 @@ HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certain
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
+SIGN_CORRECTED: Final = QualityFlag(
+    "sign_corrected",
+    "warning",
+    "PixelRepresentation says unsigned, but only signed values give air, fat and bone in Hounsfield units: "
+    "they were read as signed.",
+    "Check the series on a viewer; let the software that wrote the files be corrected.",
+)
 _MEASURES: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -68,10 +75,9 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_by_header(candidate)
     planes = [slice_plane(f.header) for f in candidate.files]
     refuse_not_axial(planes)
-    pixels = [_decode(f) for f in candidate.files]
-
-    refuse_not_hounsfield(candidate, pixels)
+    pixels, sign_corrected = _in_hounsfield(candidate, [_decode(f) for f in candidate.files])
     brain_mm = _brain_extent_mm(candidate, pixels)
+    refuse_not_hounsfield(candidate, pixels, brain_mm)
     refuse_not_head(candidate, brain_mm)
     is_head = bool(candidate.summary.tags_say_head) or (brain_mm or 0) >= MIN_BRAIN_EXTENT_MM
     refuse_damaged(candidate, planes, pixels, ineligible=not is_head)
@@ -85,7 +91,8 @@ def read_stack(candidate: Candidate) -> Stack:
     slices.sort(key=lambda s: s.offset_mm)
     slices, dropped = without_duplicates(slices, ineligible=not is_head)
     refuse_incomplete(slices, brain_mm, ineligible=not is_head)
-    return _stack(candidate, slices, dropped)
+    stack = _stack(candidate, slices, dropped)
+    return replace(stack, flags=(*stack.flags, SIGN_CORRECTED)) if sign_corrected else stack
 
 
 def noise_hu(candidate: Candidate) -> float | None:
@@ -106,13 +113,29 @@ def noise_hu(candidate: Candidate) -> float | None:
     return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))  # 1.4826: MAD to deviation
 
 
-def _decode(file: DicomFile) -> SlicePixels | None:
+def _decode(file: DicomFile, *, signed: bool | None = None) -> SlicePixels | None:
     try:
-        return decode(read_with_pixels(file))
+        return decode(read_with_pixels(file), signed=signed)
     except UnreadablePixelsError:
         return None
     except Exception:  # the file changed, or is damaged behind the header
         return None
+
+
+def _in_hounsfield(
+    candidate: Candidate, pixels: list[SlicePixels | None]
+) -> tuple[list[SlicePixels | None], bool]:
+    """``pixels``, or read again as signed where only that makes them Hounsfield units; whether it was done.
+
+    Some converters write PixelRepresentation 0 over signed values: air at -1000 then reads as 64536.
+    """
+    if hounsfield.plausible(pixels):
+        return pixels, False
+    if any(tags.number(f.header, "PixelRepresentation") != 0 for f in candidate.files):
+        return pixels, False
+    signed = [_decode(f, signed=True) for f in candidate.files]
+    corrected = None not in signed and hounsfield.plausible(signed) and hounsfield.shows_fat(signed)
+    return (signed, True) if corrected else (pixels, False)
 
 
 def _brain_extent_mm(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> float | None:

@@ -391,6 +391,108 @@ def test_what_is_no_number_with_a_comma_either_is_refused(tmp_path: Path, value:
         read_series(tmp_path)
 
 
+# --- pixels that are no Hounsfield units, whatever the header says ---
+
+
+def fatty(points: np.ndarray) -> np.ndarray:
+    """The synthetic head with fat under its skin."""
+    hu = head_hu(points)
+    hu[hu == 40] = -90
+    return hu
+
+
+def unsign(dataset: Dataset, k: int) -> None:
+    dataset.PixelRepresentation = 0
+
+
+@pytest.mark.parametrize("bits_stored", [12, 13, 16])
+@pytest.mark.parametrize("intercept", [0, -24, 1])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_lost_sign_is_found_by_air_fat_and_bone(
+    tmp_path: Path, bits_stored: int, intercept: int, padded: bool
+) -> None:
+    def pad(dataset: Dataset, k: int) -> None:
+        if padded:
+            values = np.frombuffer(dataset.PixelData, "<i2").reshape(128, 128).copy()
+            values[:20], values[-20:] = -2000, -2000
+            dataset.PixelData = values.tobytes()
+            dataset.PixelPaddingValue = -2000
+
+    def lose(dataset: Dataset, k: int) -> None:
+        pad(dataset, k)
+        unsign(dataset, k)
+        if padded:
+            dataset.PixelPaddingValue = 65536 - 2000
+
+    storage: dict[str, Any] = {"signed": True, "bits_stored": bits_stored, "intercept": intercept}
+    written = {"slices": 12, "spacing_mm": 8, "hu_at": fatty, **storage}
+    write_series(tmp_path / "right", edit=pad, **written)
+    write_series(tmp_path / "wrong", edit=lose, **written)
+    right, wrong = read_series(tmp_path / "right"), read_series(tmp_path / "wrong")
+    np.testing.assert_array_equal(wrong.hu, right.hu)
+    assert codes(wrong) == codes(right) | {"sign_corrected"}
+
+
+def test_a_lost_sign_of_the_real_scan(shared_data: Path, tmp_path: Path) -> None:
+    for path in (shared_data / "real_head_ct").glob("*.dcm"):
+        dataset = dcmread(path)
+        hu = dataset.pixel_array.astype(float) * dataset.RescaleSlope + dataset.RescaleIntercept
+        dataset.PixelData = np.clip(hu, -2000, 4000).astype("<i2").tobytes()
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.PixelRepresentation = 1, 0, 0
+        dataset.BitsStored, dataset.HighBit = 16, 15
+        dataset.pop("PixelPaddingValue", None)
+        dataset.save_as(tmp_path / path.name)
+    series = read_series(tmp_path)
+    assert "sign_corrected" in codes(series)
+    np.testing.assert_array_equal(series.hu, read_series(shared_data / "real_head_ct").hu)
+
+
+def windowed(dataset: Dataset, k: int) -> None:
+    values = np.frombuffer(dataset.PixelData, "<u2").astype(float) - 1024
+    dataset.PixelData = (np.clip(values, 0, 80) / 80 * 255).astype("<u2").tobytes()
+    dataset.RescaleIntercept = 0
+
+
+def blank_background(dataset: Dataset, k: int) -> None:
+    values = np.frombuffer(dataset.PixelData, "<u2").copy()
+    values[values < 900] = 1024
+    dataset.PixelData = values.tobytes()
+
+
+def clipped(dataset: Dataset, k: int) -> None:
+    dataset.PixelData = np.minimum(np.frombuffer(dataset.PixelData, "<u2"), 1024 + 250).tobytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"signed": True, "bits_stored": 16, "intercept": 0, "edit": unsign},  # no fat: not certain enough
+        {"edit": lambda d, k: setattr(d, "RescaleIntercept", 0)},
+        {"edit": lambda d, k: setattr(d, "RescaleIntercept", 1024)},
+        {"edit": lambda d, k: setattr(d, "RescaleSlope", 10)},
+        {"edit": windowed},
+        {"edit": blank_background},
+        {"edit": clipped},
+    ],
+)
+def test_a_head_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    write_series(tmp_path, slices=12, spacing_mm=8, **arguments)
+    with pytest.raises(Refusal, match="implausible_hounsfield") as caught:
+        read_series(tmp_path)
+    assert not caught.value.ineligible
+
+
+@pytest.mark.parametrize("metal_hu", [3071.0, 8000.0])
+def test_crowns_and_clips_are_plausible(tmp_path: Path, metal_hu: float) -> None:
+    def with_metal(points: np.ndarray) -> np.ndarray:
+        hu = head_hu(points)
+        hu[(np.abs(points - [0, -60, -40]) < [40, 12, 15]).all(axis=-1)] = metal_hu
+        return hu
+
+    write_series(tmp_path, hu_at=with_metal, bits_stored=16)
+    assert codes(read_series(tmp_path)) == set()
+
+
 # --- whatever else lies in the folder ---
 
 
