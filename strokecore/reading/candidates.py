@@ -22,6 +22,7 @@ from strokecore.reading.acquisition import (
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
 from strokecore.reading.header_words import contrast_evidence
+from strokecore.reading.passes import latest_pass, without_odd_images
 from strokecore.reading.patient import one_person
 
 _BEFORE_NOISE: Final = 3  # rank() without noise and UID
@@ -36,6 +37,8 @@ class Candidate:
     summary: what its headers say.
     files: its image slices; localizers and pictures filed under the same series are left out.
     left_out: number of those.
+    odd: image numbers of one or two that lie in another plane than the others; they are left out too.
+    passes: how many times the series scans the head; ``files`` are the last.
     acquisition: index of its acquisition, 0 the one tried first; -1 for a series without CT images.
     excluded: (code, reason) when the headers alone rule it out.
     """
@@ -43,6 +46,8 @@ class Candidate:
     summary: SeriesSummary
     files: tuple[DicomFile, ...]
     left_out: int = 0
+    odd: tuple[str, ...] = ()
+    passes: int = 1
     acquisition: int = -1
     excluded: tuple[str, str] | None = None
 
@@ -125,6 +130,10 @@ def why_not(other: Candidate, chosen: Candidate) -> str:
 
 def _candidate(files: Sequence[DicomFile]) -> Candidate:
     images = [f for f in files if _is_image(f)] or list(files)
+    left_out = len(files) - len(images)
+    given = any(contrast_evidence(tags.contrast_tags(f.header)) for f in images)
+    images, odd = without_odd_images(images)
+    images, passes = latest_pass(images)
     first = images[0].header
     values = summary_from_tags(tags.summary_tags(first), slices=len(images))
     numbers = {tags.number(f.header, "AcquisitionNumber") for f in images}
@@ -136,11 +145,13 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
         values,
         acquisition_number=values.acquisition_number if len(numbers) == 1 else None,
         acquisition_time_s=min(times, default=None),
-        contrast_given=any(contrast_evidence(tags.contrast_tags(f.header)) for f in images),
+        contrast_given=given,
         slice_thickness_mm=float(np.median(thicknesses)) if thicknesses else None,
         extent_mm=max(offsets) - min(offsets) + max(thicknesses, default=0.0) if offsets else None,
     )
-    return Candidate(summary, tuple(images), len(files) - len(images), excluded=exclusion(summary))
+    odd_numbers = (tags.number(f.header, "InstanceNumber") for f in odd)
+    numbers_of_odd = tuple("unknown" if n is None else str(int(n)) for n in odd_numbers)
+    return Candidate(summary, tuple(images), left_out, numbers_of_odd, passes, excluded=exclusion(summary))
 
 
 def _is_image(file: DicomFile) -> bool:

@@ -239,6 +239,18 @@ def _flags(
         inform("duplicate_slices", f"{duplicates} identical copies of slices were left out.")
     if candidate.left_out:
         inform("other_images_left_out", f"{candidate.left_out} images of the series are no axial CT slices.")
+    if candidate.odd:
+        inform(
+            "odd_images_left_out",
+            f"{len(candidate.odd)} images in another plane than the rest of the series were left out "
+            f"(image number {', '.join(candidate.odd)}).",
+        )
+    if candidate.passes > 1:
+        warn(
+            "several_passes",
+            f"The series scans the head {candidate.passes} times; the last pass was read.",
+            "Look at the earlier pass as well; send each scan as a series of its own.",
+        )
     if any(tags.text(s.header, "ImageType").upper().startswith("DERIVED") for s in slices):
         inform("derived_images", "The images are declared as derived (reformatted or processed).")
     if any(tags.text(s.header, "LossyImageCompression") == "01" for s in slices):
