@@ -154,13 +154,22 @@ def _study(folder: Path, series_uid: str | None) -> tuple[Folder, list[Candidate
         raise Refusal(
             "no_dicom",
             f"No readable DICOM image in the folder ({found.damaged} damaged or unreadable files).",
-            "Check the folder and the permissions of its files.",
+            _unpack(found) or "Check the folder and the permissions of its files.",
             ineligible=True,
         )
     one_study(files)
     if series_uid is None:
         one_patient_a_series(files)
     return found, find_candidates(files, noise_hu)
+
+
+def _unpack(found: Folder) -> str:
+    """The remedy for a folder of archives; "" when it holds none. File names can be patients' names."""
+    kinds = sorted(set(found.archives))
+    what = "an archive" if len(found.archives) == 1 else f"{len(found.archives)} archives"
+    return (
+        f"The folder holds {what} ({', '.join(kinds)}): unpack it and name the new folder." if kinds else ""
+    )
 
 
 def _series(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -520,6 +521,63 @@ def test_junk_is_passed_over(tmp_path: Path) -> None:
     series = read_series(tmp_path)
     assert series.hu.shape[0] == 28
     assert series.flags == ()
+
+
+@pytest.mark.parametrize("form", ["bytes", "sequence", "overlay"])
+def test_large_elements_are_not_kept(tmp_path: Path, form: str) -> None:
+    size = 4_000_000
+
+    def add(dataset: Dataset, k: int) -> None:
+        block = dataset.private_block(0x0029, "RAW DATA", create=True)
+        if form == "bytes":
+            block.add_new(0x10, "OB", bytes(size))
+        elif form == "sequence":
+            item = Dataset()
+            item.add_new((0x0009, 0x0010), "LO", "X")
+            item.add_new((0x0009, 0x1001), "OB", bytes(size))
+            block.add_new(0x10, "SQ", [item])
+        else:
+            dataset.add_new((0x6000, 0x3000), "OW", bytes(size))
+
+    small = {"slices": 14, "spacing_mm": 8.0, "size": 64, "pixel_mm": 3.0}
+    write_series(tmp_path / "plain", **small)  # type: ignore[arg-type]
+    write_series(tmp_path / "large", edit=add, **small)  # type: ignore[arg-type]
+    plain = read_series(tmp_path / "plain")
+    tracemalloc.start()
+    large = read_series(tmp_path / "large")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * size  # of 14 times that
+    np.testing.assert_array_equal(large.hu, plain.hu)
+    assert (large.digest, large.flags) == (plain.digest, plain.flags)
+
+
+def make_archive(folder: Path, kind: str) -> Path:
+    """An archive of ``folder`` in it, with a name that says nothing."""
+    made = {"zip": "zip", "tar": "tar", "gzip": "gztar", "xz": "xztar", "bzip2": "bztar"}[kind]
+    archive = shutil.make_archive(str(folder.parent / "packed"), made, folder)
+    return Path(archive).rename(folder.parent / "Miller_Anna")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip", "xz", "bzip2"])
+def test_archives_are_named_in_the_remedy(tmp_path: Path, kind: str) -> None:
+    write_series(tmp_path / "series", slices=2, size=16, pixel_mm=3)
+    archive = make_archive(tmp_path / "series", kind)
+    (tmp_path / "in").mkdir()
+    archive.rename(tmp_path / "in" / archive.name)
+    with pytest.raises(Refusal, match="no_dicom") as caught:
+        read_series(tmp_path / "in")
+    assert f"an archive ({kind})" in caught.value.remedy
+    assert "unpack" in caught.value.remedy
+    assert "Miller" not in str(caught.value)
+    with pytest.raises(UsageError, match=kind):
+        read_series(tmp_path / "in" / archive.name)
+
+
+def test_an_archive_beside_the_series_does_not_matter(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "series")
+    make_archive(tmp_path / "in" / "series", "zip")
+    assert read_series(tmp_path / "in").flags == ()
 
 
 def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
