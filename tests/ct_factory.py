@@ -55,9 +55,9 @@ def head_hu(points_mm: Array) -> Array:
         return ((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2 + ((z - centre[2]) / c) ** 2 <= 1
 
     hu = np.full(x.shape, -1000.0)
-    hu[ellipsoid(80, 98, 90)] = 40  # scalp
-    hu[ellipsoid(75, 93, 85)] = 900  # skull
-    hu[ellipsoid(68, 86, 78)] = 36  # brain
+    hu[ellipsoid(80, 98, 75)] = 40  # scalp
+    hu[ellipsoid(75, 93, 70)] = 900  # skull
+    hu[ellipsoid(68, 86, 63)] = 36  # brain
     hu[ellipsoid(10, 30, 14, (-14, 0, 8))] = 6  # ventricles
     hu[ellipsoid(10, 30, 14, (14, 0, 8))] = 6
     radius = MARKER_RADIUS_MM

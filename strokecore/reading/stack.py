@@ -32,6 +32,7 @@ from strokecore.reading.refusals import (
 )
 
 HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certainty
+COVERAGE_STEP_MM: Final = 3.0
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
@@ -182,6 +183,29 @@ def _stack(candidate: Candidate, slices: Sequence[Slice], dropped: int) -> Stack
     )
 
 
+def _coverage(slices: Sequence[Slice]) -> tuple[float, float] | None:
+    """Millimetres scanned below the lowest and above the highest slice that shows brain; None when none does.
+
+    0 means that the scan ends inside the brain.
+    """
+    upwards = slices if slices[0].plane.normal[2] >= 0 else slices[::-1]
+    below, above = (_beside_brain_mm(end) for end in (upwards, upwards[::-1]))
+    return None if below is None or above is None else (below, above)
+
+
+def _beside_brain_mm(from_the_end: Sequence[Slice]) -> float | None:
+    """From the first slice to the first that shows brain, looked for every few millimetres."""
+    looked_at = -COVERAGE_STEP_MM
+    for s in from_the_end:
+        distance = abs(s.offset_mm - from_the_end[0].offset_mm)
+        if distance - looked_at < COVERAGE_STEP_MM:
+            continue
+        looked_at = distance
+        if shows_brain(s.pixels.hu, s.plane.pixel_spacing_mm):
+            return distance
+    return None
+
+
 def _flags(
     candidate: Candidate, slices: Sequence[Slice], tilt_deg: float, duplicates: int
 ) -> tuple[QualityFlag, ...]:
@@ -199,6 +223,25 @@ def _flags(
     def inform(code: str, message: str) -> None:
         flags.append(QualityFlag(code, "info", message))
 
+    covered = _coverage(slices)
+    if covered is not None:
+        scan = f"{len(slices)} slices over {float(gaps.sum()):.0f} mm"
+        below, above = covered
+        whole = "Check that all slices arrived; send the whole head."
+        if below == 0:
+            warn(
+                "base_cut",
+                f"The lowest slice still shows brain: the head is cut at the base ({scan}).",
+                whole,
+            )
+        if above == 0:
+            warn(
+                "vertex_cut", f"The highest slice still shows brain: it is cut at the vertex ({scan}).", whole
+            )
+        inform(
+            "coverage",
+            f"{scan}: {below:.0f} mm below and {above:.0f} mm above those that show brain.",
+        )
     if kernel_kind(summary.kernel, summary.description) == "sharp":
         warn(
             "sharp_kernel",

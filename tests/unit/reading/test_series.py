@@ -21,7 +21,8 @@ from tests.ct_factory import LEFT_MARKER_MM, body_hu, head_hu, overwrite, uid, w
 
 
 def codes(series: Series) -> set[str]:
-    return {flag.code for flag in series.flags}
+    """What the flags say beside the extent of the scan, which every series has."""
+    return {flag.code for flag in series.flags} - {"coverage"}
 
 
 def test_real_head_ct(shared_data: Path) -> None:
@@ -392,6 +393,46 @@ def test_what_is_no_number_with_a_comma_either_is_refused(tmp_path: Path, value:
         read_series(tmp_path)
 
 
+# --- a part of the head is missing ---
+
+
+@pytest.mark.parametrize(
+    ("lost_below", "lost_above", "cut"),
+    [
+        (0, 0, set()),
+        (5, 0, {"base_cut"}),
+        (0, 5, {"vertex_cut"}),
+        (0, 10, {"vertex_cut"}),
+        (6, 6, {"base_cut", "vertex_cut"}),
+    ],
+)
+@pytest.mark.parametrize("orientation", ["HFS", "FFS"])
+def test_a_cut_head_is_said(
+    tmp_path: Path, lost_below: int, lost_above: int, cut: set[str], orientation: str
+) -> None:
+    offsets = [(n - 14) * 5.0 for n in range(lost_below, 29 - lost_above)]
+    if orientation == "FFS":
+        offsets = [-o for o in offsets]
+    write_series(tmp_path, offsets_mm=offsets, orientation=orientation)
+    series = read_series(tmp_path)
+    assert codes(series) == cut
+    (flag,) = (f for f in series.flags if f.code == "coverage")
+    assert f"{len(offsets)} slices over {5 * (len(offsets) - 1)} mm" in flag.message
+    assert ("0 mm below" in flag.message) is ("base_cut" in cut) or lost_below == 0
+    for code in cut:
+        assert f"{len(offsets)} slices" in next(f.message for f in series.flags if f.code == code)
+
+
+def test_a_part_of_the_real_scan(shared_data: Path, tmp_path: Path) -> None:
+    whole = read_series(shared_data / "real_head_ct")
+    assert "24 mm below and 14 mm above" in next(f.message for f in whole.flags if f.code == "coverage")
+    kept = {str(d.SOPInstanceUID) for d in whole.datasets[:22]}
+    for path in (shared_data / "real_head_ct").glob("*.dcm"):
+        if str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) in kept:
+            (tmp_path / path.name).symlink_to(path)
+    assert "vertex_cut" in codes(read_series(tmp_path))
+
+
 # --- pixels that are no Hounsfield units, whatever the header says ---
 
 
@@ -520,7 +561,7 @@ def test_junk_is_passed_over(tmp_path: Path) -> None:
     directory.save_as(tmp_path / "DICOMDIR")
     series = read_series(tmp_path)
     assert series.hu.shape[0] == 28
-    assert series.flags == ()
+    assert codes(series) == set()
 
 
 @pytest.mark.parametrize("form", ["bytes", "sequence", "overlay"])
@@ -577,7 +618,7 @@ def test_archives_are_named_in_the_remedy(tmp_path: Path, kind: str) -> None:
 def test_an_archive_beside_the_series_does_not_matter(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "series")
     make_archive(tmp_path / "in" / "series", "zip")
-    assert read_series(tmp_path / "in").flags == ()
+    assert codes(read_series(tmp_path / "in")) == set()
 
 
 def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
@@ -587,7 +628,7 @@ def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "again").symlink_to(tmp_path / "store")
     series = read_series(tmp_path / "in")
     assert series.hu.shape[0] == 28
-    assert series.flags == ()
+    assert codes(series) == set()
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_flagged(
@@ -654,7 +695,7 @@ def test_identity_that_only_the_file_meta_has(tmp_path: Path, keyword: str, valu
     write_series(tmp_path / "whole")
     write_series(tmp_path / "less", tags={keyword: value})
     whole, series = read_series(tmp_path / "whole"), read_series(tmp_path / "less")
-    assert series.flags == ()
+    assert codes(series) == set()
     assert [d[keyword].value for d in series.datasets] == [d[keyword].value for d in whole.datasets]
 
 
