@@ -50,7 +50,7 @@ CONTRAST_KEYWORDS: Final = (*_CONTRAST_WORDS, *CONTRAST_NUMBERS, *CONTRAST_TIMES
 # The thing itself; the second list holds abbreviations that mean something else where they stand alone
 # (CM centimetres, IV the fourth ventricle, C a cervical vertebra).
 _NOUN: Final = (
-    r"(?:CONTRAST\w*|KONTRAS[TC]\w*|KM|MDC|PDC|CIV|INJ(?!UR)\w*|INYEC\w*|INIEZ\w*|BOLUS\w*|OPACIFI\w*"
+    r"(?:CONTRAST\w*|KONTRAS[TC]\w*|KM|MDC|PDC|CIV|INJ(?!UR)\w*|INYEC\w*|INIE[ZT]\w*|BOLUS\w*|OPACIFI\w*"
     r"|ENHANC\w*|КОНТРАСТ\w*|УСИЛЕНИ\w*|БОЛЮС\w*)"
 )
 _SHORT_NOUN: Final = (
@@ -67,13 +67,15 @@ _FILL: Final = (
     r"|В|ВЕЩЕСТВ\w*|ПРЕПАРАТ\w*|СРЕДСТВ\w*|ВНУТРИВЕНН\w*)"
 )
 _NEGATION: Final = (
-    r"(?:NO|NON|NOT|NIL|WITHOUT|WO|OHNE|O(?= KM)|KEIN\w{0,2}|NICHT|SANS|AUCUNE?|PAS|SIN|NINGUN[AO]?|SENZA"
+    r"(?:NO|NON(?! IOD)|NOT|NIL|WITHOUT|WO|OHNE|[SO](?= KM)|SS(?= (?:INJ|CONTR|PC|PDC|IV))|KEIN\w{0,2}|NICHT"
+    r"|SANS|AUCUNE?|PAS|SIN|NINGUN[AO]?|SENZA"
     r"|NESSUN[AO]?|SEM|NENHUMA?"
     r"|NAO|GEEN|ZONDER|NIET|BEZ|BRAK|NIE|NE|ZADN\w{1,3}|ZADEN|БЕЗ|НЕТ|НЕ)"
 )
-_BEFORE: Final = r"(?:PRE|BEFORE|VOR|AVANT|ANTES|PRIMA|VOOR|PRZED|PRED|ДО)"
+_BEFORE: Final = r"(?:PRE|BEFORE|VOR|V(?= KM)|AVANT|ANTES|PRIMA|VOOR|PRZED|PRED|ДО)"
 _GIVEN: Final = (
-    r"(?:GIVEN|USED|ADMINISTERED|INJECTED|APPLIED|REQUIRED|NEEDED|GEGEBEN|VERABREICHT|VERWENDET|APPLIZIERT"
+    r"(?:GIVEN|USED|WAS|IS|HAS|BEEN|ANGABEN?|INIETTATO|GEGEVEN|ADMINISTERED|INJECTED|APPLIED|REQUIRED|NEEDED"
+    r"|GEGEBEN|VERABREICHT|VERWENDET|APPLIZIERT"
     r"|ADMINISTRE|UTILISE"
     r"|INJECTE|ADMINISTRADO|ADMINISTRO|UTILIZADO|USADO|APLICADO|SOMMINISTRATO|UTILIZZATO|USATO|TOEGEDIEND"
     r"|GEBRUIKT"
@@ -82,36 +84,38 @@ _GIVEN: Final = (
 )
 # Says "none" or says nothing, alone.
 _NOTHING: Final = (
-    rf"(?:{_NEGATION}|NONE|N|NA|NULL|NOTHING|ZERO|FALSE|UNKNOWN|UNSPECIFIED|UNDEFINED|NEIN|NICHTS|UNBEKANNT"
+    rf"(?:{_NEGATION}|NONE|N|NA|NC|KA|NEG|NEGATIV\w?|NOCONTRAST|NEPODAN\w?|NULL|NOTHING|ZERO|FALSE|UNKNOWN"
+    rf"|UNSPECIFIED|UNDEFINED|NEIN|NICHTS|UNBEKANNT"
     rf"|NEANT|RIEN|INCONNU"
     r"|NADA|DESCONOCIDO|NIENTE|SCONOSCIUTO|DESCONHECIDO|NEE|ONBEKEND|NIEZNANY|NENI|NEZNAMY|НИКАК\w{2}"
     r"|НЕИЗВЕСТНО|ОТСУТСТВУЕТ"
-    r"|無し?|无|没有|沒有|なし|ナシ|ない|없음|없다|무|안함)"
+    r"|無し?|无|没有|沒有|なし|ナシ|ない|未使用|不使用|使用せず|미사용|없음|없다|무|안함)"
 )
 _PLAIN: Final = (
-    r"(?:NCCT|NECT|NCCTH?|PLAIN|NATIV\w{0,3}|NATIF|UNENHANCED|NON ?(?:CON\w*|CE|ENHANC\w*|KM)|NONENHANCED"
-    r"|UNKONTRASTIERT"
-    r"|НАТИВН\w*|NATYWN\w*|BASALE|BLANCO|BEZKONTRAST\w*|БЕСКОНТРАСТ\w*"
+    r"(?:(?:NCCT|NECT|NCCTH?|NC|SPC|SMDC|PLAIN|NATIV\w{0,3}|NATIF|UNENHANCED|NON ?(?:CON\w*|CE|ENHANC\w*|KM)"
+    r"|UNKONTRASTIERT|НАТИВН\w*|NATYWN\w*|BASALE|BLANCO|BEZKONTRAST\w*|БЕСКОНТРАСТ\w*)(?![A-ZА-Я])"
     r"|平扫|平掃|単純|單純|普通扫描|(?:無|无|没有?|未|不|非)(?:注射|使用|用)?(?:造影[剤剂劑]?"
     r"|增[强強]|对比剂|對比劑)"
-    r"|造影[剤剂劑]? ?(?:なし|ナシ|無し?|无|前|不使用)|增[强強]前|[비무]조영\w*|조영(?:제)? ?(?:없음"
-    r"|없이|안함|전|무))"
+    r"|造影[剤剂劑]? ?(?:なし|ナシ|無し?|无|前|不使用|未使用|使用せず)|增[强強]前"
+    r"|[비무]조영\w*|조영(?:제)? ?(?:없음|없이|안함|미사용|전|무))"
 )
 _NEGATED: Final = re.compile(
-    rf"\b{_NEGATION}(?: (?:{_FILL}|{_GIVEN}))*(?: (?:{_NOUN}"
+    rf"\b{_NEGATION}(?: (?:{_FILL}|{_GIVEN}|IOD\w+))*(?: (?:{_NOUN}"
     rf"|{_SHORT_NOUN}))(?: {_FILL})*(?: {_NOUN})*(?: {_GIVEN})?\b"
     rf"|\b{_BEFORE}(?: {_FILL})* ?(?:{_NOUN}|CON|KM|CE)\b"
     rf"|\b(?:{_NOUN}|IV)(?: {_NOUN})* (?:NONE|NEIN|KEIN\w{{0,2}}|AUCUNE?|NINGUN[AO]?|NESSUN[AO]?|NENHUMA?"
     rf"|GEEN|BRAK|НЕТ|(?:NOT|NICHT|NIE|NON|НЕ) {_GIVEN})\b"
 )
 _NATIVE: Final = re.compile(rf"(?<!\w){_PLAIN}|\bNATIVE\b")
-_NONE_VALUE: Final = re.compile(
-    rf"{_NOTHING}(?: (?:{_FILL}|{_NOUN}|{_SHORT_NOUN}|{_GIVEN}))*"
+_NONE: Final = (
+    rf"(?:{_NOTHING}(?: (?:{_FILL}|{_NOUN}(?: IOD\w+)?|IOD\w+ {_NOUN}|{_SHORT_NOUN}|{_GIVEN}))*"
     rf"|(?:(?:{_NOUN}|{_SHORT_NOUN}|{_FILL}) )+{_NOTHING}(?: {_GIVEN})?"
     rf"|{_BEFORE}(?: {_FILL})* ?(?:{_NOUN}|CON|KM|CE)"
     rf"|(?:NATIVE|{_PLAIN})(?: (?:CT|SCAN|STUDY|EXAM|{_GIVEN}))?"
-    r"|0+(?: 0+)? ?(?:ML|CC|CM3|MG|G|MMOL|MGI|МЛ)?"
+    r"|(?>0+(?: 0+)*) ?(?:(?:ML|CC|CM3|MG|G|MMOL|MGI|МЛ)\b)?(?: (?:IV|EV))?)"
 )
+_NONE_VALUE: Final = re.compile(rf"{_NONE}(?: {_NONE})*")
+_LONGEST_NONE: Final = 100  # characters; ContrastBolusAgent holds 64
 
 # With and without, before and after: (with, without, and), a language a row.
 _PAIRS: Final = (
@@ -137,21 +141,30 @@ _PAIRS: Final = (
 
 
 def _both(has: str, lacks: str, joined: str) -> str:
-    noun = rf"(?: {_FILL})*(?: (?:{_NOUN}|{_SHORT_NOUN}))*"
+    noun = rf"(?: {_FILL})* (?:{_NOUN}|{_SHORT_NOUN})\b"
     link = rf"(?: (?:{joined}|[+]))*"
-    return rf"\b(?:{has}){noun}{link} (?:{lacks})\b|\b(?:{lacks}){noun}{link} (?:{has})(?= |$)"
+    return (
+        rf"\b(?:{has})(?:{noun})*{link} (?:{lacks})\b|\b(?:{lacks}){link} (?:{has})(?= |$)"
+        # "without contrast with bone" is without
+        rf"|\b(?:{lacks})(?:{noun})+{link} (?:{has})(?={noun}|$)"
+    )
 
 
-_WITH_AND_WITHOUT: Final = re.compile("|".join([*(_both(*pair) for pair in _PAIRS), r"\bWW/?O\b"]))
+_WITH_AND_WITHOUT: Final = re.compile(
+    "|".join([*(_both(*pair) for pair in _PAIRS), r"\bWWO\b", r"\bSPC APC\b", r"\bSMDC \w CMDC\b"])
+)
 
 # The word contrast where it is about the picture, or about its windows.
 _TECHNICAL: Final = re.compile(
     r"\b(?:(?:HIGH|LOW|SOFT|TISSUE|IMPROVED|OPTIMI[SZ]ED|GR[AE]Y WHITE|HOHER|NIEDRIGER|HAUT|ALTO|BAJO"
     r"|BAIXO) [CK]ONTRAST\w*"
-    r"|[CK]ONTRAST\w* (?:RESOLUTION|FILTER|RATIO|WINDOW)|(?:EDGE|DETAIL|NOISE|STRUCTURE) ENHANC\w*)"
+    r"|[CK]ONTRAST\w* (?:RESOLUTION|FILTER|RATIO|WINDOW)"
+    r"|(?:HEAD|BRAIN|SKULL) INJ|INJ (?:HEAD|BRAIN|SKULL)|(?:EDGE|DETAIL|NOISE|STRUCTURE) ENHANC\w*)"
 )
 _ENHANCED: Final = re.compile(
-    rf"\b(?:{_NOUN}|CE|CECT)\b|\b(?:W|WITH|POST|AFTER) (?:IV )?(?:{_SHORT_NOUN}|IV)\b|\bPOST(?:CON|KM|INJ)\w*"
+    rf"\b(?:{_NOUN}|CE|CECT)\b|\b(?:W|WITH|POST|AFTER) (?:IV )?(?:{_SHORT_NOUN}|IV)\b"
+    rf"|\bPOST ?(?:[CK]ON(?:TR?)?|KM|INJ|GAD)(?!US|UR|TROL)\w*"
+    r"|\bCON$|\bAND CON\b|\b(?:APC|CMDC|CM IV|IV CM|S KL)\b|\b(?:WITH|AVEC|MIT)$"
     r"|\b(?:AVEC|APRES|MIT|NACH|MET) (?:IV|KM|PC|PDC|CM)\b|\bCON (?:MC|MK|IV|EV|CM)\b|\bCOM (?:IV|EV|CM)\b"
     r"|\b(?:OMNIPAQUE|ULTRAVIST|ISOVUE|VISIPAQUE|OPTIRAY|XENETIX|IOMERON|IMERON|IOPAMIRO\w*|SOLUTRAST"
     r"|ACCUPAQUE|HEXABRIX"
@@ -160,8 +173,9 @@ _ENHANCED: Final = re.compile(
 )
 # Techniques that need an agent. The native scan of such a protocol carries their names too.
 _TECHNIQUE: Final = re.compile(
-    r"\bCT ?[AVP]\b|ANGIO|PERFU[SZ]|\bCB[FV]\b|\bMTT\b|\bTMAX\b|\bARTERI(?:AL|EL|OS)\w*|\bVENOUS"
-    r"|\bVENOE?S\w*|\bVEINEU\w*|VENOGR"
+    r"(?<![A-Z])V?P?CT ?[AVP](?![A-Z])|\bV?PCT\b|ANGIO|WILLIS|\bTSA\b|PHLEBO|FLEBO|PERFU[SZ]|\bCB[FV]\b"
+    r"|\bMTT\b|\bTMAX\b|\bARTERI(?:AL|EL|OS)\w*|\bVENOUS(?! SINUS)"
+    r"|\bVENOE?S(?!US?\b)\w*|\bVEINEU\w*|VENOGR"
     r"|MONITORING|\b(?:LATE|DELAYED|PORTAL|EARLY) (?:PHASE|VENOUS)|SPA(?:E)?TPHASE|TETNICZ|ZYLN|TEPENN|ZILN"
     r"|АНГИО|ПЕРФУЗ|АРТЕРИАЛ|ВЕНОЗН|灌注|灌流|관류|血管|혈관|动脉期|動脈相|静脉期|静脈相"
 )
@@ -189,7 +203,7 @@ def head_by_tags(body_part: str, *descriptions: str) -> bool | None:
 def contrast_declared(agent: str) -> bool:
     """Whether ContrastBolusAgent names an agent; empty or a word for "none" is no agent."""
     words = _words(agent)
-    return bool(words) and not _NONE_VALUE.fullmatch(words)
+    return bool(words) and not (len(words) <= _LONGEST_NONE and _NONE_VALUE.fullmatch(words))
 
 
 def contrast_evidence(tags: Mapping[str, str]) -> bool:
@@ -237,6 +251,8 @@ def _words(text: str) -> str:
     text = re.sub(r"\bS ?/ ?(?=CONTR|MDC|INJ|INY)", "SEM ", text)
     text = re.sub(r"\bC ?/ ?(?=CONTR|MDC|INJ|INY)", "COM ", text)
     text = text.replace("&", " AND ")
+    if re.search(r"\bS ?/ ?C\b", text):
+        text = re.sub(r"\bC ?/ ?C\b", "COM CONTRASTE", re.sub(r"\bS ?/ ?C\b", "SEM CONTRASTE", text))
     # "C+", "+ KM", "IV-"; but "head+C-spine"
     noun = rf"(?:C(?![ /-]*(?:S\b|SP))|KM|IV|CE|CM|{_NOUN})"
     text = re.sub(rf"\b{noun} ?\+|\+ ?{noun}\b", " POST CONTRAST ", text)
