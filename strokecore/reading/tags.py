@@ -110,10 +110,13 @@ def _number(text: str) -> float | None:
 def written(header: Dataset, keyword: str) -> str:
     """The value as the file has it, also where it does not fit its type: "80 ml" as a volume."""
     converted = text(header, keyword)
-    element = header.get_item(keyword) if keyword in header else None
-    if converted or element is None or not isinstance(element.value, bytes):
+    if converted or keyword not in header:
         return converted
-    return element.value.decode("latin-1").strip(" \0")
+    try:
+        value = header.get_item(keyword).value
+    except Exception:  # a length or a type that is damaged
+        return ""
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
 
 
 def meanings(header: Dataset, keyword: str) -> str:
