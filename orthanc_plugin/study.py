@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
+from strokecore.reading.header_words import CONTRAST_SEQUENCES
 
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 
@@ -114,7 +115,8 @@ def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:
     """
     for identifier in instances:
         try:
-            return _texts(api.get(f"/instances/{identifier}/simplified-tags"))
+            tags = api.get(f"/instances/{identifier}/simplified-tags")
+            return {**_texts(tags), **_meanings(tags)}
         except OrthancError as error:  # 404 too may mean that the index knows it and the storage does not
             if not error.status:
                 raise  # Orthanc itself does not answer
@@ -141,3 +143,16 @@ def parse_orthanc_time(text: object) -> datetime | None:
 def _texts(values: object) -> dict[str, str]:
     """The text values of a JSON object; sequences and the like are left out."""
     return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}
+
+
+def _meanings(values: object) -> dict[str, str]:
+    """What the sequences that show a contrast agent say; an item without a code reads "item"."""
+    tags = values if isinstance(values, dict) else {}
+    found = {k: tags[k] for k in CONTRAST_SEQUENCES if isinstance(tags.get(k), list)}
+    return {
+        keyword: "\\".join(
+            _texts(i).get("CodeMeaning") or _texts(i).get("CodeValue") or "item" for i in items
+        )
+        for keyword, items in found.items()
+        if items
+    }

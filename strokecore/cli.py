@@ -60,12 +60,15 @@ def _score(options: argparse.Namespace) -> int:
 
     from strokecore.config import ScoringConfig
     from strokecore.pipeline import score_folder
+    from strokecore.reading.files import archive_kind
     from strokecore.reading.tags import quiet_pydicom
     from strokecore.reports.outputs import failed_run, prepare, reason, write_all
     from strokecore.reports.terminal import print_table
 
     if not options.folder.is_dir():
-        raise UsageError(f"{options.folder} is not a folder; give the folder that holds the DICOM files.")
+        kind = archive_kind(options.folder) if options.folder.is_file() else None
+        what = f"an archive ({kind}); unpack it and" if kind else "not a folder;"
+        raise UsageError(f"{options.folder} is {what} give the folder that holds the DICOM files.")
     config = ScoringConfig(
         engine=options.engine,
         model=options.model,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ def head_hu(points_mm: Array) -> Array:
         return ((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2 + ((z - centre[2]) / c) ** 2 <= 1
 
     hu = np.full(x.shape, -1000.0)
-    hu[ellipsoid(80, 98, 90)] = 40  # scalp
-    hu[ellipsoid(75, 93, 85)] = 900  # skull
-    hu[ellipsoid(68, 86, 78)] = 36  # brain
+    hu[ellipsoid(80, 98, 75)] = 40  # scalp
+    hu[ellipsoid(75, 93, 70)] = 900  # skull
+    hu[ellipsoid(68, 86, 63)] = 36  # brain
     hu[ellipsoid(10, 30, 14, (-14, 0, 8))] = 6  # ventricles
     hu[ellipsoid(10, 30, 14, (14, 0, 8))] = 6
     radius = MARKER_RADIUS_MM
@@ -101,6 +101,7 @@ def write_series(
     frame_of_reference: str = "frame",
     tags: Mapping[str, Any] | None = None,
     edit: Callable[[Dataset, int], Dataset | None] | None = None,
+    enforce_file_format: bool = True,
 ) -> list[Path]:
     """Write one CT series below ``folder`` and return its files in spatial order.
 
@@ -119,6 +120,7 @@ def write_series(
     tags: keyword to value, set on every slice; None deletes the element.
     edit: called with each finished dataset and its spatial index; returns what is to be written (the
         dataset itself when it returns None).
+    enforce_file_format: False writes the file meta as it is, incomplete ones too.
 
     File names and InstanceNumber are deliberately shuffled against the spatial order.
     """
@@ -163,9 +165,18 @@ def write_series(
         if transfer_syntax != ExplicitVRLittleEndian:
             dataset.compress(transfer_syntax, generate_instance_uid=False)
         path = folder / f"{series}_{int(shuffled[k]):04d}"
-        dataset.save_as(path, enforce_file_format=True)
+        dataset.save_as(path, enforce_file_format=enforce_file_format)
         paths.append(path)
     return paths
+
+
+def overwrite(paths: Iterable[Path], old: bytes, new: bytes) -> None:
+    """Put other bytes, as many, into files: values that no writer would let through."""
+    assert len(old) == len(new)
+    for path in paths:
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
 
 
 def world_mm(position: Array, row: Array, column: Array, pixel_mm: float, size: int) -> Array:

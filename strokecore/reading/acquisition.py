@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from strokecore.reading.header_words import contrast_declared, contrast_in_description, head_by_tags
+from strokecore.reading.header_words import contrast_evidence, contrast_in_description, head_by_tags
 
 ACQUISITION_WINDOW_S: Final = 600.0  # of one visit to the scanner: a repeat after motion joins it
 DAY_S: Final = 86400.0
@@ -60,6 +60,7 @@ class SeriesSummary:
     acquisition_number: None also when it differs between the instances of the series (some scanners
         count slices with it).
     orientation: ImageOrientationPatient, six direction cosines.
+    contrast_given: whether any attribute names a contrast agent or shows that one was given.
     extent_mm: length of the stack along its normal, slice thickness included; only for ranking.
     noise_hu: standard deviation of noise; only for ranking.
     """
@@ -78,7 +79,7 @@ class SeriesSummary:
     protocol: str = ""
     study_description: str = ""
     body_part: str = ""
-    contrast_agent: str = ""
+    contrast_given: bool = False
     rescale_type: str = ""
     orientation: tuple[float, ...] = ()
     slice_thickness_mm: float | None = None
@@ -107,7 +108,8 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
     r"""Summary from DICOM keywords to text, several values joined by a backslash as in the file.
 
     ``tags`` holds what is there; every unusable value counts as not said. This is the form in which
-    Orthanc answers ``/series/{id}`` merged with ``/instances/{id}/simplified-tags``.
+    Orthanc answers ``/series/{id}`` merged with ``/instances/{id}/simplified-tags``; of a sequence, the
+    meanings of its codes.
     """
 
     def text(keyword: str) -> str:
@@ -135,7 +137,7 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
         protocol=text("ProtocolName"),
         study_description=text("StudyDescription"),
         body_part=text("BodyPartExamined"),
-        contrast_agent=text("ContrastBolusAgent"),
+        contrast_given=contrast_evidence({k: v for k, v in tags.items() if isinstance(v, str)}),
         rescale_type=text("RescaleType").upper(),
         orientation=tuple(o for o in orientation if o is not None) if None not in orientation else (),
         slice_thickness_mm=_number(text("SliceThickness")),
@@ -172,7 +174,7 @@ def exclusion(series: SeriesSummary) -> tuple[str, str] | None:
         return "not_hounsfield", "projection or rendering, not slices"
     if kinds & _MAP_WORDS or series.rescale_type not in ("", "HU", "HU_MOD"):
         return "not_hounsfield", "a map or picture, not Hounsfield units"
-    if contrast_declared(series.contrast_agent) or contrast_in_description(series.description):
+    if series.contrast_given or contrast_in_description(series.description):
         return "contrast_agent", "contrast agent declared"
     if series.tags_say_head is False:
         return "not_head", "another body part"

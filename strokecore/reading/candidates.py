@@ -21,6 +21,9 @@ from strokecore.reading.acquisition import (
 )
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
+from strokecore.reading.header_words import contrast_evidence
+from strokecore.reading.passes import latest_pass, without_odd_images
+from strokecore.reading.patient import one_person
 
 _BEFORE_NOISE: Final = 3  # rank() without noise and UID
 
@@ -34,6 +37,8 @@ class Candidate:
     summary: what its headers say.
     files: its image slices; localizers and pictures filed under the same series are left out.
     left_out: number of those.
+    odd: image numbers of one or two that lie in another plane than the others; they are left out too.
+    passes: how many times the series scans the head; ``files`` are the last.
     acquisition: index of its acquisition, 0 the one tried first; -1 for a series without CT images.
     excluded: (code, reason) when the headers alone rule it out.
     """
@@ -41,6 +46,8 @@ class Candidate:
     summary: SeriesSummary
     files: tuple[DicomFile, ...]
     left_out: int = 0
+    odd: tuple[str, ...] = ()
+    passes: int = 1
     acquisition: int = -1
     excluded: tuple[str, str] | None = None
 
@@ -62,6 +69,25 @@ def one_study(files: Sequence[DicomFile]) -> None:
         raise Refusal("mixed_studies", f"The images belong to {len(studies)} studies, expected one.", remedy)
 
 
+def one_patient_a_series(files: Sequence[DicomFile]) -> None:
+    """Raises Refusal("mixed_patients") when one series holds two persons under one PatientID."""
+    mixed = sum(not one_person([f.header for f in group]) for group in _by_series(files).values())
+    if mixed:
+        raise Refusal(
+            "mixed_patients",
+            f"Name, birth date or sex differ between the images of one series ({mixed} such series), "
+            "expected one patient.",
+            "Find out whose images these are, and send them again under one patient.",
+        )
+
+
+def _by_series(files: Sequence[DicomFile]) -> dict[str, list[DicomFile]]:
+    series: dict[str, list[DicomFile]] = defaultdict(list)
+    for file in files:
+        series[file.series_uid].append(file)
+    return series
+
+
 def find_candidates(
     files: Sequence[DicomFile], noise_hu: Callable[[Candidate], float | None]
 ) -> list[Candidate]:
@@ -69,10 +95,7 @@ def find_candidates(
 
     ``noise_hu`` measures a series' noise; it is called only where kernel, thickness and coverage tie.
     """
-    by_series: dict[str, list[DicomFile]] = defaultdict(list)
-    for file in files:
-        by_series[file.series_uid].append(file)
-    candidates = [_candidate(group) for group in by_series.values()]
+    candidates = [_candidate(group) for group in _by_series(files).values()]
     candidates = _with_noise(candidates, noise_hu)
 
     order: dict[str, int] = {}
@@ -107,6 +130,10 @@ def why_not(other: Candidate, chosen: Candidate) -> str:
 
 def _candidate(files: Sequence[DicomFile]) -> Candidate:
     images = [f for f in files if _is_image(f)] or list(files)
+    left_out = len(files) - len(images)
+    given = any(contrast_evidence(tags.contrast_tags(f.header)) for f in images)
+    images, odd = without_odd_images(images)
+    images, passes = latest_pass(images)
     first = images[0].header
     values = summary_from_tags(tags.summary_tags(first), slices=len(images))
     numbers = {tags.number(f.header, "AcquisitionNumber") for f in images}
@@ -118,11 +145,13 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
         values,
         acquisition_number=values.acquisition_number if len(numbers) == 1 else None,
         acquisition_time_s=min(times, default=None),
-        contrast_agent=next((agent for f in images if (agent := _contrast_agent(f))), ""),
+        contrast_given=given,
         slice_thickness_mm=float(np.median(thicknesses)) if thicknesses else None,
         extent_mm=max(offsets) - min(offsets) + max(thicknesses, default=0.0) if offsets else None,
     )
-    return Candidate(summary, tuple(images), len(files) - len(images), excluded=exclusion(summary))
+    odd_numbers = (tags.number(f.header, "InstanceNumber") for f in odd)
+    numbers_of_odd = tuple("unknown" if n is None else str(int(n)) for n in odd_numbers)
+    return Candidate(summary, tuple(images), left_out, numbers_of_odd, passes, excluded=exclusion(summary))
 
 
 def _is_image(file: DicomFile) -> bool:
@@ -133,15 +162,6 @@ def _is_image(file: DicomFile) -> bool:
 def _acquisition_time(file: DicomFile) -> float | None:
     keywords = ("AcquisitionDateTime", "AcquisitionTime", "AcquisitionDate")
     return summary_from_tags({k: tags.text(file.header, k) for k in keywords}).acquisition_time_s
-
-
-def _contrast_agent(file: DicomFile) -> str:
-    """Declared agent, from whichever attribute declares it."""
-    if agent := tags.text(file.header, "ContrastBolusAgent"):
-        return agent
-    volume = tags.number(file.header, "ContrastBolusVolume")
-    sequence = tags.raw(file.header, "ContrastBolusAgentSequence")
-    return "declared without a name" if (volume or 0) > 0 or sequence else ""
 
 
 def _with_noise(

@@ -11,14 +11,50 @@ from typing import Final
 
 import pydicom
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 
 from strokecore.errors import UsageError
 from strokecore.reading import tags
 
 _log = logging.getLogger(__name__)
 
+_OF_PIXELS: Final = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+)
 _DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES: Final = 128
+_LARGE: Final = "256 KB"  # of one element of a header; every one that is looked at is far smaller
+# How a file begins that holds others: the name of its kind, and where in the file its mark lies.
+_ARCHIVES: Final = (
+    ("zip", 0, b"PK\x03\x04"),
+    ("gzip", 0, b"\x1f\x8b"),
+    ("7z", 0, b"7z\xbc\xaf\x27\x1c"),
+    ("rar", 0, b"Rar!\x1a\x07"),
+    ("xz", 0, b"\xfd7zXZ\x00"),
+    ("bzip2", 0, b"BZh"),
+    ("tar", 257, b"ustar"),
+    ("ISO image", 32769, b"CD001"),
+)
+_REPEATED_IN_FILE_META: Final = {
+    "SOPClassUID": "MediaStorageSOPClassUID",
+    "SOPInstanceUID": "MediaStorageSOPInstanceUID",
+}
 # A file without preamble starts with an element of group 0002 or 0008, little endian.
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00")
 
@@ -51,18 +87,26 @@ class Folder:
     ----------
     files: DICOM instances, sorted by SOPInstanceUID, so that nothing depends on file names.
     damaged: number of files or folders that look like DICOM, or could not be opened, and were skipped.
+    archives: kinds of the archives that lie there ("zip"), one for each; nothing is unpacked.
     """
 
     files: tuple[DicomFile, ...]
     damaged: int
+    archives: tuple[str, ...] = ()
 
 
 def find_dicom(folder: Path) -> Folder:
     """DICOM instances below ``folder``; DICOMDIR and other files are passed over. Raises UsageError."""
     if not folder.is_dir():
+        kind = archive_kind(folder) if folder.is_file() else None
+        if kind is not None:
+            raise UsageError(
+                f"The input is an archive ({kind}); unpack it and name the folder that it gives."
+            )
         raise UsageError("The input is not a folder; name the folder that holds the DICOM files.")
     paths, damaged = _regular_files(folder)
     files = []
+    archives = []
     for path in paths:
         try:
             header = read_header(path)
@@ -71,6 +115,8 @@ def find_dicom(folder: Path) -> Folder:
             damaged += 1
             continue
         if header is None:
+            if kind := archive_kind(path):
+                archives.append(kind)
             continue
         file = DicomFile(path, header)
         if file.series_uid and file.instance_uid:
@@ -78,12 +124,25 @@ def find_dicom(folder: Path) -> Folder:
         else:
             damaged += 1
     files.sort(key=lambda f: (f.instance_uid, f.path))
-    return Folder(tuple(files), damaged)
+    return Folder(tuple(files), damaged, tuple(sorted(archives)))
+
+
+def archive_kind(path: Path) -> str | None:
+    """What kind of archive a file is, by how it begins; None when it is none, or cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            for kind, place, mark in _ARCHIVES:
+                stream.seek(place)
+                if stream.read(len(mark)) == mark:
+                    return kind
+    except OSError:
+        pass
+    return None
 
 
 def read_with_pixels(file: DicomFile) -> Dataset:
-    """The whole dataset. Raises whatever pydicom raises on damaged input."""
-    return pydicom.dcmread(file.path, force=True)
+    """What is needed to decode the pixels. Raises whatever pydicom raises on damaged input."""
+    return pydicom.dcmread(file.path, force=True, specific_tags=list(_OF_PIXELS))
 
 
 def _regular_files(folder: Path) -> tuple[list[Path], int]:
@@ -122,7 +181,7 @@ def read_header(path: Path) -> Dataset | None:
     has_preamble = start[_PREAMBLE_BYTES:] == b"DICM"
     if not has_preamble and (len(start) < _PREAMBLE_BYTES or start[:2] not in _FIRST_GROUPS):
         return None
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble)
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble, defer_size=_LARGE)
     if tags.text(header, "SOPClassUID") == _DICOMDIR or "DirectoryRecordSequence" in header:
         return None
     media_class = getattr(getattr(header, "file_meta", None), "MediaStorageSOPClassUID", "")
@@ -130,4 +189,22 @@ def read_header(path: Path) -> Dataset | None:
         return None
     if not has_preamble and "SOPClassUID" not in header:
         return None
+    _drop_large(header)
+    _complete(header)
     return header
+
+
+def _drop_large(header: Dataset) -> None:
+    """Drop private and large elements: some scanners keep 20 MB in each slice that nothing here looks at."""
+    for tag, element in list(header.items()):
+        put_off = isinstance(element, RawDataElement) and element.value is None and element.length > 0
+        if tag.is_private or put_off:
+            del header[tag]
+
+
+def _complete(header: Dataset) -> None:
+    """Take identity that de-identifiers drop from the file meta, which repeats it (PS3.10 7.1)."""
+    meta = getattr(header, "file_meta", Dataset())
+    for keyword, repeated in _REPEATED_IN_FILE_META.items():
+        if not tags.text(header, keyword) and (value := tags.text(meta, repeated)):
+            setattr(header, keyword, value)

@@ -1,8 +1,9 @@
-"""Who may be scored: the patient's age, read without inventing it."""
+"""Whose the images are and who may be scored: one person, old enough, read without inventing anything."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,32 @@ def check_patient(header: Dataset, config: ScoringConfig) -> tuple[QualityFlag, 
             "--minimum-age if your site has validated it.",
         )
     return ()
+
+
+def one_person(headers: Sequence[Dataset]) -> bool:
+    """Whether name, birth date and sex agree wherever they are given; an empty one says nothing.
+
+    For the images of one series, which one machine wrote: within a study, names are also corrected or
+    spelled by another machine.
+    """
+    births = {re.sub(r"\D", "", tags.text(h, "PatientBirthDate")) for h in headers}
+    # "U" and other words for unknown say nothing; "Male" is met beside "M"
+    sexes = {s[:1] for h in headers if (s := tags.text(h, "PatientSex").upper())[:1] in ("M", "F", "O")}
+    return (
+        len(births - {""}) <= 1
+        and len(sexes) <= 1
+        and _one_name(tags.text(h, "PatientName") for h in headers)
+    )
+
+
+def _one_name(names: Iterable[str]) -> bool:
+    """Capitals, spaces and empty parts at the end make no other name, nor does a script that is left out."""
+    writings: tuple[set[str], ...] = (set(), set(), set())  # alphabetic, ideographic, phonetic
+    for name in names:
+        for seen, writing in zip(writings, name.split("="), strict=False):
+            parts = [" ".join(part.split()).casefold() for part in writing.split("^")]
+            seen.add("^".join(parts).rstrip("^"))
+    return all(len(seen - {""}) <= 1 for seen in writings)
 
 
 def _date(text: str) -> date | None:

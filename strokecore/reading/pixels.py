@@ -50,9 +50,14 @@ class SlicePixels:
     rescaled: bool
 
 
-def decode(dataset: Dataset) -> SlicePixels:
-    """Decode a single-frame greyscale slice. Raises UnreadablePixelsError, nothing else."""
+def decode(dataset: Dataset, *, signed: bool | None = None) -> SlicePixels:
+    """Decode a single-frame greyscale slice. Raises UnreadablePixelsError, nothing else.
+
+    ``signed`` overrides what PixelRepresentation says of the stored values.
+    """
     try:
+        if signed is not None:
+            dataset.PixelRepresentation = int(signed)
         return _decode(dataset)
     except UnreadablePixelsError:
         raise

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from strokecore.errors import Refusal
-from strokecore.reading import tags
+from strokecore.reading import hounsfield, tags
 from strokecore.reading.acquisition import CT_IMAGE_STORAGE
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.geometry import (
@@ -32,8 +32,9 @@ MAX_THICKNESS_ROUNDING_MM: Final = 0.05
 # 50 leaves room for small heads. Registration checks the levels themselves.
 MIN_EXTENT_MM: Final = 50.0
 MIN_BRAIN_EXTENT_MM: Final = 30.0  # below this the stack shows skull base or vertex only
+# Of a stack that nothing declares a head: head and neck have a third, a trunk with the head on top less.
+MIN_BRAIN_SHARE: Final = 0.25
 TIME_SERIES_REPEATS: Final = 4  # perfusion and bolus tracking scan each position many times
-AIR_PERCENTILE_HU: Final = -900.0  # a head CT is mostly air: 1st percentile near -1000 when it is in HU
 
 _RESEND: Final = "Send the complete series again from the scanner or PACS."
 
@@ -59,7 +60,15 @@ def refuse_by_header(candidate: Candidate) -> None:
         )
     for file in candidate.files:
         frames = tags.number(file.header, "NumberOfFrames") or 1
-        if frames > 1 or tags.text(file.header, "SOPClassUID") != CT_IMAGE_STORAGE:
+        sop_class = tags.text(file.header, "SOPClassUID")
+        if not sop_class:
+            raise Refusal(
+                "no_sop_class",
+                "SOPClassUID is absent from the images, and their files have no file meta that says it.",
+                "Send the original images of the scanner, or write their class (CT Image Storage) into them.",
+                ineligible=not candidate.summary.tags_say_head,
+            )
+        if frames > 1 or sop_class != CT_IMAGE_STORAGE:
             raise Refusal(
                 "enhanced_multiframe",
                 "Found Enhanced (multi-frame) CT, expected one image per slice.",
@@ -79,15 +88,24 @@ def refuse_not_axial(planes: Sequence[SlicePlane | None]) -> None:
         )
 
 
-def refuse_not_hounsfield(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> None:
-    bare = [p for p in pixels if p is not None and not p.rescaled]
-    if bare and np.median([np.percentile(p.hu[::4, ::4], 1) for p in bare]) > AIR_PERCENTILE_HU:
-        raise Refusal(
+def refuse_not_hounsfield(
+    candidate: Candidate, pixels: Sequence[SlicePixels | None], brain_mm: float | None
+) -> None:
+    wrong = hounsfield.implausible(pixels, bone=bool(brain_mm))
+    refuse = partial(Refusal, ineligible=not candidate.summary.tags_say_head)
+    if wrong is None:
+        return
+    if any(p is not None and not p.rescaled for p in pixels):
+        raise refuse(
             "no_rescale",
             "RescaleSlope or RescaleIntercept is absent and the stored values are not Hounsfield units.",
             "Send the original images of the scanner.",
-            ineligible=not candidate.summary.tags_say_head,
         )
+    raise refuse(
+        "implausible_hounsfield",
+        f"The pixels are no Hounsfield units of a head: {wrong}.",
+        "Check rescale and PixelRepresentation; send the original images of the scanner.",
+    )
 
 
 def refuse_not_head(candidate: Candidate, brain_mm: float | None) -> None:
@@ -100,7 +118,8 @@ def refuse_not_head(candidate: Candidate, brain_mm: float | None) -> None:
             "Check that the series is a patient's head CT in Hounsfield units.",
             ineligible=True,
         )
-    if not says_head and (brain_mm or 0) < MIN_BRAIN_EXTENT_MM and brain_mm is not None:
+    needed_mm = max(MIN_BRAIN_EXTENT_MM, MIN_BRAIN_SHARE * (candidate.summary.extent_mm or 0.0))
+    if not says_head and brain_mm is not None and brain_mm < needed_mm:
         raise Refusal(
             "not_head",
             "Neither the header nor the pixels show a head.",

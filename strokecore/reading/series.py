@@ -13,7 +13,14 @@ import numpy as np
 from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
-from strokecore.reading.candidates import Candidate, find_candidates, one_study, why_chosen, why_not
+from strokecore.reading.candidates import (
+    Candidate,
+    find_candidates,
+    one_patient_a_series,
+    one_study,
+    why_chosen,
+    why_not,
+)
 from strokecore.reading.files import DicomFile, Folder, find_dicom
 from strokecore.reading.geometry import slice_normal
 from strokecore.reading.stack import Stack, noise_hu, read_stack
@@ -141,16 +148,28 @@ def _study(folder: Path, series_uid: str | None) -> tuple[Folder, list[Candidate
         if not forced:
             raise UsageError("No image in the folder belongs to the series asked for; check its UID.")
         one_study(forced)
+        one_patient_a_series(forced)
         files = [f for f in files if f.patient_and_study == forced[0].patient_and_study]
     if not files:
         raise Refusal(
             "no_dicom",
             f"No readable DICOM image in the folder ({found.damaged} damaged or unreadable files).",
-            "Check the folder and the permissions of its files.",
+            _unpack(found) or "Check the folder and the permissions of its files.",
             ineligible=True,
         )
     one_study(files)
+    if series_uid is None:
+        one_patient_a_series(files)
     return found, find_candidates(files, noise_hu)
+
+
+def _unpack(found: Folder) -> str:
+    """The remedy for a folder of archives; "" when it holds none. File names can be patients' names."""
+    kinds = sorted(set(found.archives))
+    what = "an archive" if len(found.archives) == 1 else f"{len(found.archives)} archives"
+    return (
+        f"The folder holds {what} ({', '.join(kinds)}): unpack it and name the new folder." if kinds else ""
+    )
 
 
 def _series(

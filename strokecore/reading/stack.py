@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydicom import Dataset
 
 from strokecore.arrays import Float32Array, Float64Array
 from strokecore.flags import QualityFlag
-from strokecore.reading import tags
+from strokecore.reading import hounsfield, tags
 from strokecore.reading.acquisition import kernel_kind
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.files import DicomFile, read_with_pixels
@@ -32,9 +32,25 @@ from strokecore.reading.refusals import (
 )
 
 HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certainty
+COVERAGE_STEP_MM: Final = 3.0
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
+SIGN_CORRECTED: Final = QualityFlag(
+    "sign_corrected",
+    "warning",
+    "PixelRepresentation says unsigned, but only signed values give air, fat and bone in Hounsfield units: "
+    "they were read as signed.",
+    "Check the series on a viewer; let the software that wrote the files be corrected.",
+)
+_MEASURES: Final = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
 OFF_LINE_MM: Final = 1.0  # slices of one scan lie on one line; more means the table or patient moved
 
 
@@ -60,10 +76,9 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_by_header(candidate)
     planes = [slice_plane(f.header) for f in candidate.files]
     refuse_not_axial(planes)
-    pixels = [_decode(f) for f in candidate.files]
-
-    refuse_not_hounsfield(candidate, pixels)
+    pixels, sign_corrected = _in_hounsfield(candidate, [_decode(f) for f in candidate.files])
     brain_mm = _brain_extent_mm(candidate, pixels)
+    refuse_not_hounsfield(candidate, pixels, brain_mm)
     refuse_not_head(candidate, brain_mm)
     is_head = bool(candidate.summary.tags_say_head) or (brain_mm or 0) >= MIN_BRAIN_EXTENT_MM
     refuse_damaged(candidate, planes, pixels, ineligible=not is_head)
@@ -77,7 +92,8 @@ def read_stack(candidate: Candidate) -> Stack:
     slices.sort(key=lambda s: s.offset_mm)
     slices, dropped = without_duplicates(slices, ineligible=not is_head)
     refuse_incomplete(slices, brain_mm, ineligible=not is_head)
-    return _stack(candidate, slices, dropped)
+    stack = _stack(candidate, slices, dropped)
+    return replace(stack, flags=(*stack.flags, SIGN_CORRECTED)) if sign_corrected else stack
 
 
 def noise_hu(candidate: Candidate) -> float | None:
@@ -98,13 +114,29 @@ def noise_hu(candidate: Candidate) -> float | None:
     return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))  # 1.4826: MAD to deviation
 
 
-def _decode(file: DicomFile) -> SlicePixels | None:
+def _decode(file: DicomFile, *, signed: bool | None = None) -> SlicePixels | None:
     try:
-        return decode(read_with_pixels(file))
+        return decode(read_with_pixels(file), signed=signed)
     except UnreadablePixelsError:
         return None
     except Exception:  # the file changed, or is damaged behind the header
         return None
+
+
+def _in_hounsfield(
+    candidate: Candidate, pixels: list[SlicePixels | None]
+) -> tuple[list[SlicePixels | None], bool]:
+    """``pixels``, or read again as signed where only that makes them Hounsfield units; whether it was done.
+
+    Some converters write PixelRepresentation 0 over signed values: air at -1000 then reads as 64536.
+    """
+    if hounsfield.plausible(pixels):
+        return pixels, False
+    if any(tags.number(f.header, "PixelRepresentation") != 0 for f in candidate.files):
+        return pixels, False
+    signed = [_decode(f, signed=True) for f in candidate.files]
+    corrected = None not in signed and hounsfield.plausible(signed) and hounsfield.shows_fat(signed)
+    return (signed, True) if corrected else (pixels, False)
 
 
 def _brain_extent_mm(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> float | None:
@@ -151,6 +183,29 @@ def _stack(candidate: Candidate, slices: Sequence[Slice], dropped: int) -> Stack
     )
 
 
+def _coverage(slices: Sequence[Slice]) -> tuple[float, float] | None:
+    """Millimetres scanned below the lowest and above the highest slice that shows brain; None when none does.
+
+    0 means that the scan ends inside the brain.
+    """
+    upwards = slices if slices[0].plane.normal[2] >= 0 else slices[::-1]
+    below, above = (_beside_brain_mm(end) for end in (upwards, upwards[::-1]))
+    return None if below is None or above is None else (below, above)
+
+
+def _beside_brain_mm(from_the_end: Sequence[Slice]) -> float | None:
+    """From the first slice to the first that shows brain, looked for every few millimetres."""
+    looked_at = -COVERAGE_STEP_MM
+    for s in from_the_end:
+        distance = abs(s.offset_mm - from_the_end[0].offset_mm)
+        if distance - looked_at < COVERAGE_STEP_MM:
+            continue
+        looked_at = distance
+        if shows_brain(s.pixels.hu, s.plane.pixel_spacing_mm):
+            return distance
+    return None
+
+
 def _flags(
     candidate: Candidate, slices: Sequence[Slice], tilt_deg: float, duplicates: int
 ) -> tuple[QualityFlag, ...]:
@@ -168,6 +223,25 @@ def _flags(
     def inform(code: str, message: str) -> None:
         flags.append(QualityFlag(code, "info", message))
 
+    covered = _coverage(slices)
+    if covered is not None:
+        scan = f"{len(slices)} slices over {float(gaps.sum()):.0f} mm"
+        below, above = covered
+        whole = "Check that all slices arrived; send the whole head."
+        if below == 0:
+            warn(
+                "base_cut",
+                f"The lowest slice still shows brain: the head is cut at the base ({scan}).",
+                whole,
+            )
+        if above == 0:
+            warn(
+                "vertex_cut", f"The highest slice still shows brain: it is cut at the vertex ({scan}).", whole
+            )
+        inform(
+            "coverage",
+            f"{scan}: {below:.0f} mm below and {above:.0f} mm above those that show brain.",
+        )
     if kernel_kind(summary.kernel, summary.description) == "sharp":
         warn(
             "sharp_kernel",
@@ -208,6 +282,18 @@ def _flags(
         inform("duplicate_slices", f"{duplicates} identical copies of slices were left out.")
     if candidate.left_out:
         inform("other_images_left_out", f"{candidate.left_out} images of the series are no axial CT slices.")
+    if candidate.odd:
+        inform(
+            "odd_images_left_out",
+            f"{len(candidate.odd)} images in another plane than the rest of the series were left out "
+            f"(image number {', '.join(candidate.odd)}).",
+        )
+    if candidate.passes > 1:
+        warn(
+            "several_passes",
+            f"The series scans the head {candidate.passes} times; the last pass was read.",
+            "Look at the earlier pass as well; send each scan as a series of its own.",
+        )
     if any(tags.text(s.header, "ImageType").upper().startswith("DERIVED") for s in slices):
         inform("derived_images", "The images are declared as derived (reformatted or processed).")
     if any(tags.text(s.header, "LossyImageCompression") == "01" for s in slices):
@@ -215,6 +301,12 @@ def _flags(
             "lossy_compression",
             "The images were compressed with loss, which can hide early ischaemic change.",
             "Send the images as the scanner made them.",
+        )
+    if any(tags.has_decimal_comma(s.header, keyword) for s in slices for keyword in _MEASURES):
+        warn(
+            "decimal_comma",
+            "Numbers of the header have a decimal comma, which DICOM does not know; it was read as a point.",
+            "Check distances on a viewer; let the software that wrote the files be corrected.",
         )
     if not all(s.pixels.rescaled for s in slices):
         warn(

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pydicom import Dataset
+from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
-# What summary_from_tags looks at.
+from strokecore.reading.header_words import CONTRAST_KEYWORDS, CONTRAST_SEQUENCES
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
+
+# What summary_from_tags looks at beside the contrast agent.
 SUMMARY_KEYWORDS: Final = (
     "AcquisitionDate",
     "AcquisitionDateTime",
     "AcquisitionNumber",
     "AcquisitionTime",
     "BodyPartExamined",
-    "ContrastBolusAgent",
     "ConvolutionKernel",
     "FrameOfReferenceUID",
     "ImageOrientationPatient",
@@ -66,32 +71,74 @@ def text(header: Dataset, keyword: str) -> str:
 
 
 def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Exactly ``count`` finite numbers, or None."""
-    value = raw(header, keyword)
-    if value is None or isinstance(value, (str, bytes)):
-        return None
-    try:
-        parts = tuple(float(part) for part in (value if hasattr(value, "__iter__") else (value,)))
-    except Exception:
-        return None
+    """Exactly ``count`` finite numbers, or None.
+
+    Also of an element with a text VR, and with a decimal comma (``has_decimal_comma``).
+    """
+    parts = _numbers(header, keyword)
     return parts if len(parts) == count and all(math.isfinite(part) for part in parts) else None
 
 
 def number(header: Dataset, keyword: str) -> float | None:
     """One finite number, the first of several; None otherwise."""
+    parts = _numbers(header, keyword)
+    return parts[0] if parts and math.isfinite(parts[0]) else None
+
+
+def has_decimal_comma(header: Dataset, keyword: str) -> bool:
+    """Whether ``number`` or ``numbers`` read a comma as a point."""
+    return any("," in part and _number(part) is not None for part in written(header, keyword).split("\\"))
+
+
+def _numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """() when there is none, or when one of several is none."""
     value = raw(header, keyword)
+    if value is not None and not isinstance(value, (str, bytes)):
+        try:
+            return tuple(float(part) for part in (value if hasattr(value, "__iter__") else (value,)))
+        except Exception:  # text that is no number for Python, or a value of another kind
+            value = None
+    parts = [_number(part) for part in written(header, keyword).split("\\")]
+    return tuple(part for part in parts if part is not None) if None not in parts else ()
+
+
+def _number(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text.strip(" \0"))
+    return float(match[0].replace(",", ".")) if match else None
+
+
+def written(header: Dataset, keyword: str) -> str:
+    """The value as the file has it, also where it does not fit its type: "80 ml" as a volume."""
+    converted = text(header, keyword)
+    if converted or keyword not in header:
+        return converted
     try:
-        if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
-            value = next(iter(value))
-        result = float(value)
-    except Exception:
-        return None
-    return result if math.isfinite(result) else None
+        value = header.get_item(keyword).value
+    except Exception:  # a length or a type that is damaged
+        return ""
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
+
+
+def meanings(header: Dataset, keyword: str) -> str:
+    """What the items of a sequence of codes say, joined by a backslash; "" when it is absent or empty.
+
+    An item without a code still is one: it reads "item".
+    """
+    items = raw(header, keyword)
+    if not isinstance(items, Sequence):
+        return ""
+    return "\\".join(text(i, "CodeMeaning") or text(i, "CodeValue") or "item" for i in items if len(i))
+
+
+def contrast_tags(header: Dataset) -> dict[str, str]:
+    """The attributes that name a contrast agent or show that one was given, as text."""
+    present = [keyword for keyword in CONTRAST_KEYWORDS if keyword in header]
+    return {k: (meanings if k in CONTRAST_SEQUENCES else written)(header, k) for k in present}
 
 
 def summary_tags(header: Dataset) -> dict[str, str]:
     """The attributes the choice of a series depends on, as text."""
-    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS}
+    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS} | contrast_tags(header)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ PERMITTED = {
     "strokecore.files",
     "strokecore.learned.runtimes",
     "strokecore.reading.acquisition",
+    "strokecore.reading.header_words",
 }
 
 

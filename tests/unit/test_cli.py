@@ -36,6 +36,10 @@ def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture
 def test_a_missing_folder_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+    packed = tmp_path / "packed"
+    packed.write_bytes(b"PK\x03\x04" + bytes(100))
+    assert main(["score", str(packed), "--out", str(tmp_path / "out")]) == 2
+    assert "is an archive (zip); unpack it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

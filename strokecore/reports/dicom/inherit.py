@@ -6,12 +6,14 @@ describe the scanner's work, not ours. Nothing is ever invented: an absent Type 
 empty, and an attribute that cannot stand without another that the source lacks is left out.
 
 Text is decoded with the source's character set and written as UTF-8 (ISO_IR 192), which can hold every
-character of every other set.
+character of every other set. Numbers are written with the dictionary's VR, whatever VR or decimal comma the
+source has; a code string outside its repertoire (an umlaut, a small letter) is left out.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +28,8 @@ from strokecore.reading import tags
 logger = logging.getLogger(__name__)
 
 CHARACTER_SET: Final = "ISO_IR 192"
+_CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{0,16}")
+_NUMERIC: Final = ("DS", "IS", "US")
 
 # Required, may be empty: Patient and General Study modules.
 TYPE_2: Final = (
@@ -189,8 +193,9 @@ def reference(source: Dataset, slice_thickness_mm: float | None = None) -> Datas
 
 
 def body_part(source: Dataset) -> str:
-    """BodyPartExamined of the source, the first where there are several, "" where absent."""
-    return tags.text(source, "BodyPartExamined").split("\\")[0].strip()
+    """BodyPartExamined of the source, the first where there are several; "" where there is none."""
+    part = tags.text(source, "BodyPartExamined").split("\\")[0].strip()
+    return part if _CODE_STRING.fullmatch(part) else ""
 
 
 def _apply(condition: Condition, inherited: Dataset) -> None:
@@ -220,14 +225,43 @@ def _copy(target: Dataset, source: Dataset, keywords: Iterable[str]) -> None:
         if keyword not in source:
             continue
         try:
-            element = source[keyword]
-            copied = DataElement(element.tag, element.VR, _decoded(element.value))
+            copied = _written_by_the_book(source, keyword)
         # pydicom's parsers raise many kinds; a value that cannot be read is as good as absent
         except Exception:
             logger.warning("attribute %s of the source is unreadable and was not inherited", keyword)
             continue
-        if not copied.is_empty:
+        if not copied.is_empty and _in_repertoire(copied):
             target.add(copied)
+
+
+def _written_by_the_book(source: Dataset, keyword: str) -> DataElement:
+    """The element with the dictionary's VR: one that the source wrote as text, its numbers checked."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    vr = dictionary_VR(tag)
+    try:
+        element = source[keyword]
+        if vr == element.VR:
+            return DataElement(tag, vr, _decoded(element.value))
+    except ValueError:  # no number for pydicom
+        if vr not in _NUMERIC:
+            raise
+    if vr not in _NUMERIC:
+        return DataElement(tag, vr, _decoded(source[keyword].value))
+    count = tags.written(source, keyword).count("\\") + 1
+    numbers = tags.numbers(source, keyword, count)
+    if numbers is None:
+        raise ValueError("no numbers")
+    values = [format_number_as_ds(n) if vr == "DS" else int(n) for n in numbers]
+    return DataElement(tag, vr, values if count > 1 else values[0])
+
+
+def _in_repertoire(element: DataElement) -> bool:
+    """Whether a code string holds what one may hold (PS3.5 6.2): a viewer that gets "SCHÄDEL" shows bytes."""
+    if element.VR != "CS":
+        return True
+    values = element.value if element.VM > 1 else [element.value]
+    return all(_CODE_STRING.fullmatch(str(value).strip(" \0")) for value in values)
 
 
 def _decoded(value: Any) -> Any:
@@ -240,7 +274,9 @@ def _decoded(value: Any) -> Any:
             # the outer character set holds inside; private content is not ours to pass on
             if element.tag.is_private or element.keyword == "SpecificCharacterSet":
                 continue
-            item.add(DataElement(element.tag, element.VR, _decoded(element.value)))
+            copied = DataElement(element.tag, element.VR, _decoded(element.value))
+            if _in_repertoire(copied):
+                item.add(copied)
         return item
     if isinstance(value, Sequence):
         return Sequence([_decoded(item) for item in value])

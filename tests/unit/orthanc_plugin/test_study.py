@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orthanc_plugin.orthanc_api import NotFound
@@ -24,6 +26,23 @@ def test_series_of_one_acquisition_are_one_unit_of_work() -> None:
     assert [m.id for m in first.candidates] == ["bone", "thick"]
     assert [(m.id, m.excluded and m.excluded[0]) for m in first.excluded] == [("scout", "localizer_only")]
     assert [m.id for m in second.members] == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "code"),
+    [
+        ({"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}, "contrast_agent"),
+        ({"ContrastBolusAgentSequence": [{"CodeMeaning": "Iohexol"}]}, "contrast_agent"),
+        ({"ContrastBolusAgentSequence": [{}]}, "contrast_agent"),
+        ({"ContrastBolusAgentSequence": []}, None),
+        ({"ContrastBolusAgent": "KEIN KM", "ContrastBolusVolume": "0"}, None),
+    ],
+)
+def test_evidence_of_a_contrast_agent(tags: dict[str, Any], code: str | None) -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("series").tags.update(tags)
+    ((member,),) = (a.members for a in read_acquisitions(orthanc.api, "study"))
+    assert (member.excluded and member.excluded[0]) == code
 
 
 @pytest.mark.parametrize("modality", ["SEG", "SR", "OT"])

@@ -19,7 +19,6 @@ from strokecore.reading.acquisition import (
     summary_from_tags,
     thickness_class,
 )
-from strokecore.reading.header_words import contrast_declared, contrast_in_description, head_by_tags
 
 
 def series(uid: str, **values: object) -> SeriesSummary:
@@ -155,8 +154,7 @@ def test_kernels_of_five_manufacturers(kernel: str, description: str, expected: 
         ({"image_type": ("DERIVED", "SECONDARY", "MIP")}, "not_hounsfield"),
         ({"rescale_type": "US"}, "not_hounsfield"),
         ({"rescale_type": "HU"}, None),
-        ({"contrast_agent": "Iomeprol 400"}, "contrast_agent"),
-        ({"contrast_agent": "NONE"}, None),
+        ({"contrast_given": True}, "contrast_agent"),
         ({"description": "CTA 0.6 H20f"}, "contrast_agent"),
         ({"body_part": "CHEST"}, "not_head"),
         ({"body_part": "HEADNECK"}, None),
@@ -165,51 +163,6 @@ def test_kernels_of_five_manufacturers(kernel: str, description: str, expected: 
 def test_series_ruled_out_by_their_headers(change: dict[str, object], code: str | None) -> None:
     ruled_out = exclusion(series("a", **change))
     assert (ruled_out and ruled_out[0]) == code
-
-
-@pytest.mark.parametrize(
-    "text", ["", "NONE", "No", "NON", "N/A", "w/o", "WITHOUT CONTRAST", "-", "0", "ohne KM"]
-)
-def test_words_for_no_contrast(text: str) -> None:
-    assert not contrast_declared(text)
-
-
-@pytest.mark.parametrize("text", ["CE", "Omnipaque 350", "APPLIED", "IV", "YES", "Nonionic 300"])
-def test_words_for_contrast(text: str) -> None:
-    assert contrast_declared(text)
-
-
-@pytest.mark.parametrize(
-    ("description", "expected"),
-    [
-        ("CTA Head 0.75", True),
-        ("Perfusion 4D", True),
-        ("Head C+ 5mm", True),
-        ("POST CONTRAST", True),
-        ("with IV contrast", True),
-        ("HEAD WITHOUT CONTRAST", False),
-        ("Plain before CTA", False),
-        ("NCCT pre angio", False),
-        ("HEAD 5MM", False),
-        ("", False),
-    ],
-)
-def test_contrast_phases_named_in_the_description(description: str, expected: bool) -> None:
-    assert contrast_in_description(description) is expected
-
-
-def test_head_by_tags_is_evidence_only() -> None:
-    assert head_by_tags("HEAD") is True
-    assert head_by_tags("BRAIN") is True
-    assert head_by_tags("Schädel") is True
-    assert head_by_tags("NECK") is False
-    assert head_by_tags("NECK", "HEAD 5MM") is False
-    assert head_by_tags("", "Routine", "Head^Stroke") is True
-    assert head_by_tags("", "Abdomen") is None  # only BodyPartExamined can say no
-    assert head_by_tags("XYZ") is None
-    assert head_by_tags("HEAD", "C-Spine 2mm") is None  # the protocol's body part; the pixels decide
-    assert head_by_tags("", "HWS", "Trauma", "CT head and cervical spine") is None
-    assert head_by_tags("HEAD", "Head and neck") is True
 
 
 def test_summary_from_tags_as_orthanc_gives_them() -> None:
@@ -234,6 +187,34 @@ def test_summary_from_tags_as_orthanc_gives_them() -> None:
     assert (summary.acquisition_date, summary.acquisition_number) == ("20150206", 3)
     assert summary.orientation == (1, 0, 0, 0, 0.9, -0.3)
     assert (summary.slice_thickness_mm, summary.slices) == (5.0, 28)
+
+
+@pytest.mark.parametrize(
+    ("tags", "given"),
+    [
+        ({"ContrastBolusAgent": "Iomeprol 400"}, True),
+        ({"ContrastBolusAgent": "NON IONIC"}, True),
+        ({"ContrastBolusAgent": "NONE"}, False),
+        ({"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}, True),
+        ({"ContrastBolusAgent": "KEIN KM", "ContrastBolusVolume": "0"}, False),
+        ({"ContrastBolusVolume": "80 ml"}, True),
+        ({"ContrastBolusVolume": "0\\0"}, False),
+        ({"ContrastBolusVolume": "-1"}, False),
+        ({"ContrastBolusVolume": "0.00\\12,5"}, True),
+        ({"ContrastBolusTotalDose": "50"}, True),
+        ({"ContrastFlowRate": "4.5"}, True),
+        ({"ContrastFlowDuration": "0"}, False),
+        ({"ContrastBolusStartTime": "093000"}, True),
+        ({"ContrastBolusStartTime": "000000.00"}, False),
+        ({"ContrastBolusIngredient": "IODINE"}, True),
+        ({"ContrastBolusRoute": "IV"}, True),
+        ({"ContrastBolusAgentSequence": "item"}, True),
+        ({"ContrastBolusAgentSequence": "Iohexol"}, True),
+        ({"ContrastBolusAgentSequence": "No contrast"}, False),
+    ],
+)
+def test_any_evidence_of_an_agent_counts(tags: dict[str, str], given: bool) -> None:
+    assert summary_from_tags({"Modality": "CT", **tags}).contrast_given is given
 
 
 def test_date_time_attribute_comes_before_date_and_time() -> None:

@@ -14,7 +14,7 @@ from pydicom.uid import EnhancedCTImageStorage
 from strokecore.errors import Refusal
 from strokecore.reading.geometry import missing_gaps
 from strokecore.reading.series import Series, read_series
-from tests.ct_factory import body_hu, head_hu, uid, write_series
+from tests.ct_factory import body_hu, head_hu, overwrite, uid, write_series
 
 CORONAL = ((1, 0, 0), (0, 0, -1))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
@@ -28,7 +28,8 @@ def refusal(folder: Path) -> Refusal:
 
 
 def flags(series: Series) -> dict[str, str]:
-    return {flag.code: flag.severity for flag in series.flags}
+    """What they say beside the extent of the scan, which every series has."""
+    return {flag.code: flag.severity for flag in series.flags if flag.code != "coverage"}
 
 
 def on_slice(k: int, change: Callable[[Dataset], Any]) -> Callable[[Dataset, int], None]:
@@ -53,7 +54,13 @@ def on_slice(k: int, change: Callable[[Dataset], Any]) -> Callable[[Dataset, int
         ("not_hounsfield", {"tags": {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}}),
         ("not_hounsfield", {"tags": {"RescaleType": "CBF"}}),
         ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NON IONIC"}}),
         ("contrast_agent", {"tags": {"ContrastBolusVolume": "50"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastFlowRate": ["0", "4"]}}),
+        ("contrast_agent", {"tags": {"ContrastBolusTotalDose": "70"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusStartTime": "121500"}}),
+        ("contrast_agent", {"tags": {"SeriesDescription": "HEAD W/WO"}}),
         ("contrast_agent", {"tags": {"SeriesDescription": "CTA HEAD"}}),
         ("not_head", {"tags": {"BodyPartExamined": "CHEST"}}),
         ("not_head", {"tags": {"BodyPartExamined": ""}, "hu_at": body_hu}),
@@ -80,6 +87,18 @@ def test_contrast_agent_given_as_a_sequence(tmp_path: Path) -> None:
 
     write_series(tmp_path, edit=declare)
     assert refusal(tmp_path).code == "contrast_agent"
+
+
+@pytest.mark.parametrize("volume", [b"80 ml ", b"12,5  ", b"0\\50.0"])
+def test_volume_that_is_no_number_of_the_standard(tmp_path: Path, volume: bytes) -> None:
+    overwrite(write_series(tmp_path, tags={"ContrastBolusVolume": "765432"}), b"765432", volume)
+    assert refusal(tmp_path).code == "contrast_agent"
+
+
+@pytest.mark.parametrize("agent", ["KEIN KM", "AUCUN", "0 ML", ".", "sin contraste", "NONE"])
+def test_words_for_no_agent_are_scored(tmp_path: Path, agent: str) -> None:
+    write_series(tmp_path, tags={"ContrastBolusAgent": agent, "ContrastBolusVolume": "0"})
+    assert flags(read_series(tmp_path)) == {}
 
 
 def test_plastic_shell_full_of_air_has_no_brain(tmp_path: Path) -> None:
@@ -270,7 +289,7 @@ def test_enhanced_multiframe_is_refused_by_name(tmp_path: Path) -> None:
         ("sharp_kernel", "warning", {"tags": {"ConvolutionKernel": None, "SeriesDescription": "Bone"}}),
         ("thick_slices", "warning", {"slices": 18, "spacing_mm": 8}),
         ("thin_slices", "info", {"slices": 80, "spacing_mm": 1.5, "size": 64, "pixel_mm": 3}),
-        ("uneven_slices", "info", {"offsets_mm": [*range(-40, 0, 4), *range(0, 64, 6)]}),
+        ("uneven_slices", "info", {"offsets_mm": [*range(-60, 0, 4), *range(0, 64, 6)]}),
         ("slice_gaps", "warning", {"slices": 16, "spacing_mm": 8, "thickness_mm": 5}),
         ("gantry_tilt", "info", {"tilt_deg": -15}),
         ("derived_images", "info", {"tags": {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}}),
@@ -308,4 +327,4 @@ def test_slices_beside_the_line_of_the_stack(tmp_path: Path) -> None:
 
 def test_a_plain_scan_has_no_flags(tmp_path: Path) -> None:
     write_series(tmp_path)
-    assert read_series(tmp_path).flags == ()
+    assert flags(read_series(tmp_path)) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from strokecore.errors import Refusal, UsageError
 from strokecore.reading.series import Series, read_candidate_header, read_series
-from tests.ct_factory import LEFT_MARKER_MM, body_hu, uid, write_series
+from strokecore.reading.tags import quiet_pydicom
+from tests.ct_factory import LEFT_MARKER_MM, body_hu, head_hu, overwrite, uid, write_series
 
 
 def codes(series: Series) -> set[str]:
-    return {flag.code for flag in series.flags}
+    """What the flags say beside the extent of the scan, which every series has."""
+    return {flag.code for flag in series.flags} - {"coverage"}
 
 
 def test_real_head_ct(shared_data: Path) -> None:
@@ -165,6 +168,62 @@ def test_two_patients_in_one_series_are_refused_even_when_forced(tmp_path: Path)
         read_series(tmp_path, uid("series"))
 
 
+@pytest.mark.parametrize(
+    ("keyword", "first", "second"),
+    [
+        ("PatientName", "Miller^Anna", "Smith^John"),
+        ("PatientName", "Miller^Anna", "Miller^Ann"),
+        ("PatientName", "Yamada^Tarou=山田^太郎", "Yamada^Tarou=山田^花子"),
+        ("PatientBirthDate", "19500607", "19500706"),
+        ("PatientSex", "F", "M"),
+    ],
+)
+@pytest.mark.parametrize("only", [0, 13, 27])
+def test_two_persons_in_one_series_are_refused(
+    tmp_path: Path, keyword: str, first: str, second: str, only: int
+) -> None:
+    write_series(
+        tmp_path,
+        size=32,
+        pixel_mm=7,
+        edit=lambda d, k: setattr(d, keyword, second if k == only else first),
+    )
+    for asked in (None, uid("series")):
+        with pytest.raises(Refusal, match="mixed_patients") as caught:
+            read_series(tmp_path, asked)
+        assert not any(word in str(caught.value) for word in ("Miller", "1950", "Yamada"))
+        assert read_candidate_header(tmp_path, asked) is None  # whose picture would it be?
+
+
+@pytest.mark.parametrize(
+    ("keyword", "first", "second"),
+    [
+        ("PatientName", "Miller^Anna", ""),
+        ("PatientName", "Miller^Anna", "MILLER ^anna^^"),
+        ("PatientName", "Yamada^Tarou", "Yamada^Tarou=山田^太郎"),
+        ("PatientBirthDate", "19500607", ""),
+        ("PatientBirthDate", "19500607", "1950.06.07"),
+        ("PatientSex", "F", ""),
+        ("PatientSex", "", "M"),
+        ("PatientSex", "F", "U"),
+    ],
+)
+def test_an_empty_or_otherwise_written_value_is_no_second_person(
+    tmp_path: Path, keyword: str, first: str, second: str
+) -> None:
+    with quiet_pydicom():
+        write_series(tmp_path, edit=lambda d, k: setattr(d, keyword, second if k % 2 else first))
+    assert read_series(tmp_path).hu.shape[0] == 28
+
+
+def test_a_series_of_one_person_is_scored_when_asked_for_beside_a_mixed_one(tmp_path: Path) -> None:
+    write_series(tmp_path, series="good")
+    write_series(tmp_path, series="mixed", slices=3, edit=lambda d, k: setattr(d, "PatientSex", "FM"[k % 2]))
+    with pytest.raises(Refusal, match="mixed_patients"):
+        read_series(tmp_path)
+    assert read_series(tmp_path, uid("good")).series_instance_uid == uid("good")
+
+
 def test_no_patient_data_in_messages(tmp_path: Path) -> None:
     secret = {"PatientID": "ID-4711", "PatientName": "Mustermann^Max", "PatientBirthDate": "19500607"}
     write_series(tmp_path, series="a", slices=3, tags=secret)
@@ -180,6 +239,40 @@ def test_head_without_body_part_is_told_by_its_pixels(tmp_path: Path) -> None:
     write_series(tmp_path / "body", tags={"BodyPartExamined": None}, hu_at=body_hu)
     with pytest.raises(Refusal, match="not_head") as caught:
         read_series(tmp_path / "body")
+    assert caught.value.ineligible
+
+
+@pytest.mark.parametrize("part", ["NECK", "WHOLEBODY", "WHOLE BODY", "CHEST", "CSPINE"])
+@pytest.mark.parametrize("description", ["Head 5 mm", "Schädel nativ", "CRANE SANS INJECTION"])
+def test_a_series_described_as_a_head_is_one_if_its_pixels_are(
+    tmp_path: Path, part: str, description: str
+) -> None:
+    tags = {"BodyPartExamined": part, "SeriesDescription": description}
+    write_series(tmp_path / "head", tags=tags)
+    assert read_series(tmp_path / "head").hu.shape[0] == 28
+    write_series(tmp_path / "body", tags=tags, hu_at=body_hu)
+    with pytest.raises(Refusal, match=r"not_head|no_brain") as caught:
+        read_series(tmp_path / "body")
+    assert caught.value.ineligible
+
+
+def test_a_whole_body_is_no_head(tmp_path: Path) -> None:
+    """The head at its top is no reason for a picture that says it was not scored."""
+
+    def body(points: np.ndarray) -> np.ndarray:
+        return np.where(points[..., 2] > -80, head_hu(points), body_hu(points))
+
+    offsets = [-5.0 * n + 80 for n in range(150)]
+    write_series(
+        tmp_path,
+        hu_at=body,
+        offsets_mm=offsets,
+        size=64,
+        pixel_mm=3.0,
+        tags={"BodyPartExamined": "WHOLEBODY"},
+    )
+    with pytest.raises(Refusal, match="not_head") as caught:
+        read_series(tmp_path)
     assert caught.value.ineligible
 
 
@@ -238,6 +331,210 @@ def test_left_marker_is_where_the_patients_left_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(point[:2], LEFT_MARKER_MM[:2], atol=1.0)
 
 
+# --- numbers that are written otherwise than the standard has it ---
+
+GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
+
+
+@pytest.mark.parametrize("vr", ["LO", "SH", "UT", "ST", "UN"])
+@pytest.mark.parametrize("keywords", [[k] for k in (*GEOMETRY, "RescaleIntercept")] + [GEOMETRY])
+def test_numbers_with_a_text_vr(tmp_path: Path, vr: str, keywords: list[str]) -> None:
+    def retype(dataset: Dataset, k: int) -> None:
+        for keyword in keywords:
+            value = dataset[keyword].value
+            text = "\\".join(map(str, value if dataset[keyword].VM > 1 else [value]))
+            del dataset[keyword]
+            if vr == "UN":
+                dataset.add_new(keyword, vr, text.encode())
+            else:
+                dataset.add_new(keyword, vr, text.split("\\") if vr in ("LO", "SH") else text)
+
+    write_series(tmp_path / "plain", slices=12, spacing_mm=8)
+    plain = read_series(tmp_path / "plain")
+    with quiet_pydicom():
+        write_series(tmp_path / "text", slices=12, spacing_mm=8, edit=retype)
+    series = read_series(tmp_path / "text")
+    np.testing.assert_array_equal(series.positions_mm, plain.positions_mm)
+    np.testing.assert_array_equal(series.hu, plain.hu)
+    assert (series.pixel_spacing_mm, series.slice_thickness_mm) == (plain.pixel_spacing_mm, 8.0)
+    assert codes(series) == codes(plain)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"1.8\\1.8 ", b"1,8\\1,8 "),
+        (b"8.25", b"8,25"),
+        (b"-1024.0 ", b"-1024,0 "),
+        (b".25000000", b",25000000"),
+    ],
+)
+def test_a_decimal_comma_is_a_point_with_a_warning(tmp_path: Path, old: bytes, new: bytes) -> None:
+    written = {"slices": 12, "spacing_mm": 8.25, "thickness_mm": 8.25, "pixel_mm": 1.8, "noise_hu": 0}
+    tilted = {"orientation": ((1, 0, 0), (0, 0.9682458366, -0.25))} if old.startswith(b".") else {}
+    write_series(tmp_path / "point", **written, **tilted)  # type: ignore[arg-type]
+    overwrite(write_series(tmp_path / "comma", **written, **tilted), old, new)  # type: ignore[arg-type]
+    point, comma = read_series(tmp_path / "point"), read_series(tmp_path / "comma")
+    np.testing.assert_array_equal(comma.positions_mm, point.positions_mm)
+    np.testing.assert_array_equal(comma.hu, point.hu)
+    assert codes(comma) == codes(point) | {"decimal_comma"}
+    assert (comma.pixel_spacing_mm, comma.slice_thickness_mm) == (point.pixel_spacing_mm, 8.25)
+
+
+@pytest.mark.parametrize("value", ["1,8,1,8", "1,000.5\\1.8", "1.8;1.8", "1,8", "1_8\\1_8", "1.8\\"])
+def test_what_is_no_number_with_a_comma_either_is_refused(tmp_path: Path, value: str) -> None:
+    def retype(dataset: Dataset, k: int) -> None:
+        del dataset.PixelSpacing
+        dataset.add_new("PixelSpacing", "LO", value.split("\\"))
+
+    with quiet_pydicom():
+        write_series(tmp_path, slices=12, spacing_mm=8, edit=retype)
+    with pytest.raises(Refusal, match="no_geometry"):
+        read_series(tmp_path)
+
+
+# --- a part of the head is missing ---
+
+
+@pytest.mark.parametrize(
+    ("lost_below", "lost_above", "cut"),
+    [
+        (0, 0, set()),
+        (5, 0, {"base_cut"}),
+        (0, 5, {"vertex_cut"}),
+        (0, 10, {"vertex_cut"}),
+        (6, 6, {"base_cut", "vertex_cut"}),
+    ],
+)
+@pytest.mark.parametrize("orientation", ["HFS", "FFS"])
+def test_a_cut_head_is_said(
+    tmp_path: Path, lost_below: int, lost_above: int, cut: set[str], orientation: str
+) -> None:
+    offsets = [(n - 14) * 5.0 for n in range(lost_below, 29 - lost_above)]
+    if orientation == "FFS":
+        offsets = [-o for o in offsets]
+    write_series(tmp_path, offsets_mm=offsets, orientation=orientation)
+    series = read_series(tmp_path)
+    assert codes(series) == cut
+    (flag,) = (f for f in series.flags if f.code == "coverage")
+    assert f"{len(offsets)} slices over {5 * (len(offsets) - 1)} mm" in flag.message
+    assert ("0 mm below" in flag.message) is ("base_cut" in cut) or lost_below == 0
+    for code in cut:
+        assert f"{len(offsets)} slices" in next(f.message for f in series.flags if f.code == code)
+
+
+def test_a_part_of_the_real_scan(shared_data: Path, tmp_path: Path) -> None:
+    whole = read_series(shared_data / "real_head_ct")
+    assert "24 mm below and 14 mm above" in next(f.message for f in whole.flags if f.code == "coverage")
+    kept = {str(d.SOPInstanceUID) for d in whole.datasets[:22]}
+    for path in (shared_data / "real_head_ct").glob("*.dcm"):
+        if str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) in kept:
+            (tmp_path / path.name).symlink_to(path)
+    assert "vertex_cut" in codes(read_series(tmp_path))
+
+
+# --- pixels that are no Hounsfield units, whatever the header says ---
+
+
+def fatty(points: np.ndarray) -> np.ndarray:
+    """The synthetic head with fat under its skin."""
+    hu = head_hu(points)
+    hu[hu == 40] = -90
+    return hu
+
+
+def unsign(dataset: Dataset, k: int) -> None:
+    dataset.PixelRepresentation = 0
+
+
+@pytest.mark.parametrize("bits_stored", [12, 13, 16])
+@pytest.mark.parametrize("intercept", [0, -24, 1])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_lost_sign_is_found_by_air_fat_and_bone(
+    tmp_path: Path, bits_stored: int, intercept: int, padded: bool
+) -> None:
+    def pad(dataset: Dataset, k: int) -> None:
+        if padded:
+            values = np.frombuffer(dataset.PixelData, "<i2").reshape(128, 128).copy()
+            values[:20], values[-20:] = -2000, -2000
+            dataset.PixelData = values.tobytes()
+            dataset.PixelPaddingValue = -2000
+
+    def lose(dataset: Dataset, k: int) -> None:
+        pad(dataset, k)
+        unsign(dataset, k)
+        if padded:
+            dataset.PixelPaddingValue = 65536 - 2000
+
+    storage: dict[str, Any] = {"signed": True, "bits_stored": bits_stored, "intercept": intercept}
+    written = {"slices": 12, "spacing_mm": 8, "hu_at": fatty, **storage}
+    write_series(tmp_path / "right", edit=pad, **written)
+    write_series(tmp_path / "wrong", edit=lose, **written)
+    right, wrong = read_series(tmp_path / "right"), read_series(tmp_path / "wrong")
+    np.testing.assert_array_equal(wrong.hu, right.hu)
+    assert codes(wrong) == codes(right) | {"sign_corrected"}
+
+
+def test_a_lost_sign_of_the_real_scan(shared_data: Path, tmp_path: Path) -> None:
+    for path in (shared_data / "real_head_ct").glob("*.dcm"):
+        dataset = dcmread(path)
+        hu = dataset.pixel_array.astype(float) * dataset.RescaleSlope + dataset.RescaleIntercept
+        dataset.PixelData = np.clip(hu, -2000, 4000).astype("<i2").tobytes()
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.PixelRepresentation = 1, 0, 0
+        dataset.BitsStored, dataset.HighBit = 16, 15
+        dataset.pop("PixelPaddingValue", None)
+        dataset.save_as(tmp_path / path.name)
+    series = read_series(tmp_path)
+    assert "sign_corrected" in codes(series)
+    np.testing.assert_array_equal(series.hu, read_series(shared_data / "real_head_ct").hu)
+
+
+def windowed(dataset: Dataset, k: int) -> None:
+    values = np.frombuffer(dataset.PixelData, "<u2").astype(float) - 1024
+    dataset.PixelData = (np.clip(values, 0, 80) / 80 * 255).astype("<u2").tobytes()
+    dataset.RescaleIntercept = 0
+
+
+def blank_background(dataset: Dataset, k: int) -> None:
+    values = np.frombuffer(dataset.PixelData, "<u2").copy()
+    values[values < 900] = 1024
+    dataset.PixelData = values.tobytes()
+
+
+def clipped(dataset: Dataset, k: int) -> None:
+    dataset.PixelData = np.minimum(np.frombuffer(dataset.PixelData, "<u2"), 1024 + 250).tobytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"signed": True, "bits_stored": 16, "intercept": 0, "edit": unsign},  # no fat: not certain enough
+        {"edit": lambda d, k: setattr(d, "RescaleIntercept", 0)},
+        {"edit": lambda d, k: setattr(d, "RescaleIntercept", 1024)},
+        {"edit": lambda d, k: setattr(d, "RescaleSlope", 10)},
+        {"edit": windowed},
+        {"edit": blank_background},
+        {"edit": clipped},
+    ],
+)
+def test_a_head_that_is_not_in_hounsfield_units_is_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    write_series(tmp_path, slices=12, spacing_mm=8, **arguments)
+    with pytest.raises(Refusal, match="implausible_hounsfield") as caught:
+        read_series(tmp_path)
+    assert not caught.value.ineligible
+
+
+@pytest.mark.parametrize("metal_hu", [3071.0, 8000.0])
+def test_crowns_and_clips_are_plausible(tmp_path: Path, metal_hu: float) -> None:
+    def with_metal(points: np.ndarray) -> np.ndarray:
+        hu = head_hu(points)
+        hu[(np.abs(points - [0, -60, -40]) < [40, 12, 15]).all(axis=-1)] = metal_hu
+        return hu
+
+    write_series(tmp_path, hu_at=with_metal, bits_stored=16)
+    assert codes(read_series(tmp_path)) == set()
+
+
 # --- whatever else lies in the folder ---
 
 
@@ -264,7 +561,64 @@ def test_junk_is_passed_over(tmp_path: Path) -> None:
     directory.save_as(tmp_path / "DICOMDIR")
     series = read_series(tmp_path)
     assert series.hu.shape[0] == 28
-    assert series.flags == ()
+    assert codes(series) == set()
+
+
+@pytest.mark.parametrize("form", ["bytes", "sequence", "overlay"])
+def test_large_elements_are_not_kept(tmp_path: Path, form: str) -> None:
+    size = 4_000_000
+
+    def add(dataset: Dataset, k: int) -> None:
+        block = dataset.private_block(0x0029, "RAW DATA", create=True)
+        if form == "bytes":
+            block.add_new(0x10, "OB", bytes(size))
+        elif form == "sequence":
+            item = Dataset()
+            item.add_new((0x0009, 0x0010), "LO", "X")
+            item.add_new((0x0009, 0x1001), "OB", bytes(size))
+            block.add_new(0x10, "SQ", [item])
+        else:
+            dataset.add_new((0x6000, 0x3000), "OW", bytes(size))
+
+    small = {"slices": 14, "spacing_mm": 8.0, "size": 64, "pixel_mm": 3.0}
+    write_series(tmp_path / "plain", **small)  # type: ignore[arg-type]
+    write_series(tmp_path / "large", edit=add, **small)  # type: ignore[arg-type]
+    plain = read_series(tmp_path / "plain")
+    tracemalloc.start()
+    large = read_series(tmp_path / "large")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * size  # of 14 times that
+    np.testing.assert_array_equal(large.hu, plain.hu)
+    assert (large.digest, large.flags) == (plain.digest, plain.flags)
+
+
+def make_archive(folder: Path, kind: str) -> Path:
+    """An archive of ``folder`` in it, with a name that says nothing."""
+    made = {"zip": "zip", "tar": "tar", "gzip": "gztar", "xz": "xztar", "bzip2": "bztar"}[kind]
+    archive = shutil.make_archive(str(folder.parent / "packed"), made, folder)
+    return Path(archive).rename(folder.parent / "Miller_Anna")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip", "xz", "bzip2"])
+def test_archives_are_named_in_the_remedy(tmp_path: Path, kind: str) -> None:
+    write_series(tmp_path / "series", slices=2, size=16, pixel_mm=3)
+    archive = make_archive(tmp_path / "series", kind)
+    (tmp_path / "in").mkdir()
+    archive.rename(tmp_path / "in" / archive.name)
+    with pytest.raises(Refusal, match="no_dicom") as caught:
+        read_series(tmp_path / "in")
+    assert f"an archive ({kind})" in caught.value.remedy
+    assert "unpack" in caught.value.remedy
+    assert "Miller" not in str(caught.value)
+    with pytest.raises(UsageError, match=kind):
+        read_series(tmp_path / "in" / archive.name)
+
+
+def test_an_archive_beside_the_series_does_not_matter(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "series")
+    make_archive(tmp_path / "in" / "series", "zip")
+    assert codes(read_series(tmp_path / "in")) == set()
 
 
 def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
@@ -274,7 +628,7 @@ def test_series_in_a_linked_folder_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "again").symlink_to(tmp_path / "store")
     series = read_series(tmp_path / "in")
     assert series.hu.shape[0] == 28
-    assert series.flags == ()
+    assert codes(series) == set()
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_flagged(
@@ -332,6 +686,45 @@ def test_file_without_preamble_is_read(tmp_path: Path) -> None:
         dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=False)
         assert path.read_bytes()[128:132] != b"DICM"
     assert read_series(tmp_path).hu.shape[0] == 28
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_identity_that_only_the_file_meta_has(tmp_path: Path, keyword: str, value: str | None) -> None:
+    """The heads of the RSNA challenges come without SOPClassUID."""
+    write_series(tmp_path / "whole")
+    write_series(tmp_path / "less", tags={keyword: value})
+    whole, series = read_series(tmp_path / "whole"), read_series(tmp_path / "less")
+    assert codes(series) == set()
+    assert [d[keyword].value for d in series.datasets] == [d[keyword].value for d in whole.datasets]
+
+
+def test_images_without_any_sop_class_say_what_is_missing(tmp_path: Path) -> None:
+    def drop(dataset: Dataset, k: int) -> None:
+        del dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID
+        dataset.preamble = bytes(128)
+
+    write_series(tmp_path, edit=drop, enforce_file_format=False)
+    with pytest.raises(Refusal, match="no_sop_class") as caught:
+        read_series(tmp_path)
+    assert "SOPClassUID" in caught.value.message
+    assert not caught.value.ineligible
+
+
+def test_a_head_stripped_to_what_the_challenges_keep_names_what_is_missing(tmp_path: Path) -> None:
+    identity = {"Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
+    geometry = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"}
+
+    def strip(dataset: Dataset, k: int) -> None:
+        for element in list(dataset):
+            pixels = element.tag.group in (0x0028, 0x7FE0)
+            if not pixels and element.keyword not in identity | geometry:
+                del dataset[element.tag]
+
+    write_series(tmp_path, edit=strip)
+    with pytest.raises(Refusal, match="no_frame_of_reference") as caught:
+        read_series(tmp_path)
+    assert "frame of reference" in caught.value.message
 
 
 def test_localizer_filed_under_the_same_series_is_left_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,36 @@ def test_any_source_gives_valid_outputs_of_its_patient(name, series, masks, tmp_
         assert output.PatientName == "" or str(output.PatientName).encode() in path.read_bytes()
         assert b"secret scanner note" not in path.read_bytes()
         assert not [element for element in output.iterall() if element.tag.is_private]
+        assert errors(path) == []
+
+
+@pytest.mark.parametrize("vr", ["LO", "UT"])
+def test_geometry_that_the_source_has_as_text_is_written_as_numbers(
+    vr, series, masks, result, written, tmp_path
+):
+    headers = []
+    for original in series.datasets:
+        ds = deepcopy(original)
+        for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "Rows"):
+            value = original[keyword].value
+            texts = list(map(str, value if original[keyword].VM > 1 else [value]))
+            del ds[keyword]
+            ds.add_new(keyword, vr, texts if vr == "LO" else "\\".join(texts))
+        headers.append(ds)
+    text = replace(series, datasets=tuple(headers))
+    again = dicom.write_outputs(text, result, masks, tmp_path)
+    for one, other in zip(written, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+@pytest.mark.parametrize("part", ["SCHÄDEL", "Kopf", "HEAD, BRAIN", "A" * 17, "头"])
+def test_a_code_string_outside_its_repertoire_is_left_out(part, series, masks, result, tmp_path):
+    with pydicom.config.disable_value_validation():
+        recoded = cases.recoded(series, BodyPartExamined=part, PatientSex="weiblich")
+    for path in dicom.write_outputs(recoded, result, masks, tmp_path):
+        output = pydicom.dcmread(path)
+        assert "BodyPartExamined" not in output
+        assert output["PatientSex"].is_empty
         assert errors(path) == []
 
 

@@ -175,6 +175,46 @@ def test_values_outside_their_vr_are_passed_on_as_they_are():
     )
 
 
+@pytest.mark.parametrize(
+    ("vr", "value", "written"),
+    [
+        ("LO", "70.5", "70.5"),
+        ("LO", "70,5", "70.5"),
+        ("UT", "70,50 ", "70.5"),
+        ("LO", "heavy", None),
+        ("FD", 70.5, "70.5"),
+    ],
+)
+def test_a_number_is_written_with_the_vr_of_the_dictionary(vr, value, written):
+    ds = source()
+    ds.add_new("PatientWeight", vr, value)
+    inherited = inherit.patient_and_study(ds)
+    if written is None:
+        assert "PatientWeight" not in inherited
+    else:
+        assert (inherited["PatientWeight"].VR, str(inherited.PatientWeight)) == ("DS", written)
+
+
+def test_a_decimal_comma_is_written_as_a_point():
+    broken = raw(source(PatientWeight="70.5", PixelSpacing=["0.45", "0.45"])).replace(b"70.5", b"70,5")
+    read = pydicom.dcmread(io.BytesIO(broken.replace(b"0.45\\0.45", b"0,45\\0,45")))
+    assert inherit.patient_and_study(read).PatientWeight == 70.5
+    assert inherit.reference(read).PixelSpacing == [0.45, 0.45]
+
+
+@pytest.mark.parametrize("value", ["MÄNNLICH", "f", "F/M", "x" * 17])
+def test_code_strings_outside_their_repertoire(value):
+    with pydicom.config.disable_value_validation():
+        ds = source(
+            PatientSex=value, SmokingStatus=value, PatientIdentityRemoved=value, BodyPartExamined=value
+        )
+    inherited = inherit.patient_and_study(ds)
+    assert inherited["PatientSex"].is_empty
+    assert "SmokingStatus" not in inherited
+    assert "PatientIdentityRemoved" not in inherited
+    assert inherit.body_part(ds) == ""
+
+
 def test_private_and_character_set_are_dropped_inside_sequences():
     ds, item = source(), code("1")
     item.SpecificCharacterSet = "ISO_IR 100"
