@@ -94,6 +94,7 @@ _ASIDE_ABOVE_BRAIN_HU: Final = 10.0
 _ASIDE_MEAN_HU: Final = 12.3
 _ASIDE_ML: Final = 1.0
 _POSSIBLE_ASIDE_ML: Final = 0.6
+_NUCLEI_SHARE: Final = 0.25
 _BASE_MM: Final = ((0.0, 55.0), (-50.0, 36.0), (-38.0, 14.0))
 
 _ONE_SIDED: Final = 0.8
@@ -318,9 +319,12 @@ def _followed(scan: _Scan, seed: BoolArray) -> tuple[BoolArray, float]:
 def _strands(scan: _Scan) -> list[_Part]:
     """Bright cisterns and fissures of the base."""
     grid = scan.grid
-    base = scan.tissue & scan.within(_BASE_MM) & (scan.depth_mm > _STRAND_SKULL_MM) & ~_nuclei(scan)
+    nuclei = _nuclei(scan)
+    around = scan.tissue & scan.within(_BASE_MM) & (scan.depth_mm > _STRAND_SKULL_MM)
+    bright = around & (scan.excess > _ASIDE_ABOVE_BRAIN_HU)
+    base = bright & ~nuclei & ~_reaching_into(bright, nuclei)
     strands = _pieces(base & (scan.excess > _STRAND_ABOVE_BRAIN_HU), _STRAND_ML, grid)
-    aside = _aside(scan, _pieces(base & (scan.excess > _ASIDE_ABOVE_BRAIN_HU), _STRAND_ML, grid))
+    aside = _aside(scan, _pieces(base, _STRAND_ML, grid))
     found = []
     for blood, possible_ml, certain_ml in (
         (strands, _POSSIBLE_STRANDS_ML, _STRANDS_ML),
@@ -330,6 +334,16 @@ def _strands(scan: _Scan) -> list[_Part]:
         if ml >= possible_ml:
             found.append(_Part(blood, "subarachnoid", ml >= certain_ml and _stands_out(scan, blood)))
     return found
+
+
+def _reaching_into(bright: BoolArray, nuclei: BoolArray) -> BoolArray:
+    """The components with more than _NUCLEI_SHARE in the nuclei: calcium that hangs out of their box."""
+    labels, count = ndimage.label(bright, _TOUCHING)
+    size = np.bincount(labels.ravel(), minlength=count + 1)
+    inside = np.bincount(labels[nuclei], minlength=count + 1)
+    found = inside > _NUCLEI_SHARE * size
+    found[0] = False
+    return np.asarray(found[labels])
 
 
 def _aside(scan: _Scan, strands: BoolArray) -> BoolArray:
