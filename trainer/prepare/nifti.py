@@ -18,8 +18,8 @@ import numpy.typing as npt
 from strokecore.arrays import Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.reading.geometry import MAX_AXIAL_ANGLE_DEG, MAX_PIXEL_SPACING_MM, slice_normal, tilt_deg
+from strokecore.reading.hounsfield import AIR_HU
 from strokecore.reading.refusals import (
-    AIR_PERCENTILE_HU,
     MAX_THICKNESS_MM,
     MAX_THICKNESS_ROUNDING_MM,
     MIN_EXTENT_MM,
@@ -172,7 +172,7 @@ def _refuse_ct(hu: Float32Array, thickness_mm: float, normal_z: float) -> None:
     if not np.isfinite(hu).all():
         raise UnusableError("the CT holds values that are not finite")
     air, bone = float(np.percentile(hu[:, ::4, ::4], 1)), float(hu.max())
-    if air > AIR_PERCENTILE_HU or bone < _LEAST_BONE_HU:
+    if air > AIR_HU or bone < _LEAST_BONE_HU:
         raise UnusableError(
             f"the CT runs from {air:.0f} to {bone:.0f}: not a whole head in Hounsfield units (air is -1000; "
             "windowed or skull-stripped volumes cannot be used)"
