@@ -106,6 +106,16 @@ def test_little_blood_in_the_cisterns_beside_calcium_is_not_certain() -> None:
     assert blood is None or not blood.certain
 
 
+def test_a_bright_nucleus_that_hangs_out_of_its_place_is_no_strand() -> None:
+    """Faint calcium of both pallida whose lower end reaches the height of the cisterns."""
+    below = strands(24.0)
+    nuclei = ((np.abs(X) - 24) / 4) ** 2 + ((Y + 8) / 10) ** 2 + ((Z + 12) / 9) ** 2 < 1
+    alone, hanging = found(painted(below)), found(painted(below | nuclei))
+    assert alone is not None
+    assert alone.certain
+    assert hanging is None or not hanging.certain
+
+
 def test_a_small_layer_is_certain_where_no_veins_are() -> None:
     def spot(x: float, z: float) -> np.ndarray:
         return SKULL & (DEPTH < 5) & (np.sqrt((X - x) ** 2 + (Y - 4) ** 2 + (Z - z) ** 2) < 10.5)

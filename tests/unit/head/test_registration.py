@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.anatomy.regions import ALL_REGIONS, DEEP, RegionId
+from strokecore.anatomy.regions import ALL_REGIONS, DEEP, SIDES, RegionId
 from strokecore.arrays import dice
 from strokecore.errors import Refusal
 from strokecore.head.alignment import Image, sample
 from strokecore.head.brain import Brain, segment_brain
+from strokecore.head.canonical import align_series
 from strokecore.head.frame import fit_head_frame
 from strokecore.head.grid import Grid, HeadFrame
 from strokecore.head.registration import (
@@ -23,6 +24,9 @@ from strokecore.head.registration import (
 from strokecore.head.resampling import coverage, to_canonical
 from strokecore.head.warped_atlas import warp_atlas
 from strokecore.reading.series import Series, read_series
+from strokecore.simulate import random_person_spec, simulate
+from strokecore.simulate.people import load_person
+from strokecore.simulate.write import write_dicom
 from tests.synthetic_head import ball, head_series, pose
 
 Known = tuple[np.ndarray, np.ndarray, HeadFrame, Brain]
@@ -233,3 +237,26 @@ def test_real_head_is_accepted(shared_data: Path) -> None:
         assert share[RegionId("C", side)] > 0.45
         assert share[RegionId("L", side)] > 0.95
         assert share[RegionId("IC", side)] > 0.9
+
+
+@pytest.mark.timeout(900)  # the person is made once: half a minute, more on a busy machine
+def test_wide_ventricles_are_followed_on_both_sides(shared_data: Path, tmp_path: Path) -> None:
+    """A head in which one side alone found its way, and the other caudate lay in the frontal horn."""
+    anatomy = shared_data / "anatomies" / "person_05.nii.gz"
+    if not anatomy.exists():
+        pytest.skip("the test data has no label maps of whole heads (anatomies)")
+    person = load_person(anatomy, shared_data / "aspects_masks_mni152")
+    coarse = {"matrix": 256, "pixel_mm": 0.9}
+    spec = random_person_spec(5701, person.anatomy, affected=(), definition="atlas", **coarse)
+    scan = simulate(spec, person)
+    write_dicom(tmp_path, spec, scan.hu, scan.geometry)
+    aligned = align_series(read_series(tmp_path), load_atlas())
+    order = [
+        int(np.argmin(((scan.geometry.positions_mm - place) ** 2).sum(axis=1)))
+        for place in aligned.series.positions_mm
+    ]
+    for side in SIDES:
+        caudate = RegionId("C", side).label
+        own = np.where(scan.regions[order] == caudate, 1000.0, 0.0).astype(np.float32)
+        true = to_canonical(replace(aligned.series, hu=own), aligned.frame) > 500.0
+        assert dice(aligned.head.regions == caudate, true) > 0.45
