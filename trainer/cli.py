@@ -70,7 +70,9 @@ def _prepare_simulated(options: argparse.Namespace) -> int:
     seeds = parse_seeds(options.seeds)
     anatomies = None
     if options.anatomies is not None:
-        anatomies = find_anatomies(options.anatomies, options.persons, options.second_atlas)
+        anatomies = find_anatomies(
+            options.anatomies, options.persons, options.second_atlas, options.validate_persons
+        )
     return _prepared(prepare_simulated(options.out, options.n, seeds, options.workers, anatomies), options.n)
 
 
@@ -326,6 +328,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="*",
         metavar="01,02",
         help="which of them: ends of names, or a pattern; keep those of each split apart; %(default)s",
+    )
+    simulated.add_argument(
+        "--validate-persons",
+        default="",
+        metavar="09,10",
+        help="people who are kept to the split validate; without it --persons are of every split",
     )
     simulated.add_argument(
         "--second-atlas", type=Path, metavar="DIR", help="masks of a second definition of the regions"

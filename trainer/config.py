@@ -14,7 +14,7 @@ from typing import Any, Literal
 from strokecore.errors import UsageError
 from strokecore.learned.preprocessing import InputSpec
 from trainer.loss.config import TaglConfig
-from trainer.network.vit_dpt import NetworkConfig
+from trainer.network.vit_dpt import NO_BACKBONE, NetworkConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -32,6 +32,11 @@ class AugmentConfig:
     shift_hu, scale_hu: largest offset and relative change of density.
     noise_hu: largest standard deviation of added noise.
     blur_mm: largest standard deviation of a Gaussian blur, as a softer kernel would do.
+    texture_hu: largest standard deviation of added texture of a few millimetres' grain.
+    shading_hu: largest density added from the middle to an edge of the slice, across and along.
+    fresh_infarct: share of the pairs with infarct that show one that was just drawn into a head without
+        (trainer.data.fresh_infarct); the rest shows those of the data.
+    fresh_hu: least and largest depth of such an infarct in grey matter.
     """
 
     probability: float = 0.9
@@ -43,12 +48,21 @@ class AugmentConfig:
     scale_hu: float = 0.04
     noise_hu: float = 1.5
     blur_mm: float = 1.0
+    texture_hu: float = 0.0
+    shading_hu: float = 0.0
+    fresh_infarct: float = 0.0
+    fresh_hu: tuple[float, float] = (1.5, 9.0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise UsageError(f"augment.probability is {self.probability}, expected 0 to 1.")
+        if not 0 <= self.fresh_infarct <= 1 or not 0 < self.fresh_hu[0] <= self.fresh_hu[1]:
+            raise UsageError(
+                f"augment.fresh_infarct is {self.fresh_infarct}, expected 0 to 1; fresh_hu {self.fresh_hu}, "
+                "expected (least, largest) above 0."
+            )
         for name, value in asdict(self).items():
-            if name != "flip" and value < 0:
+            if name not in ("flip", "fresh_hu") and value < 0:
                 raise UsageError(f"augment.{name} is {value}, expected 0 or more.")
 
 
@@ -107,9 +121,9 @@ class WeightsConfig:
 
     Attributes
     ----------
-    source: "shipped" (the tiny backbone in this package), "random" (tests only: a model that has learned
-        nothing before), or a path: a folder as trainer pretrain or transformers saves it, or Meta's original
-        .pth file. Never a download.
+    source: "shipped" (the tiny backbone in this package), "none" (a network without one), "random" (tests
+        only: a model that has learned nothing before), or a path: a folder as trainer pretrain or
+        transformers saves it, or Meta's original .pth file. Never a download.
     sha256: hash that the weights' file must have; empty: not checked, and the run's record says so.
     """
 
@@ -147,11 +161,29 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
             raise UsageError(f"name is {self.name!r}, expected letters, digits, '-', '_' and '.'.")
-        if len(self.input.channels) != 3:
-            raise UsageError(f"input has {len(self.input.channels)} channels, expected 3 as DINOv3 has.")
-        patch = self.network.shape.patch_size
-        if any(side % patch for side in self.input.size):
-            raise UsageError(f"input.size is {self.input.size}, expected multiples of the patch, {patch}.")
+        if len(self.input.channels) != self.network.channels:
+            raise UsageError(
+                f"input has {len(self.input.channels)} channels and network.channels is "
+                f"{self.network.channels}; write down the same number."
+            )
+        unit = self.network.multiple
+        if any(side % unit for side in self.input.size):
+            raise UsageError(f"input.size is {self.input.size}, expected multiples of {unit}.")
+        if (self.network.backbone == NO_BACKBONE) != (self.weights.source == NO_BACKBONE):
+            raise UsageError(
+                f"network.backbone is {self.network.backbone!r} and weights.source {self.weights.source!r}; "
+                "a network without a backbone has both 'none'."
+            )
+        if self.augment.fresh_infarct and self.training.cached_features:
+            raise UsageError(
+                "training.cached_features keeps features of slices that come again, and "
+                "augment.fresh_infarct draws new ones in every step; set one of them to 0."
+            )
+        if self.network.decoder != "dpt" and self.training.cached_features:
+            raise UsageError(
+                "training.cached_features keeps frozen features alone, and decoder 'mirror_unet' looks at "
+                "the slices too; set it to 0."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and YAML-ready values."""

@@ -169,7 +169,7 @@ class Job:
             group["lr"] = rate
 
         taps = self.features(batch.keys, batch.hu)
-        bg_logits, sg_logits = self.decoder(taps, tuple(batch.hu.shape[1:]))
+        bg_logits, sg_logits = self.decoder(taps, tuple(batch.hu.shape[-2:]))
         bg, sg = batch.to(self.fabric.device).arms(bg_logits, sg_logits)
         if batch.kind == "pairs":
             terms = self.loss(bg, sg, at.step / settings.steps)

@@ -25,6 +25,7 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
     to_volume,
+    with_neighbours,
 )
 from strokecore.learned.runtime import Runtime
 from strokecore.scoring.asymmetry import AsymmetryEngine
@@ -77,7 +78,12 @@ class LearnedEngine:
         tissue = Tissue.of(cropped)
         near_old, old = (uncrop(mask, box, head.grid.shape) for mask in (tissue.near_old, tissue.old))
         probability = infarct_map(
-            self.runtime.run, head.hu, head.regions, head.brain.parenchyma, head.grid, self.package.spec
+            self.runtime.run,
+            head.flat if self.package.spec.flat else head.hu,
+            head.regions,
+            head.brain.parenchyma,
+            head.grid,
+            self.package.spec,
         )
         judged = head.brain.intracranial & head.covered & ~near_old
         probability[~judged] = 0.0
@@ -146,7 +152,7 @@ def infarct_map(
 
     Parameters
     ----------
-    hu, regions, brain: [z, y, x] on ``grid``; HU, RegionId.label, brain tissue.
+    hu, regions, brain: [z, y, x] on ``grid``; HU (flat where ``spec.flat``), RegionId.label, brain tissue.
 
     Only the slices that hold brain are run; the others count as 0.
 
@@ -157,7 +163,7 @@ def infarct_map(
     found = np.zeros(slices.shape, np.float32)
     if shown.any():
         share = sg_share(slice_centres_mm(grid, spec)[shown], _plane_mm(regions, grid))
-        bg, sg = run(to_channels(slices[shown], spec))
+        bg, sg = run(to_channels(with_neighbours(slices, np.flatnonzero(shown), spec), spec))
         found[shown] = infarct_probability(bg, sg, share)
     if not np.isfinite(found).all():
         # never scored: a comparison with NaN is false, and all of it would look like healthy brain

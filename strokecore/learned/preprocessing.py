@@ -17,13 +17,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from strokecore.arrays import BoolArray, Float3D, Float32Array, Float64Array, UInt8Array
+from strokecore.arrays import BoolArray, Float3D, Float4D, Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.head.grid import Grid
 
 # Changes whenever the same head would give other pixels; a model package made with another version is
 # refused.
 PREPROCESS_VERSION: Final = "1"
+
+# Density of what the scan does not cover (strokecore.head.frame).
+OUTSIDE_HU: Final = -1024.0
+# Slabs farther away than this belong to another level of the brain.
+FARTHEST_SLAB: Final = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Channel:
     ----------
     window_hu: (low, high); densities are clipped to it and scaled to 0..1.
     mirror: the head flipped across the mid-sagittal plane.
+    slab: which slab, counted upwards from the one that is answered for: -1 is its lower neighbour.
     mean, std: the scaled values are then normalised as (value - mean) / std. The defaults are the averages
         over colours of ImageNet's constants, which DINOv3's weights expect.
     """
@@ -42,12 +48,15 @@ class Channel:
     mirror: bool = False
     mean: float = 0.449
     std: float = 0.226
+    slab: int = 0
 
     def __post_init__(self) -> None:
         if not self.window_hu[0] < self.window_hu[1]:
             raise UsageError(f"channel window is {self.window_hu} HU, expected (low, high) with low < high.")
         if self.std <= 0:
             raise UsageError(f"channel std is {self.std}, expected > 0.")
+        if abs(self.slab) > FARTHEST_SLAB:
+            raise UsageError(f"channel slab is {self.slab}, expected {-FARTHEST_SLAB} to {FARTHEST_SLAB}.")
 
 
 # The brain window of every reading room (width 80, level 40); the stroke window (width 30, level 35)
@@ -69,12 +78,14 @@ class InputSpec:
     pixel_mm: in-plane spacing.
     slice_mm: thickness of the slabs and distance of their centres; contiguous.
     channels: in the order of the model's input.
+    flat: without the scanner's slow density field (strokecore.head.density_field), else as scanned.
     """
 
     size: tuple[int, int] = (136, 112)
     pixel_mm: float = 1.5
     slice_mm: float = 6.0
     channels: tuple[Channel, ...] = DEFAULT_CHANNELS
+    flat: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size) < 16:
@@ -86,6 +97,11 @@ class InputSpec:
         if not self.channels:
             raise UsageError("input channels are empty, expected at least one window.")
 
+    @property
+    def slabs(self) -> tuple[int, ...]:
+        """The slabs that the channels show, from below to above; 0, the answered one, always among them."""
+        return tuple(sorted({0, *(channel.slab for channel in self.channels)}))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
@@ -93,9 +109,16 @@ class InputSpec:
             "pixel_mm": self.pixel_mm,
             "slice_mm": self.slice_mm,
             "channels": [
-                {"window_hu": list(c.window_hu), "mirror": c.mirror, "mean": c.mean, "std": c.std}
+                {
+                    "window_hu": list(c.window_hu),
+                    "mirror": c.mirror,
+                    "mean": c.mean,
+                    "std": c.std,
+                    "slab": c.slab,
+                }
                 for c in self.channels
             ],
+            "flat": self.flat,
         }
 
     @classmethod
@@ -112,9 +135,11 @@ class InputSpec:
                     bool(c["mirror"]),
                     float(c["mean"]),
                     float(c["std"]),
+                    int(c.get("slab", 0)),
                 )
                 for c in values["channels"]
             ),
+            flat=bool(values.get("flat", False)),
         )
 
 
@@ -152,11 +177,31 @@ def label_slices(labels: UInt8Array, grid: Grid, spec: InputSpec) -> UInt8Array:
     return np.asarray(padded[np.ix_(z, y, x)])
 
 
-def to_channels(slices: Float3D, spec: InputSpec) -> Float32Array:
-    """HU slices [n, rows, columns] to the model's input, float32 [n, channels, rows, columns]."""
-    out = np.empty((slices.shape[0], len(spec.channels), *slices.shape[1:]), np.float32)
+def with_neighbours(
+    slices: npt.NDArray[Any], rows: npt.NDArray[np.intp], spec: InputSpec
+) -> npt.NDArray[Any]:
+    """Those of one head's slices [n, rows, columns] that ``rows`` names, each with its neighbours.
+
+    Returns
+    -------
+    [len(rows), slabs, rows, columns] in the order of ``spec.slabs``; OUTSIDE_HU beyond the ends.
+    """
+    margin = max(abs(slab) for slab in spec.slabs)
+    padded = np.pad(slices, ((margin, margin), (0, 0), (0, 0)), constant_values=OUTSIDE_HU)
+    return np.asarray(padded[rows[:, None] + margin + np.array(spec.slabs)])
+
+
+def to_channels(stacks: Float4D, spec: InputSpec) -> Float32Array:
+    """Slices with their neighbours to the model's input, float32 [n, channels, rows, columns].
+
+    Parameters
+    ----------
+    stacks: [n, slabs, rows, columns], HU, as ``with_neighbours`` gives them.
+    """
+    out = np.empty((stacks.shape[0], len(spec.channels), *stacks.shape[2:]), np.float32)
     for index, channel in enumerate(spec.channels):
         low, high = channel.window_hu
+        slices = stacks[:, spec.slabs.index(channel.slab)]
         scaled = np.clip((slices - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
         out[:, index] = ((scaled - channel.mean) / channel.std)[..., :: -1 if channel.mirror else 1]
     return out

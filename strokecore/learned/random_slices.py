@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from strokecore.arrays import Bool2D, Float2D, Float32Array
-from strokecore.learned.preprocessing import InputSpec, to_channels
+from strokecore.learned.preprocessing import InputSpec, to_channels, with_neighbours
 
 HEADS: Final = 6
 _AIR_HU: Final = -1000.0
@@ -35,7 +35,10 @@ def random_slices(spec: InputSpec, seed: int) -> Float32Array:
     heads = np.stack([_head(spec, rng) for _ in range(HEADS)])
     noise = rng.normal(size=(1, len(spec.channels), *spec.size)).astype(np.float32)
     air = np.full((1, *spec.size), _AIR_HU, np.float32)
-    return np.concatenate([to_channels(heads, spec), noise, to_channels(air, spec)])
+    # neighbours of one another, as the slices of a head are
+    shown = np.concatenate([heads, air])
+    channels = to_channels(with_neighbours(shown, np.arange(len(shown)), spec), spec)
+    return np.concatenate([channels[:-1], noise, channels[-1:]])
 
 
 def _head(spec: InputSpec, rng: np.random.Generator) -> Float2D:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,15 +21,16 @@ from torch.nn import functional
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.arrays import BoolArray, UInt8Array
+from strokecore.learned.preprocessing import OUTSIDE_HU
 from trainer.config import AugmentConfig
 
 # Changes whenever the same draw would give other pixels; feature caches of another version are not read.
 AUGMENT_VERSION: Final = "1"
-# Density of what the scan does not cover (strokecore.head.frame); it is kept out of blur, density and noise.
-OUTSIDE_HU: Final = -1024.0
 # A Gaussian ends at three standard deviations; narrower than a third of a pixel it changes nothing.
 _BLUR_REACH: Final = 3.0
 _LEAST_BLUR_PX: Final = 0.3
+# Grain of added texture, as simulated brains have it (sigma of a Gaussian; strokecore.simulate.domain).
+_TEXTURE_MM: Final = (1.3, 3.4)
 # Keeps the quotient of the blur finite where the scan is out of reach; such pixels are set to outside anyway.
 _LEAST_WEIGHT: Final = 1e-6
 
@@ -50,6 +51,8 @@ class Augmentation:
     gain, shift_hu: density becomes gain * HU + shift_hu.
     noise_hu: standard deviation of the noise that is added, independent in each pixel and slice.
     blur_mm: standard deviation of the Gaussian.
+    texture_hu, texture_mm: standard deviation and grain (sigma of a Gaussian) of a pattern that is added.
+    shading_hu: density added from the middle to the left, and to the back, edge of the slice; linear.
     """
 
     flip: bool = False
@@ -60,11 +63,14 @@ class Augmentation:
     shift_hu: float = 0.0
     noise_hu: float = 0.0
     blur_mm: float = 0.0
+    texture_hu: float = 0.0
+    texture_mm: float = 1.0
+    shading_hu: tuple[float, float] = (0.0, 0.0)
 
     @property
     def moves(self) -> bool:
         """The geometry is changed by more than a flip."""
-        return replace(self, flip=False, gain=1.0, shift_hu=0.0, noise_hu=0.0, blur_mm=0.0) != NONE
+        return (self.rotate_deg, self.scale, self.shift_mm) != (0.0, 1.0, (0.0, 0.0))
 
 
 NONE: Final = Augmentation()
@@ -74,6 +80,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
     """A random augmentation; uniform within the recipe's limits."""
     # every value is drawn whether used or not: a limit set to 0 leaves the other draws as they were
     changed, side, turn, size, down, left, gain, offset, noise, blur = rng.random(10)
+    texture, grain, across, along = rng.random(4)
     if changed >= config.probability:
         return NONE
 
@@ -89,6 +96,9 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
         shift_hu=within(config.shift_hu, offset),
         noise_hu=config.noise_hu * float(noise),
         blur_mm=config.blur_mm * float(blur),
+        texture_hu=config.texture_hu * float(texture),
+        texture_mm=float(np.interp(grain, (0, 1), _TEXTURE_MM)) if config.texture_hu else NONE.texture_mm,
+        shading_hu=(within(config.shading_hu, across), within(config.shading_hu, along)),
     )
 
 
@@ -105,35 +115,42 @@ def version_noise(case_id: str, version: int, row: int) -> np.random.Generator:
 def augment_hu(
     hu: npt.NDArray[np.floating], augmentation: Augmentation, pixel_mm: float, noise: np.random.Generator
 ) -> Tensor:
-    """One slice's densities, changed.
+    """The densities of one slice and its neighbours, changed alike but for the noise.
 
     Parameters
     ----------
-    hu: [rows, columns]; columns from the patient's right to left, symmetric about the mid-sagittal plane.
+    hu: [slabs, rows, columns]; columns from the patient's right to left, symmetric about the mid-sagittal
+        plane.
     noise: of this slice.
 
     Returns
     -------
-    float32 [rows, columns]; OUTSIDE_HU where the scan, moved, does not reach.
+    float32 [slabs, rows, columns]; OUTSIDE_HU where the scan, moved, does not reach.
     """
     values = torch.from_numpy(np.ascontiguousarray(hu, np.float32))
     if augmentation.flip:
         values = values.flip(-1)
     if augmentation.moves:
-        grid = _sampling_grid(augmentation, (hu.shape[0], hu.shape[1]), pixel_mm)
+        grid = _sampling_grid(augmentation, (hu.shape[1], hu.shape[2]), pixel_mm)
         # padding is 0, so that 0 must mean outside
         values = functional.grid_sample(
-            (values - OUTSIDE_HU)[None, None],
+            (values - OUTSIDE_HU)[None],
             grid,
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        )[0, 0]
+        )[0]
         values = values + OUTSIDE_HU
     covered = values > OUTSIDE_HU
     if augmentation.blur_mm > _LEAST_BLUR_PX * pixel_mm:
         values = _blurred(values, covered, augmentation.blur_mm / pixel_mm)
     values = values * augmentation.gain + augmentation.shift_hu
+    if any(augmentation.shading_hu):
+        values = values + _shading(augmentation.shading_hu, (hu.shape[1], hu.shape[2]))
+    if augmentation.texture_hu:
+        values = values + augmentation.texture_hu * _texture(
+            noise, hu.shape, augmentation.texture_mm / pixel_mm
+        )
     if augmentation.noise_hu:
         grain = noise.standard_normal(hu.shape, np.float32)
         values = values + augmentation.noise_hu * torch.from_numpy(grain)
@@ -183,10 +200,22 @@ def _sampling_grid(augmentation: Augmentation, size: tuple[int, int], pixel_mm: 
     return torch.stack([source_x / half_mm[1], source_y / half_mm[0]], dim=-1)[None]
 
 
+def _shading(across_along_hu: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    rows, columns = (torch.linspace(-1, 1, side) for side in size)
+    return across_along_hu[0] * columns + across_along_hu[1] * rows[:, None]
+
+
+def _texture(rng: np.random.Generator, shape: tuple[int, ...], sigma_px: float) -> Tensor:
+    """A smooth pattern of unit variance in each slab, float32 [slabs, rows, columns]."""
+    grain = rng.standard_normal(shape, np.float32)
+    smooth = ndimage.gaussian_filter(grain, (0, sigma_px, sigma_px), mode="wrap", truncate=_BLUR_REACH)
+    return torch.from_numpy(smooth / max(float(smooth.std()), _LEAST_WEIGHT))
+
+
 def _blurred(values: Tensor, covered: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian mean over what the scan covers, so that its edge does not darken; float32 [rows, columns]."""
+    """Gaussian mean over what the scan covers, so that its edge does not darken; of ``values``' shape."""
     both = torch.stack([values * covered, covered.float()]).numpy()
     weighted, weight = ndimage.gaussian_filter(
-        both, (0, sigma_px, sigma_px), mode="constant", truncate=_BLUR_REACH
+        both, (0, 0, sigma_px, sigma_px), mode="constant", truncate=_BLUR_REACH
     )
     return torch.from_numpy(weighted / np.maximum(weight, _LEAST_WEIGHT))

@@ -65,7 +65,8 @@ class Batch:
     Attributes
     ----------
     kind: "pairs": slice i and slice i + k, k half of the batch, are of one patient; "singles": from anywhere.
-    hu: float32 [m, H, W], augmented; stays in main memory, where windows and cache are.
+    hu: float32 [m, slabs, H, W], augmented, in the order of InputSpec.slabs; stays in main memory, where
+        windows and cache are.
     bg, sg: truth of the two halves.
     keys: of each slice, for the feature cache.
     """

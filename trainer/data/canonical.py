@@ -79,7 +79,16 @@ def canonical_case(
         provenance=provenance or {},
         not_judged=not_judged,
     )
-    return Case(record, hu.astype(np.float16), brain.parenchyma, brain.intracranial, regions, mask, own)
+    return Case(
+        record,
+        hu.astype(np.float16),
+        head.field.astype(np.float16),
+        brain.parenchyma,
+        brain.intracranial,
+        regions,
+        mask,
+        own,
+    )
 
 
 def affected_regions(lesion: BoolArray, regions: UInt8Array) -> tuple[str, ...]:

@@ -27,20 +27,21 @@ import numpy.typing as npt
 
 from strokecore import __version__
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.arrays import BoolArray, UInt8Array
+from strokecore.arrays import BoolArray, Float32Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.files import write_atomically
 from strokecore.head.grid import CANONICAL_GRID
-from strokecore.learned.preprocessing import PREPROCESS_VERSION
+from strokecore.learned.preprocessing import OUTSIDE_HU, PREPROCESS_VERSION, InputSpec
 
 Split = Literal["train", "validate", "test"]
 Labels = Literal["territory", "binary"]
 Group = Literal["coupled", "bg_only", "sg_only", "lesion_free", "outside", "mixed"]
 
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
-DATASET_SCHEMA: Final = 1
+DATASET_SCHEMA: Final = 2
 ARRAYS: Final = {
     "hu": np.float16,  # 1/32 HU at the density of brain
+    "field": np.float16,
     "brain": np.bool_,
     "inside": np.bool_,
     "regions": np.uint8,
@@ -98,6 +99,7 @@ class Case:
     Attributes
     ----------
     hu: float16, Hounsfield units; -1024 outside the scan.
+    field: float16, HU, the scanner's slow density (strokecore.head.density_field); ``hu - field`` is flat.
     brain: bool, parenchyma; inside: bool, intracranial space.
     regions: uint8, RegionId.label of the atlas as the node places it.
     lesion: bool, the true infarct.
@@ -106,11 +108,21 @@ class Case:
 
     record: CaseRecord
     hu: npt.NDArray[np.float16]
+    field: npt.NDArray[np.float16]
     brain: BoolArray
     inside: BoolArray
     regions: UInt8Array
     lesion: BoolArray
     territory: UInt8Array
+
+    def density(self, spec: InputSpec) -> Float32Array:
+        """HU as ``spec`` wants them: as scanned, or without the slow field; float32 [z, y, x]."""
+        hu = self.hu.astype(np.float32)
+        if not spec.flat:
+            return hu
+        # what is outside the scan stays recognisable, and nothing else becomes it
+        flat = np.maximum(hu - self.field.astype(np.float32), OUTSIDE_HU + 1)
+        return np.where(hu > OUTSIDE_HU, flat, hu)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays by name, in the order of ARRAYS."""

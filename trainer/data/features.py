@@ -116,7 +116,7 @@ class FeatureCache:
         Parameters
         ----------
         keys: names of the slices; version PLAIN for slices as they are, as validation sees them.
-        hu: float32 [m, H, W], their densities.
+        hu: float32 [m, slabs, H, W], their densities.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from trainer.data.features import FeatureCache
 from trainer.data.slices import CaseSlices
 from trainer.network.vit_dpt import StrokeNet
 
-# Keys and HU float32 [m, H, W] of slices, to the four taps [m, hidden, h, w] on the training's device.
+# Keys and HU float32 [m, slabs, H, W] of slices, to the four taps [m, hidden, h, w] on the training's device.
 Features = Callable[[Sequence[SliceKey], Tensor], tuple[Tensor, ...]]
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from strokecore.errors import UsageError
 from strokecore.learned.arms import Arm
+from strokecore.learned.preprocessing import with_neighbours
 from trainer.config import Recipe
 from trainer.data.augment import (
     NONE,
@@ -32,6 +33,7 @@ from trainer.data.augment import (
     version_noise,
 )
 from trainer.data.batch import PLAIN, UNCACHED, ArmTruth, Batch, Kind, SliceKey
+from trainer.data.fresh_infarct import with_fresh_infarct
 from trainer.data.slices import CaseSlices
 
 __all__ = ["ArmTruth", "Batch", "Choice", "SliceKey", "TrainingData", "batches"]
@@ -57,14 +59,19 @@ SINGLE_LESION_SHARE: Final = 0.5
 _CHOICE: Final = 1
 _CHANGE: Final = 2
 _NOISE: Final = 3
+_FRESH: Final = 4
 
 
 class Choice(NamedTuple):
-    """One slice that a step has chosen: index of its case, row in it, and the arm that answers."""
+    """One slice that a step has chosen: index of its case, row in it, and the arm that answers.
+
+    fresh: an infarct is drawn into the case in this step.
+    """
 
     case: int
     row: int
     arm: Arm
+    fresh: bool = False
 
 
 class TrainingData:
@@ -89,6 +96,8 @@ class TrainingData:
         lesion = {i for i in both if any(_has_lesion(self.slices[i], arm) for arm in ARMS)}
         self._with_lesion = sorted(lesion)
         self._without = [i for i in both if i not in lesion]
+        self._free = [i for i in self._without if not self.slices[i].lesion_rows.any()]
+        self._drawn: tuple[int, dict[int, CaseSlices]] = (-1, {})
         self._of_arm = {arm: [i for i, c in enumerate(self.slices) if len(c.arm_rows(arm))] for arm in ARMS}
         log.info(
             "pairs from %d patients with infarct at a level and %d without; %d cases show one level or none",
@@ -123,36 +132,58 @@ class TrainingData:
         rng = np.random.default_rng([self.recipe.seed, step, _CHOICE])
         count = self.recipe.training.pairs * self.world
         if rng.random() < self.recipe.training.single_share:
-            singles = [self._choose_singles(arm, count, rng) for arm in ARMS]
+            singles = [self._choose_singles(step, arm, count, rng) for arm in ARMS]
             return "singles", list(zip(*singles, strict=True))
-        return "pairs", self._choose_pairs(count, rng)
+        return "pairs", self._choose_pairs(step, count, rng)
 
-    def _choose_pairs(self, count: int, rng: np.random.Generator) -> list[tuple[Choice, Choice]]:
+    def _choose_pairs(self, step: int, count: int, rng: np.random.Generator) -> list[tuple[Choice, Choice]]:
         # rounded up or down at random: the share holds on average, and each batch is near it
         wanted = int(LESION_PATIENT_SHARE * count + rng.random())
         if not self._without:
             wanted = count
         elif not self._with_lesion:
             wanted = 0
-        cases = _distinct(self._with_lesion, wanted, rng) + _distinct(self._without, count - wanted, rng)
-        return [(self._level_slice(case, "bg", rng), self._level_slice(case, "sg", rng)) for case in cases]
-
-    def _level_slice(self, case: int, arm: Arm, rng: np.random.Generator) -> Choice:
-        slices = self.slices[case]
-        return Choice(case, _row(slices, slices.level_rows(arm), LESION_SLICE_SHARE, rng), arm)
-
-    def _choose_singles(self, arm: Arm, count: int, rng: np.random.Generator) -> list[Choice]:
+        fresh = 0
+        if self.recipe.augment.fresh_infarct and self._free:
+            fresh = int(self.recipe.augment.fresh_infarct * wanted + rng.random())
+        cases = _distinct(self._with_lesion, wanted - fresh, rng)
+        cases += _distinct(self._without, count - wanted, rng) + _distinct(self._free, fresh, rng)
         return [
-            Choice(
-                case, _row(self.slices[case], self.slices[case].arm_rows(arm), SINGLE_LESION_SHARE, rng), arm
-            )
-            for case in _distinct(self._of_arm[arm], count, rng)
+            (self._level_slice(step, case, new, "bg", rng), self._level_slice(step, case, new, "sg", rng))
+            for case, new in zip(cases, _last_true(count, fresh), strict=True)
         ]
+
+    def _level_slice(self, step: int, case: int, fresh: bool, arm: Arm, rng: np.random.Generator) -> Choice:
+        slices = self._shown(step, case, fresh)
+        return Choice(case, _row(slices, slices.level_rows(arm), LESION_SLICE_SHARE, rng), arm, fresh)
+
+    def _choose_singles(self, step: int, arm: Arm, count: int, rng: np.random.Generator) -> list[Choice]:
+        share = LESION_PATIENT_SHARE * self.recipe.augment.fresh_infarct
+        chosen = []
+        for case in _distinct(self._of_arm[arm], count, rng):
+            fresh = bool(share) and case in self._free and bool(rng.random() < share)
+            slices = self._shown(step, case, fresh)
+            chosen.append(
+                Choice(case, _row(slices, slices.arm_rows(arm), SINGLE_LESION_SHARE, rng), arm, fresh)
+            )
+        return chosen
+
+    def _shown(self, step: int, case: int, fresh: bool) -> CaseSlices:
+        """A case as a step shows it; what was drawn into it is remembered for the step."""
+        if not fresh:
+            return self.slices[case]
+        if self._drawn[0] != step:
+            self._drawn = (step, {})
+        drawn = self._drawn[1]
+        if case not in drawn:
+            rng = np.random.default_rng([self.recipe.seed, step, _FRESH, case])
+            drawn[case] = with_fresh_infarct(self.slices[case], rng, self.recipe.augment.fresh_hu)
+        return drawn[case]
 
     def _prepare(self, choice: Choice, step: int, change: int, place: int) -> _Prepared:
         """The chosen slice, augmented. ``change``: number of the augmentation in the step; ``place``: of the
         slice, for its noise."""
-        case = self.slices[choice.case]
+        case = self._shown(step, choice.case, choice.fresh)
         version, augmentation = self._augmentation(case.record.id, step, change)
         noise = (
             np.random.default_rng([self.recipe.seed, step, _NOISE, place])
@@ -165,7 +196,12 @@ class TrainingData:
         target, brain, territories = augment_labels(labels, augmentation, case.pixel_mm)
         return _Prepared(
             key=SliceKey(case.record.id, choice.row, version),
-            hu=augment_hu(case.hu[choice.row], augmentation, case.pixel_mm, noise),
+            hu=augment_hu(
+                with_neighbours(case.hu, np.array([choice.row]), self.recipe.input)[0],
+                augmentation,
+                case.pixel_mm,
+                noise,
+            ),
             target=target.long(),
             brain=brain.bool(),
             territories=mirror_territories(territories) if augmentation.flip else territories,
@@ -225,6 +261,10 @@ def _distinct(pool: Sequence[int], count: int, rng: np.random.Generator) -> list
     while len(drawn) < count:
         drawn += rng.permutation(pool).tolist()
     return drawn[:count]
+
+
+def _last_true(count: int, true: int) -> list[bool]:
+    return [False] * (count - true) + [True] * true
 
 
 def _row(

@@ -123,7 +123,7 @@ def case_slices(case: Case, spec: InputSpec) -> CaseSlices:
     Raises UsageError when densities are not finite or no slice holds enough brain.
     """
     grid = CANONICAL_GRID
-    hu = case.hu.astype(np.float32)
+    hu = case.density(spec)
     if not np.isfinite(hu).all():
         raise UsageError(f"case {case.record.id} has densities that are not finite; prepare the data again.")
     lesion = mask_slices(case.lesion, grid, spec)

@@ -8,8 +8,8 @@ import torch
 
 from strokecore.errors import UsageError
 from trainer.config import Recipe
-from trainer.network.vit_dpt import StrokeNet
-from trainer.network.weights import BackboneOrigin, load_backbone, random_origin
+from trainer.network.vit_dpt import NO_BACKBONE, FrozenBackbone, StrokeNet
+from trainer.network.weights import BackboneOrigin, load_backbone, no_origin, random_origin
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ def build_network(recipe: Recipe) -> tuple[StrokeNet, BackboneOrigin]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = StrokeNet(recipe.network)
+    if name == NO_BACKBONE:
+        return net, no_origin()
+    assert isinstance(net.backbone, FrozenBackbone), "every other network has one"
     if weights.source == "random":
         if weights.sha256:
             raise UsageError("weights.sha256 is given but weights.source is 'random'; remove one of them.")

@@ -20,6 +20,7 @@ from strokecore.arrays import BoolArray, dice_of_counts
 from strokecore.errors import UsageError
 from strokecore.head.grid import voxel_volume_ml
 from strokecore.learned.arms import Arm, infarct_probability, sg_share
+from strokecore.learned.preprocessing import with_neighbours
 from trainer.config import Recipe
 from trainer.data.batch import PLAIN, SliceKey
 from trainer.data.frozen import Features
@@ -61,7 +62,7 @@ class Validator:
 
     Parameters
     ----------
-    features: gives the frozen features of slices from their keys and HU [m, H, W].
+    features: gives the frozen features of slices from their keys and HU [m, slabs, H, W].
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class Validator:
         sums = torch.zeros(5, dtype=torch.float64)
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
-            hu = torch.from_numpy(case.hu[part].astype(np.float32))
+            hu = torch.from_numpy(with_neighbours(case.hu, part, self.recipe.input).astype(np.float32))
             taps = self.features([SliceKey(case.record.id, int(row), PLAIN) for row in part], hu)
-            logits: tuple[Tensor, Tensor] = decoder(taps, tuple(hu.shape[1:]))
+            logits: tuple[Tensor, Tensor] = decoder(taps, tuple(hu.shape[-2:]))
             bg, sg = (arm.float().softmax(1).cpu().numpy() for arm in logits)
             called = infarct_probability(bg, sg, share[part]) >= THRESHOLD
             lesion = case.bg_target[part] > 0

@@ -24,6 +24,7 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
     to_volume,
+    with_neighbours,
 )
 from trainer.data.cases import Case
 from trainer.loop.checkpoint import tensors_sha256
@@ -78,8 +79,9 @@ class Panel:
     def _shown(self, case: Case) -> Iterator[tuple[tuple[Float32Array, Float32Array], npt.NDArray[np.intp]]]:
         """Each network's class probabilities of the slices that hold brain, and which slices those are."""
         rows = np.flatnonzero(mask_slices(case.brain, CANONICAL_GRID, self.spec).any(axis=(1, 2)))
-        hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, self.spec)[rows]
-        for probabilities in _class_probabilities(self.nets, to_channels(hu, self.spec), _BATCH):
+        slices = hu_slices(case.density(self.spec), CANONICAL_GRID, self.spec)
+        channels = to_channels(with_neighbours(slices, rows, self.spec), self.spec)
+        for probabilities in _class_probabilities(self.nets, channels, _BATCH):
             yield probabilities, rows
 
     def _infarct(
@@ -99,7 +101,7 @@ def predict_slices(net: StrokeNet, channels: Float4D, batch: int = _BATCH) -> tu
     Parameters
     ----------
     net: in eval mode, on any device; computed in its own precision, float32.
-    channels: float32 [n, 3, H, W] from ``strokecore.learned.preprocessing.to_channels``.
+    channels: float32 [n, channels, H, W] from ``strokecore.learned.preprocessing.to_channels``.
     batch: slices at once.
 
     Returns

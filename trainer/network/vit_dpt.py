@@ -1,4 +1,4 @@
-"""The network: a frozen DINOv3 vision transformer and a light dual-arm DPT decoder.
+"""The network: a frozen DINOv3 vision transformer and a light dual-arm DPT decoder, or a U-Net instead of it.
 
 Frozen backbone and dual-arm DPT-style decoder are the paper's (arXiv 2602.23961); depths of the taps, widths
 and the arms' classes are ours, because the paper's were not available. The decoder follows Ranftl et al.,
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,15 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
+from trainer.network.mirror_unet import COARSEST, MirrorUNet
 
 # Scale of each reassembled map relative to the patch grid, shallow tap first (DPT's own choice).
 _SCALES: Final = (4.0, 2.0, 1.0, 0.5)
 REGISTER_TOKENS: Final = 4
+# Channels that DINOv3 takes.
+_COLOURS: Final = 3
+NO_BACKBONE: Final = "none"
+Decoder = Literal["dpt", "mirror_unet"]
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,46 @@ class NetworkConfig:
 
     Attributes
     ----------
-    backbone: a key of BACKBONES.
-    features: channels of the decoder.
+    backbone: a key of BACKBONES, or "none" for a "mirror_unet" that is trained alone.
+    features: channels of the decoder; of the U-Net's finest scale.
     dropout: share of the fused map's channels dropped in training.
+    decoder: "dpt" reads the backbone's taps; "mirror_unet" (trainer.network.mirror_unet) reads the slices
+        themselves and, where there is a backbone, its last tap.
+    channels: of the input. A backbone sees the first three.
     """
 
     backbone: str = "tiny"
     features: int = 32
     dropout: float = 0.1
+    decoder: Decoder = "dpt"
+    channels: int = _COLOURS
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
+        known = [*BACKBONES, NO_BACKBONE]
+        if self.backbone not in known:
             raise UsageError(
-                f"backbone is {self.backbone!r}, expected one of {', '.join(BACKBONES)}; change the recipe."
+                f"backbone is {self.backbone!r}, expected one of {', '.join(known)}; change the recipe."
+            )
+        if self.decoder not in get_args(Decoder):
+            raise UsageError(
+                f"decoder is {self.decoder!r}, expected one of {', '.join(get_args(Decoder))}; change the "
+                "recipe."
+            )
+        if self.decoder == "dpt" and (self.backbone == NO_BACKBONE or self.channels != _COLOURS):
+            raise UsageError(
+                f"decoder 'dpt' with backbone {self.backbone!r} and {self.channels} channels: it needs a "
+                f"backbone, which takes {_COLOURS} channels."
+            )
+        if self.channels < (1 if self.backbone == NO_BACKBONE else _COLOURS):
+            raise UsageError(f"channels is {self.channels}, too few for backbone {self.backbone!r}.")
+        if (
+            self.decoder == "mirror_unet"
+            and self.backbone != NO_BACKBONE
+            and self.shape.patch_size != COARSEST
+        ):
+            raise UsageError(
+                f"decoder 'mirror_unet' joins features of {COARSEST} pixels' patches, and backbone "
+                f"{self.backbone!r} has {self.shape.patch_size}; use 'tiny' or 'none'."
             )
         if self.features < 1 or not 0 <= self.dropout < 1:
             raise UsageError(
@@ -101,8 +133,13 @@ class NetworkConfig:
 
     @property
     def shape(self) -> BackboneConfig:
-        """The backbone's shape."""
+        """The backbone's shape. Raises KeyError where there is none."""
         return BACKBONES[self.backbone]
+
+    @property
+    def multiple(self) -> int:
+        """Slices are a multiple of so many pixels high and wide."""
+        return COARSEST if self.backbone == NO_BACKBONE else self.shape.patch_size
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -111,7 +148,13 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """The inverse of ``to_dict``."""
-        return cls(str(values["backbone"]), int(values["features"]), float(values["dropout"]))
+        return cls(
+            str(values["backbone"]),
+            int(values["features"]),
+            float(values["dropout"]),
+            values.get("decoder", "dpt"),
+            int(values.get("channels", _COLOURS)),
+        )
 
 
 class FrozenBackbone(nn.Module):
@@ -231,33 +274,55 @@ class DualArmDecoder(nn.Module):
         return _resized(self.bg(fused), size), _resized(self.sg(fused), size)
 
 
+class NoBackbone(nn.Module):
+    """Stands where a network has no frozen part."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """No features."""
+        del pixels
+        return ()
+
+
 class StrokeNet(nn.Module):
-    """Frozen backbone and decoder; only the decoder's parameters require gradients."""
+    """Frozen backbone, if any, and decoder; only the decoder's parameters require gradients."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = FrozenBackbone(config.shape)
-        self.decoder = DualArmDecoder(config.shape.hidden_size, config.features, config.dropout)
+        self.backbone: nn.Module = NoBackbone()
+        width = 0
+        if config.backbone != NO_BACKBONE:
+            self.backbone, width = FrozenBackbone(config.shape), config.shape.hidden_size
+        if config.decoder == "dpt":
+            self.decoder: nn.Module = DualArmDecoder(width, config.features, config.dropout)
+        else:
+            self.decoder = MirrorUNet(config.channels, config.features, config.dropout, width)
 
     def taps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Frozen features of slices [n, 3, H, W]; what a feature cache holds."""
-        return tuple(self.backbone(x))
+        """What nothing is learned for, of slices [n, channels, H, W].
+
+        The backbone's features, which a feature cache holds; for a U-Net the slices and the last features of
+        both orientations.
+        """
+        if self.config.decoder == "dpt":
+            return tuple(self.backbone(x))
+        colours = x[:, :_COLOURS]
+        return (x, *self.backbone(colours)[-1:], *self.backbone(colours.flip(-1))[-1:])
 
     def decode(self, taps: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Logits of both arms from features, see DualArmDecoder."""
+        """Logits of both arms from ``taps``, see DualArmDecoder and MirrorUNet."""
         bg, sg = self.decoder(taps, size)
         return bg, sg
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """BG logits [n, 9, H, W] and SG logits [n, 6, H, W] of slices [n, 3, H, W].
+        """BG logits [n, 9, H, W] and SG logits [n, 6, H, W] of slices [n, channels, H, W].
 
-        Raises UsageError when H or W is not a multiple of the patch size.
+        Raises UsageError when H or W is not a multiple of ``config.multiple``.
         """
-        patch = self.config.shape.patch_size
-        if x.shape[-2] % patch or x.shape[-1] % patch:
+        unit = self.config.multiple
+        if x.shape[-2] % unit or x.shape[-1] % unit:
             raise UsageError(
-                f"slices are {x.shape[-2]} x {x.shape[-1]} pixels, expected multiples of {patch}; "
+                f"slices are {x.shape[-2]} x {x.shape[-1]} pixels, expected multiples of {unit}; "
                 "change input.size in the recipe."
             )
         return self.decode(self.taps(x), (x.shape[-2], x.shape[-1]))

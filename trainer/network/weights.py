@@ -24,9 +24,9 @@ from transformers import DINOv3ViTConfig
 from strokecore.errors import UsageError
 from strokecore.learned.package import file_sha256
 from trainer.network.dinov3_checkpoint import from_original
-from trainer.network.vit_dpt import BACKBONES, FrozenBackbone
+from trainer.network.vit_dpt import BACKBONES, NO_BACKBONE, FrozenBackbone
 
-Kind = Literal["shipped", "pretrained", "transformers", "meta", "random"]
+Kind = Literal["shipped", "pretrained", "transformers", "meta", "random", "none"]
 
 SHIPPED: Final = Path(__file__).parent / "tiny_backbone"
 SHIPPED_BACKBONE: Final = "tiny"
@@ -73,7 +73,7 @@ class BackboneOrigin:
     Attributes
     ----------
     kind: "shipped", "pretrained" (a folder of trainer pretrain), "transformers" (a folder of theirs), "meta"
-        (an original .pth) or "random".
+        (an original .pth), "random", or "none" of a network without one.
     backbone: key of trainer.network.vit_dpt.BACKBONES.
     name: of the weights' file or folder.
     sha256: of the weights' file; of random ones, of the values.
@@ -142,6 +142,12 @@ def random_origin(backbone: FrozenBackbone, name: str) -> BackboneOrigin:
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return BackboneOrigin("random", name, "random", digest.hexdigest(), "none, random values", "", False)
+
+
+def no_origin() -> BackboneOrigin:
+    """The origin that a network without a backbone records."""
+    nothing = hashlib.sha256(b"").hexdigest()
+    return BackboneOrigin("none", NO_BACKBONE, NO_BACKBONE, nothing, "none, no backbone", "", True)
 
 
 def _licence(name: str) -> tuple[str, str]:

@@ -14,9 +14,9 @@ from strokecore.anatomy.regions import RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.head.canonical import canonical_head
 from strokecore.learned.combination import Combination, VoxelWeights, region_map, voxel_opinions
+from strokecore.learned.preprocessing import OUTSIDE_HU
 from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.engine import Lesion
-from trainer.data.augment import OUTSIDE_HU
 from trainer.data.cases import Case
 
 # Voxels of one case that the weights are fitted on: neighbours say the same, so more add only time.

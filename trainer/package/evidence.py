@@ -134,8 +134,7 @@ def _judged(record: CaseRecord) -> list[bool]:
 
 def _learned_map(run: Run, case: Case, spec: InputSpec) -> Float32Array:
     """The network's infarct probability, float32 [z, y, x]; 0 outside the skull."""
-    hu = case.hu.astype(np.float32)
-    probability = infarct_map(run, hu, case.regions, case.brain, CANONICAL_GRID, spec)
+    probability = infarct_map(run, case.density(spec), case.regions, case.brain, CANONICAL_GRID, spec)
     probability[~case.inside] = 0.0
     return probability
 

@@ -26,6 +26,7 @@ from strokecore.learned.preprocessing import (
     mask_slices,
     slice_centres_mm,
     to_channels,
+    with_neighbours,
 )
 from trainer.data.cases import Case
 from trainer.network.vit_dpt import StrokeNet
@@ -63,7 +64,7 @@ class ProbabilityNet(nn.Module):
         self.eval()
 
     def forward(self, slices: Tensor) -> tuple[Tensor, Tensor]:
-        """Slices [n, 3, H, W] to class probabilities of both arms."""
+        """Slices [n, channels, H, W] to class probabilities of both arms."""
         bg, sg = self.net(slices)
         return bg.softmax(1), sg.softmax(1)
 
@@ -73,7 +74,7 @@ def to_onnx(net: StrokeNet, size: tuple[int, int]) -> bytes:
 
     Made plain (plain_graph), and without the exporter's notes: they hold paths of this machine.
     """
-    example = torch.zeros(2, 3, *size)  # 1 would be taken for a constant
+    example = torch.zeros(2, net.config.channels, *size)  # 1 would be taken for a constant
     with _quiet_exporter():
         program = torch.onnx.export(
             ProbabilityNet(net),
@@ -98,7 +99,7 @@ def golden(net: StrokeNet, cases: Sequence[Case], spec: InputSpec) -> dict[str, 
 
     Returns
     -------
-    slices: float32 [n, 3, H, W], evenly spaced brain slices of ``cases``, then random ones.
+    slices: float32 [n, channels, H, W], evenly spaced brain slices of ``cases``, then random ones.
     bg_probability, sg_probability: float32 [n, 9 or 6, H, W], to 2**-16.
     case: int16 [n], index of the slice's case, -1 for random ones.
     share: float32 [n], weight of the SG arm (strokecore.learned.arms.sg_share); regions: uint8 [n, H, W],
@@ -153,7 +154,7 @@ def run_onnx(network: bytes, slices: Float4D) -> tuple[Float4D, Float4D]:
 
     Parameters
     ----------
-    slices: float32 [n, 3, H, W].
+    slices: float32 [n, channels, H, W].
     """
     import onnxruntime
 
@@ -172,9 +173,10 @@ def _of_case(case: Case, index: int, number: int, spec: InputSpec) -> dict[str, 
     brain = mask_slices(case.brain, CANONICAL_GRID, spec)
     shown = np.flatnonzero(brain.any(axis=(1, 2)))
     chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(number, len(shown))).round().astype(int))]
+    slices = hu_slices(case.density(spec), CANONICAL_GRID, spec)
     share = sg_share(slice_centres_mm(CANONICAL_GRID, spec)[chosen], case.record.level_plane_mm)
     return {
-        "slices": to_channels(hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, spec)[chosen], spec),
+        "slices": to_channels(with_neighbours(slices, chosen, spec), spec),
         "case": np.full(len(chosen), index, np.int16),
         "share": share.astype(np.float32),
         "regions": label_slices(case.regions, CANONICAL_GRID, spec)[chosen],

@@ -32,7 +32,7 @@ from strokecore.simulate.spec import canonical_json
 from strokecore.simulate.write import write_dicom
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import CaseRecord, Dataset, DatasetWriter, Split, made_case, write_case
-from trainer.prepare.patterns import SHARES, training_spec
+from trainer.prepare.patterns import training_spec
 from trainer.prepare.pool import prepare_cases
 
 # The simulator's three disjoint ranges of seeds are the three splits.
@@ -44,6 +44,9 @@ SPLIT_SEEDS: Final[dict[Split, range]] = {
 # Apart from the simulator's own streams and the other draws of cases.
 _ANATOMY_STREAM: Final = 105
 _FREE_STREAM: Final = 106
+# Of the real people's heads: most that a node sees have no infarct, and a training can draw one into such a
+# head (trainer.data.fresh_infarct).
+PERSON_FREE_SHARE: Final = 0.5
 # How a number of cases is shared among the splits whose seeds are in reach.
 _SPLIT_SHARES: Final[dict[Split, float]] = {"train": 0.7, "validate": 0.1, "test": 0.2}
 
@@ -96,28 +99,46 @@ class Anatomies:
     Attributes
     ----------
     paths: in the order of their names. second_atlas: see people.load_person.
+    validate: people of the split "validate" alone; empty: ``paths`` are of every split.
     """
 
     paths: tuple[Path, ...]
     second_atlas: Path | None = None
+    validate: tuple[Path, ...] = ()
 
     def of(self, seed: int) -> Path:
         """The label map of a seed's person."""
+        people = self.validate if self.validate and split_of(seed) == "validate" else self.paths
         rng = np.random.default_rng([seed, _ANATOMY_STREAM])
-        return self.paths[int(rng.integers(len(self.paths)))]
+        return people[int(rng.integers(len(people)))]
 
 
-def find_anatomies(folder: Path, persons: str = "*", second_atlas: Path | None = None) -> Anatomies:
+def find_anatomies(
+    folder: Path, persons: str = "*", second_atlas: Path | None = None, validate: str = ""
+) -> Anatomies:
     """The label maps of a folder.
 
     Parameters
     ----------
     persons: which of them: a glob pattern for their names, or the ends of names such as "01,02".
+    validate: the same for people who are kept to the split "validate"; empty: nobody is.
 
     Raises
     ------
-    UsageError: there is none, or one that is asked for is missing.
+    UsageError: there is none, one that is asked for is missing, or one is in both.
     """
+    chosen = _label_maps(folder, persons, "--persons")
+    kept = _label_maps(folder, validate, "--validate-persons") if validate else ()
+    both = sorted(_stem(path) for path in {*chosen} & {*kept})
+    if both:
+        raise UsageError(
+            f"{', '.join(both)} would be trained on and validated with; name each person once, in --persons "
+            "or in --validate-persons."
+        )
+    return Anatomies(chosen, second_atlas, kept)
+
+
+def _label_maps(folder: Path, persons: str, option: str) -> tuple[Path, ...]:
     found = sorted(folder.glob("*.nii.gz"))
     if any(sign in persons for sign in "*?["):
         chosen = [path for path in found if fnmatch.fnmatchcase(_stem(path), persons)]
@@ -127,15 +148,15 @@ def find_anatomies(folder: Path, persons: str = "*", second_atlas: Path | None =
         missing = [name for name in names if not any(_stem(path).endswith(name) for path in chosen)]
         if missing or "" in names:
             raise UsageError(
-                f"--persons is {persons!r} and there are {', '.join(map(_stem, found)) or 'none'}; give ends "
+                f"{option} is {persons!r} and there are {', '.join(map(_stem, found)) or 'none'}; give ends "
                 "of their names, such as 01,02, or a pattern."
             )
     if not chosen:
         raise UsageError(
-            f"no label map NAME.nii.gz fits {persons!r}; give a folder of them, and --persons as 01,02 or a "
+            f"no label map NAME.nii.gz fits {persons!r}; give a folder of them, and {option} as 01,02 or a "
             "pattern."
         )
-    return Anatomies(tuple(chosen), second_atlas)
+    return tuple(chosen)
 
 
 def _stem(path: Path) -> str:
@@ -192,8 +213,7 @@ def prepare_seed(out: Path, seed: int) -> CaseRecord | str:
 def prepare_person(anatomies: Anatomies, out: Path, seed: int) -> CaseRecord | str:
     """Make a real person's case; returns its record, or why the node would refuse this head."""
     base = load_person(anatomies.of(seed), anatomies.second_atlas)
-    # The population's heads all have an infarct; most that a node sees have none.
-    free = np.random.default_rng([seed, _FREE_STREAM]).random() < SHARES["lesion_free"]
+    free = np.random.default_rng([seed, _FREE_STREAM]).random() < PERSON_FREE_SHARE
     spec = random_person_spec(seed, base.anatomy, affected=() if free else None)
     if spec.definition not in base.definitions:
         spec = dataclasses.replace(spec, definition="atlas")

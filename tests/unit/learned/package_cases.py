@@ -108,7 +108,7 @@ def _golden_slices(head: Head, case: int) -> dict[str, npt.NDArray[Any]]:
     chosen = np.array([2, 4, 8, 10])  # two of each level
     share = sg_share(slice_centres_mm(head.grid, SPEC)[chosen], level_plane_mm(head.regions, head.grid))
     return {
-        "slices": to_channels(hu_slices(head.hu, head.grid, SPEC)[chosen], SPEC),
+        "slices": to_channels(hu_slices(head.hu, head.grid, SPEC)[chosen][:, None], SPEC),
         "case": np.full(len(chosen), case, np.int16),
         "share": share.astype(np.float32),
         "regions": label_slices(head.regions, head.grid, SPEC)[chosen],

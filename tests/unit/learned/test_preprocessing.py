@@ -151,7 +151,7 @@ def test_nothing_comes_back_beyond_the_slices() -> None:
 
 def test_channels_are_windows_of_head_and_mirror() -> None:
     slices = np.linspace(-100, 120, 2 * 16 * 16, dtype=np.float32).reshape(2, 16, 16)
-    channels = to_channels(slices, InputSpec(size=(16, 16)))
+    channels = to_channels(slices[:, None], InputSpec(size=(16, 16)))
     assert channels.shape == (2, 3, 16, 16)
     assert channels.dtype == np.float32
     for index, (low, high), source in (
@@ -164,7 +164,7 @@ def test_channels_are_windows_of_head_and_mirror() -> None:
 
 
 def test_outside_the_scan_is_black_in_every_window() -> None:
-    channels = to_channels(np.full((1, 16, 16), -1024, np.float32), InputSpec(size=(16, 16)))
+    channels = to_channels(np.full((1, 1, 16, 16), -1024, np.float32), InputSpec(size=(16, 16)))
     np.testing.assert_allclose(channels, -0.449 / 0.226, rtol=1e-5)
 
 

@@ -15,6 +15,7 @@ from strokecore.learned.golden import read_golden
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.package import load_package
 from strokecore.learned.parity import _golden_infarct, outline_is_steady
+from strokecore.learned.preprocessing import InputSpec
 from strokecore.learned.shipped import IS_DEFAULT, SHIPPED, package_folder
 from tests.unit.scoring.heads import darken, flat_head
 from trainer.config import load_recipe
@@ -34,9 +35,12 @@ def test_the_package_is_whole_and_small() -> None:
 
 def test_it_was_trained_by_the_recipe_that_ships() -> None:
     trained = load_package(SHIPPED).manifest["training"]
-    recipe = load_recipe(RECIPE).to_dict()
-    for part in ("name", "seed", "network", "input", "loss", "augment", "training"):
-        assert _plain(trained["recipe"][part]) == _plain(recipe[part]), part
+    made, recipe = trained["recipe"], load_recipe(RECIPE).to_dict()
+    assert (made["name"], made["seed"]) == (recipe["name"], recipe["seed"])
+    assert InputSpec.from_dict(made["input"]) == load_recipe(RECIPE).input
+    for part in ("network", "loss", "augment", "training"):
+        # settings that came later have their defaults
+        assert _plain({**recipe[part], **made[part]}) == _plain(recipe[part]), part
     assert trained["data"]["kind"] == "simulated"
 
 

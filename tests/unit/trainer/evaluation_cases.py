@@ -72,7 +72,7 @@ def make_case(
         digest="",
     )
     territory = np.zeros(shape, np.uint8) if binary else regions
-    return Case(record, hu, brain, brain, regions, lesion, territory)
+    return Case(record, hu, np.zeros_like(hu), brain, brain, regions, lesion, territory)
 
 
 def make_dataset(folder: Path, cases: list[Case], kind: str = "simulated") -> Dataset:

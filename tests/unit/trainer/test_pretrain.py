@@ -45,7 +45,9 @@ def _case(name: str, split: str, hu: np.ndarray, inside: np.ndarray, regions: np
     chosen: Split = "train" if split == "train" else "validate"
     record = CaseRecord(name, chosen, "territory", "lesion_free", 10.0, 5.0, 0.0, (), "")
     nothing = np.zeros(inside.shape, np.bool_)
-    return Case(record, hu, inside, inside, regions, nothing, np.zeros(inside.shape, np.uint8))
+    return Case(
+        record, hu, np.zeros_like(hu), inside, inside, regions, nothing, np.zeros(inside.shape, np.uint8)
+    )
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def test_the_recipes_are_there() -> None:
         "aspects_dinov3_vitb16",
         "simulated_tiny",
         "strokecore_tiny",
+        "strokecore_unet",
     ]
 
 
@@ -90,8 +91,8 @@ def test_the_papers_recipes_say_how_to_get_the_weights(path: Path) -> None:
         ("name: a\nnetwrk: {backbone: tiny}", "netwrk"),
         ("name: a\nnetwork: {backbone: vit7b}", "vit7b"),
         ("name: a\ntraining: {steps: many}", "steps"),
-        ("name: a\ninput: {size: [100, 112]}", "multiples of the patch"),
-        ("name: a\ninput: {channels: [{window_hu: [0.0, 80.0]}]}", "1 channels, expected 3"),
+        ("name: a\ninput: {size: [100, 112]}", "multiples of 8"),
+        ("name: a\ninput: {channels: [{window_hu: [0.0, 80.0]}]}", "1 channels and network.channels is 3"),
         ("name: a\nweights: {sha256: 73cec8be}", "64 hexadecimal digits"),
         ("name: a\nweights: {source: ''}", "weights.source is empty"),
         ("name: a b", "expected letters"),
@@ -120,17 +121,18 @@ def test_the_document_gives_the_true_sizes(path: Path) -> None:
     recipe = load_recipe(path)
     with torch.device("meta"):
         net = StrokeNet(recipe.network)
-        pixels = torch.zeros(1, 3, *recipe.input.size)
+        pixels = torch.zeros(1, recipe.network.channels, *recipe.input.size)
     with FlopCounterMode(display=False) as backbone:
         taps = net.taps(pixels)
     with FlopCounterMode(display=False) as decoder:
         bg, sg = net.decode(taps, recipe.input.size)
         (bg.sum() + sg.sum()).backward()
+    kept = sum(tap.numel() for tap in taps) * 2 / 1e6 if recipe.network.decoder == "dpt" else 0.0
     frozen, trained = (sum(p.numel() for p in part.parameters()) for part in (net.backbone, net.decoder))
     row = (
         f"| `{path.name}` | {frozen / 1e6:.2f} M | {trained / 1e6:.2f} M "
         f"| {backbone.get_total_flops() / 1e9:.1f} | {decoder.get_total_flops() / 1e9:.1f} "
-        f"| {sum(tap.numel() for tap in taps) * 2 / 1e6:.2f} MB |"
+        f"| {kept:.2f} MB |"
     )
     assert row in DOCUMENT.read_text("utf-8"), f"expected in {DOCUMENT.name}: {row}"
 

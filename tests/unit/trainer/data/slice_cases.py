@@ -90,4 +90,6 @@ def canonical(case_id: str, labels: Labels = "territory", split: str = "train") 
     territory = np.where(lesion, regions, 0).astype(np.uint8)
     if labels == "binary":
         territory[:] = 0
-    return Case(record(case_id, labels, split), hu, brain, brain, regions, lesion, territory)
+    return Case(
+        record(case_id, labels, split), hu, np.zeros_like(hu), brain, brain, regions, lesion, territory
+    )

@@ -31,6 +31,11 @@ EVERYTHING = Augmentation(
 )
 
 
+def changed(hu: np.ndarray, change: Augmentation, pixel_mm: float, rng: np.random.Generator) -> torch.Tensor:
+    """One slice without neighbours."""
+    return augment_hu(hu[None], change, pixel_mm, rng)[0]
+
+
 def noise() -> np.random.Generator:
     return np.random.default_rng(0)
 
@@ -43,13 +48,13 @@ def head() -> np.ndarray:
 
 def test_nothing_changes_nothing() -> None:
     hu = head().astype(np.float16)
-    np.testing.assert_array_equal(augment_hu(hu, NONE, PIXEL_MM, noise()).numpy(), hu.astype(np.float32))
+    np.testing.assert_array_equal(changed(hu, NONE, PIXEL_MM, noise()).numpy(), hu.astype(np.float32))
 
 
 def test_shift_by_whole_pixels_is_exact() -> None:
     """Would be half a pixel off, or smoothed, with align_corners confused."""
     hu = head()
-    moved = augment_hu(hu, Augmentation(shift_mm=(2 * PIXEL_MM, -3 * PIXEL_MM)), PIXEL_MM, noise()).numpy()
+    moved = changed(hu, Augmentation(shift_mm=(2 * PIXEL_MM, -3 * PIXEL_MM)), PIXEL_MM, noise()).numpy()
     np.testing.assert_allclose(moved[2:, :-3], hu[:-2, 3:], atol=1e-3)
     assert (moved[:2] == OUTSIDE_HU).all()
     assert (moved[:, -3:] == OUTSIDE_HU).all()
@@ -57,7 +62,7 @@ def test_shift_by_whole_pixels_is_exact() -> None:
 
 def test_quarter_turn_of_a_square_is_exact() -> None:
     hu = head()[:COLUMNS]
-    turned = augment_hu(hu, Augmentation(rotate_deg=90.0), PIXEL_MM, noise()).numpy()
+    turned = changed(hu, Augmentation(rotate_deg=90.0), PIXEL_MM, noise()).numpy()
     options = [np.abs(turned - np.rot90(hu, k)).max() for k in (1, -1)]
     assert min(options) < 0.02
 
@@ -69,7 +74,7 @@ def test_distances_hold_in_slices_that_are_not_square(angle: float, scale: float
     row, column = (ROWS - 1) / 2 + 16, (COLUMNS - 1) / 2
     y, x = np.mgrid[:ROWS, :COLUMNS]
     hu += 100 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 8)
-    moved = augment_hu(hu, Augmentation(rotate_deg=angle, scale=scale), PIXEL_MM, noise()).numpy()
+    moved = changed(hu, Augmentation(rotate_deg=angle, scale=scale), PIXEL_MM, noise()).numpy()
     moved = np.where(moved > 1, moved, 0)
     centre_y = ((y - (ROWS - 1) / 2) * moved).sum() / moved.sum() * PIXEL_MM
     centre_x = ((x - (COLUMNS - 1) / 2) * moved).sum() / moved.sum() * PIXEL_MM
@@ -83,7 +88,7 @@ def test_labels_stay_on_what_they_label() -> None:
     hu = np.where(lesion > 0, 20.0, 40.0).astype(np.float32)
     for flip in (False, True):
         change = replace(EVERYTHING, flip=flip, gain=1.0, shift_hu=0.0, blur_mm=0.0)
-        moved = augment_hu(hu, change, PIXEL_MM, noise()).numpy()
+        moved = changed(hu, change, PIXEL_MM, noise()).numpy()
         label = augment_labels(lesion[None], change, PIXEL_MM)[0].numpy()
         dark = (moved < 30) & (moved > 0)
         assert set(np.unique(label)) == {0, 5}
@@ -94,7 +99,7 @@ def test_labels_stay_on_what_they_label() -> None:
 def test_flip_mirrors_and_exchanges_sides() -> None:
     hu = head()
     np.testing.assert_array_equal(
-        augment_hu(hu, Augmentation(flip=True), PIXEL_MM, noise()).numpy(), hu[:, ::-1]
+        changed(hu, Augmentation(flip=True), PIXEL_MM, noise()).numpy(), hu[:, ::-1]
     )
     labels = torch.tensor([0, *(region.label for region in ALL_REGIONS)], dtype=torch.uint8)
     mirrored = mirror_territories(labels)
@@ -106,27 +111,27 @@ def test_flip_mirrors_and_exchanges_sides() -> None:
 def test_outside_stays_outside() -> None:
     hu = head()
     change = replace(EVERYTHING, noise_hu=30.0, blur_mm=3.0)
-    changed = augment_hu(hu, change, PIXEL_MM, noise()).numpy()
-    still = augment_hu(hu, replace(change, noise_hu=0.0, blur_mm=0.0), PIXEL_MM, noise()).numpy()
+    after = changed(hu, change, PIXEL_MM, noise()).numpy()
+    still = changed(hu, replace(change, noise_hu=0.0, blur_mm=0.0), PIXEL_MM, noise()).numpy()
     assert (still == OUTSIDE_HU).any()
-    np.testing.assert_array_equal(changed == OUTSIDE_HU, still == OUTSIDE_HU)
+    np.testing.assert_array_equal(after == OUTSIDE_HU, still == OUTSIDE_HU)
 
 
 def test_density_is_scaled_about_water_and_shifted() -> None:
     hu = head()
     inside = hu > OUTSIDE_HU
-    changed = augment_hu(hu, Augmentation(gain=1.04, shift_hu=-2.0), PIXEL_MM, noise()).numpy()
-    np.testing.assert_allclose(changed[inside], hu[inside] * 1.04 - 2, rtol=1e-5)
+    after = changed(hu, Augmentation(gain=1.04, shift_hu=-2.0), PIXEL_MM, noise()).numpy()
+    np.testing.assert_allclose(after[inside], hu[inside] * 1.04 - 2, rtol=1e-5)
 
 
 def test_blur_smooths_without_darkening_the_edge() -> None:
     flat = np.full((ROWS, COLUMNS), OUTSIDE_HU, np.float32)
     flat[10:, 5:] = 40.0
-    kept = augment_hu(flat, Augmentation(blur_mm=2.0), PIXEL_MM, noise()).numpy()
+    kept = changed(flat, Augmentation(blur_mm=2.0), PIXEL_MM, noise()).numpy()
     np.testing.assert_allclose(kept, flat, atol=1e-3)
     point = np.zeros((ROWS, COLUMNS), np.float32)
     point[30, 20] = 1000.0
-    spread = augment_hu(point, Augmentation(blur_mm=3.0), PIXEL_MM, noise()).numpy()
+    spread = changed(point, Augmentation(blur_mm=3.0), PIXEL_MM, noise()).numpy()
     y = np.arange(ROWS)[:, None] - 30
     assert spread.sum() == pytest.approx(1000, rel=1e-3)
     assert math.sqrt((spread * y**2).sum() / spread.sum()) * PIXEL_MM == pytest.approx(3.0, rel=0.03)
@@ -135,10 +140,10 @@ def test_blur_smooths_without_darkening_the_edge() -> None:
 def test_noise_has_the_given_spread_and_repeats() -> None:
     hu = np.full((ROWS, COLUMNS), 35.0, np.float32)
     change = Augmentation(noise_hu=2.0)
-    once = augment_hu(hu, change, PIXEL_MM, noise())
+    once = changed(hu, change, PIXEL_MM, noise())
     assert float((once - 35).std()) == pytest.approx(2.0, rel=0.1)
-    assert torch.equal(once, augment_hu(hu, change, PIXEL_MM, noise()))
-    assert not torch.equal(once, augment_hu(hu, change, PIXEL_MM, np.random.default_rng(1)))
+    assert torch.equal(once, changed(hu, change, PIXEL_MM, noise()))
+    assert not torch.equal(once, changed(hu, change, PIXEL_MM, np.random.default_rng(1)))
 
 
 def test_draws_keep_to_the_limits() -> None:

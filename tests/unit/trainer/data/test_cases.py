@@ -27,7 +27,9 @@ def small_case(case_id="case-a", split="train", mark=60) -> Case:
         case_id, split, "territory", "bg_only", 9.5, 5.0, 0.002, ("right:M1",), "", {"a": "b"}
     )
     hu = np.full(SHAPE, 33.25, np.float16)
-    return Case(record, hu, masks["brain"], masks["inside"], labels, masks["lesion"], labels)
+    return Case(
+        record, hu, np.zeros_like(hu), masks["brain"], masks["inside"], labels, masks["lesion"], labels
+    )
 
 
 def write(out, *cases, **details) -> Dataset:

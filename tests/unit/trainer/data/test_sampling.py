@@ -157,7 +157,7 @@ def test_truth_and_pixels_are_those_of_the_key() -> None:
         for place, key in enumerate(batch.keys[truth.rows]):
             case = BY_ID[key.case_id]
             hu = batch.hu[truth.rows][place]
-            np.testing.assert_array_equal(hu, case.hu[key.row].astype(np.float32))
+            np.testing.assert_array_equal(hu, case.hu[[key.row]].astype(np.float32))
             np.testing.assert_array_equal(truth.target[place], getattr(case, target)[key.row])
             np.testing.assert_array_equal(truth.brain[place], case.brain[key.row])
             np.testing.assert_array_equal(truth.territories[place], case.territories[key.row])
@@ -171,7 +171,7 @@ def test_flip_moves_image_lesion_and_territories_together() -> None:
     for step in range(12):
         batch = data.batch(step)
         case, row = CASES[0], batch.keys[0].row
-        plain = torch.from_numpy(case.hu[row].astype(np.float32))
+        plain = torch.from_numpy(case.hu[[row]].astype(np.float32))
         flipped = torch.equal(batch.hu[0], plain.flip(-1))
         assert flipped or torch.equal(batch.hu[0], plain)
         seen.add(flipped)

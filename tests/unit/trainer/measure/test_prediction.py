@@ -96,7 +96,7 @@ def test_a_case_is_made_of_its_slices(net: StrokeNet) -> None:
     case = make_case("a", "test", "coupled", (M2,))
     rows = mask_slices(case.brain, CANONICAL_GRID, SPEC).any(axis=(1, 2))
     hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, SPEC)[rows]
-    bg, _ = predict_slices(net, to_channels(hu, SPEC))
+    bg, _ = predict_slices(net, to_channels(hu[:, None], SPEC))
     infarct = Panel([net], SPEC).infarcts(case)[0]
     index = (slice(*[int(np.searchsorted(CANONICAL_GRID.axes_mm[0], v)) for v in (-16.5, -13.5)]),)
     middle = infarct[index][:, box(M2)[1], box(M2)[2]]
@@ -141,8 +141,6 @@ def test_a_side_error_would_be_seen() -> None:
 
 def test_a_head_without_brain_has_no_infarct() -> None:
     case = make_case("x", "test", "lesion_free")
-    empty = type(case)(
-        case.record, case.hu, case.brain & False, case.inside, case.regions, case.lesion, case.territory
-    )
+    empty = replace(case, brain=case.brain & False)
     (found,) = Panel([StubNet()], SPEC).predictions(empty)
     assert not found.infarct.any()

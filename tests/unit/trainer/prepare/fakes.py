@@ -54,7 +54,9 @@ class FakeCanonical:
             not_judged=not_judged,
         )
         hu = np.full(CANONICAL_GRID.shape, -1024, np.float16)
-        return Case(record, hu, masks["brain"], masks["inside"], labels, masks["lesion"], labels)
+        return Case(
+            record, hu, np.zeros_like(hu), masks["brain"], masks["inside"], labels, masks["lesion"], labels
+        )
 
 
 def make_record(out: Path, job: str) -> CaseRecord | str:
