@@ -35,7 +35,6 @@ from strokecore.learned.package import (
     OUTPUT_NAMES,
     TYPED_ONNX,
     WEIGHTS,
-    Calibration,
     file_sha256,
     load_package,
     output_shapes,
@@ -48,8 +47,8 @@ from trainer.evaluate import on_best_device
 from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import load_network, read_record
 from trainer.measure.prediction import predict_slices
-from trainer.package.calibrate import figures, fit_calibration, ranked_thresholds
-from trainer.package.evidence import Evidence, collect, collect_joined
+from trainer.package.calibrate import figures, fit_regions, ranked_thresholds
+from trainer.package.evidence import Decisions, Evidence, collect, collect_joined
 from trainer.package.graph import ExportError, check_parity, golden, golden_bytes, to_onnx
 from trainer.package.model_card import licence_name, licence_text, model_card
 from trainer.package.typed import typed_networks
@@ -197,18 +196,24 @@ class Fitted:
     """What is fitted around a network on validation cases; ``combination``: None where it stands alone."""
 
     evidence: Evidence
-    calibration: dict[str, Calibration]
+    decisions: Decisions
     combination: Combination | None
 
     def manifest(self, threshold: float) -> dict[str, Any]:
         """As model.json says it, with this lesion threshold."""
         return {
-            "metrics": {"validation": figures(self.evidence, threshold, self.calibration), "test": None},
+            "metrics": {
+                "validation": figures(
+                    self.evidence, threshold, self.decisions.calibration, self.decisions.threshold
+                ),
+                "test": None,
+            },
             "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
             "combination": asdict(self.combination) if self.combination else None,
             "regions": {
                 "aggregation": "logit_of_mean",
-                "calibration": {name: asdict(curve) for name, curve in self.calibration.items()},
+                "threshold": self.decisions.threshold,
+                "calibration": {name: asdict(curve) for name, curve in self.decisions.calibration.items()},
             },
         }
 
@@ -219,11 +224,11 @@ def fit_decisions(
     """Fit calibration and, where ``joined``, the weights beside the weight-free engine's."""
     combination: Combination | None = None
     if joined:
-        evidence, combination = collect_joined(run_network, dataset, records, spec, fit_calibration)
+        evidence, combination = collect_joined(run_network, dataset, records, spec, fit_regions)
     else:
         evidence = collect(run_network, dataset, records, spec)
-    calibration = fit_calibration(evidence.log_odds, evidence.affected, evidence.asymmetry)
-    return Fitted(evidence, calibration, combination)
+    decisions = fit_regions(evidence.log_odds, evidence.affected, evidence.judged, evidence.asymmetry)
+    return Fitted(evidence, decisions, combination)
 
 
 @contextmanager

@@ -73,12 +73,16 @@ def combined(
     regions: UInt8Array,
     region_log_odds: Mapping[RegionId, float],
     weights: Combination,
+    called_from: float = 0.0,
 ) -> Float3D:
     """Joined infarct probability; all arrays [z, y, x], ``regions`` RegionId.label or 0.
 
-    ``region_log_odds``: of the regions by both opinions; one that was not judged counts as even. In a region
-    that both together call affected, what the weight-free engine outlines is outlined too: the network draws
-    the small deep regions thinner than a finding must be to count.
+    Parameters
+    ----------
+    region_log_odds: of the regions by both opinions; one that was not judged counts as even.
+    called_from: log-odds from which a region is called affected. In such a region what the weight-free engine
+        outlines is outlined too: the network draws the small deep regions thinner than a finding must be to
+        count.
     """
     mine, other = voxel_opinions(learned, weight_free)
     inside, outside = (
@@ -87,7 +91,8 @@ def combined(
     of_region = region_map(regions, region_log_odds)
     inside = inside + np.float32(weights.inside.region) * of_region
     joined = np.asarray(1.0 / (1.0 + np.exp(-np.where(regions > 0, inside, outside))), np.float32)
-    return np.where(of_region > 0, np.maximum(joined, weight_free), joined)
+    called = region_map(regions, {r: value - called_from for r, value in region_log_odds.items()}) > 0
+    return np.where(called, np.maximum(joined, weight_free), joined)
 
 
 def region_map(regions: UInt8Array, values: Mapping[RegionId, float]) -> Float3D:

@@ -99,7 +99,12 @@ class LearnedEngine:
                 for region in own.keys() & other.keys()
             }
             probability = combined(
-                probability, weight_free.probability, head.regions, both, self.package.combination
+                probability,
+                weight_free.probability,
+                head.regions,
+                both,
+                self.package.combination,
+                logit(self.package.region_threshold),
             )
             probability[~judged] = 0.0
         return Lesion(
@@ -113,6 +118,7 @@ class LearnedEngine:
             other=_without(weight_free.other, weight_free.acute) if weight_free else None,
             evidence=self._evidence(own, other, measure_regions(cropped, tissue))
             | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
+            threshold=self.package.region_threshold,
         )
 
     def _evidence(
@@ -183,8 +189,13 @@ def region_log_odds(probability: Float3D, regions: UInt8Array, usable: Bool3D) -
     for region in ALL_REGIONS:
         if voxels[region.label]:
             mean = np.clip(total[region.label] / voxels[region.label], MEAN_MARGIN, 1 - MEAN_MARGIN)
-            log_odds[region] = float(np.log(mean / (1 - mean)))
+            log_odds[region] = logit(float(mean))
     return log_odds
+
+
+def logit(probability: float) -> float:
+    """Natural log-odds of a probability between 0 and 1."""
+    return float(np.log(probability / (1 - probability)))
 
 
 def _plane_mm(regions: UInt8Array, grid: Grid) -> float:

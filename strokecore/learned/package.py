@@ -22,6 +22,7 @@ from strokecore.errors import ModelPackageError, UsageError
 from strokecore.learned.arms import BLEND_MM, CLASSES, Arm
 from strokecore.learned.combination import Combination, VoxelWeights
 from strokecore.learned.preprocessing import PREPROCESS_VERSION, InputSpec
+from strokecore.scoring.engine import REGION_THRESHOLD
 
 MANIFEST: Final = "model.json"
 ONNX: Final = "model.onnx"
@@ -84,6 +85,7 @@ class ModelPackage:
     lesion_threshold: infarct probability from which a voxel is outlined.
     minimum_component_ml: smaller connected lesions are dropped.
     calibration: by region name; the same for left and right.
+    region_threshold: probability from which a region is called affected.
     combination: how the weight-free engine's opinion is joined; None when the network stands alone.
     manifest: the whole of model.json.
     """
@@ -97,6 +99,7 @@ class ModelPackage:
     lesion_threshold: float
     minimum_component_ml: float
     calibration: Mapping[str, Calibration]
+    region_threshold: float
     combination: Combination | None
     manifest: Mapping[str, Any]
 
@@ -176,6 +179,7 @@ def load_package(folder: Path, *, atlas_sha256: str | None = None, to_refit: boo
                 for name, c in sorted(calibration.items())
             }
         ),
+        region_threshold=float(manifest["regions"].get("threshold", REGION_THRESHOLD)),
         combination=None if to_refit else _combination(folder, manifest.get("combination")),
         manifest=MappingProxyType(manifest),
     )

@@ -28,7 +28,6 @@ from strokecore.learned.engine import region_log_odds
 from strokecore.learned.golden import Golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.runtime import Answers, Runtime
-from strokecore.scoring.engine import REGION_THRESHOLD
 
 Indices = npt.NDArray[np.intp]
 
@@ -332,4 +331,4 @@ def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple
         log_odds = region_log_odds(infarct[mine], golden.regions[mine], golden.brain[mine])
         probabilities += [package.calibration[r.name].probability(x) for r, x in log_odds.items()]
     outlined = _golden_infarct(answers, golden, package) >= package.lesion_threshold
-    return outlined, np.array(probabilities) >= REGION_THRESHOLD
+    return outlined, np.array(probabilities) >= package.region_threshold

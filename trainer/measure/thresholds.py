@@ -10,7 +10,8 @@ import numpy.typing as npt
 from strokecore.arrays import Float32Array, Float64Array, Int64Array
 
 # Candidates; the Dice of a trained network changes by less than 0.005 from one to the next near its best.
-THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
+# Those below 0.05 are for networks that are sure of nothing.
+THRESHOLDS: Final = (0.005, 0.01, 0.02, 0.03, *(round(0.05 * step, 2) for step in range(1, 20)))
 
 
 def levels(probability: Float32Array) -> npt.NDArray[np.intp]:

@@ -1,26 +1,29 @@
 """Thresholds of a trained network, fitted on validation cases through the node's own functions.
 
-Two things are fitted: the infarct probability from which a voxel is outlined, and for each region the
+Three things are fitted: the infarct probability from which a voxel is outlined, and for each region the
 logistic curve from its aggregated evidence to the probability that it is affected (Platt, "Probabilistic
 outputs for support vector machines", 1999). A region name has few affected cases, so its slope and offset
-are drawn towards those of all regions together; the evidence of left and right is pooled.
+are drawn towards those of all regions together; the evidence of left and right is pooled. Last, the
+probability from which a region is called, by what it does to healthy hemispheres.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from scipy import optimize, special
 
-from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
+from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES, SIDES
 from strokecore.arrays import BoolArray, Float64Array
 from strokecore.errors import UsageError
 from strokecore.evaluate.statistics import auc
 from strokecore.learned.package import Calibration
 from strokecore.scoring.engine import REGION_THRESHOLD
 from trainer.measure.thresholds import THRESHOLDS, ranked
-from trainer.package.evidence import Evidence
+from trainer.package.evidence import Decisions, Evidence
 
 # False infarct that halves the worth of a healthy head's answer: the engine keeps what is larger than 0.7 ml,
 # and a lesion of a few ml can already turn a region.
@@ -34,6 +37,11 @@ _REGION_SLOPE_SD: Final = 0.2
 _REGION_OFFSET_SD: Final = 1.0
 # With two opinions each starts from a fair share of the evidence.
 _FAIR_SHARE: Final = 0.5
+# A false finding in a healthy brain is what a reader forgives least, so the regions are cut by the healthy
+# hemispheres: nine in ten are to stay at 10 in new heads, and the fit flatters itself a little.
+CLEAN_SHARE: Final = 0.92
+FEWEST_CLEAN: Final = 40
+_CUTS: Final = (0.2, 0.8)
 
 
 def ranked_thresholds(dice: Float64Array, called_ml: Float64Array) -> list[float]:
@@ -109,19 +117,64 @@ def fit_calibration(
     }
 
 
-def figures(evidence: Evidence, threshold: float, calibration: dict[str, Calibration]) -> dict[str, Any]:
-    """What the fit reaches on the cases it was made from, which flatter it; JSON-ready, None: undefined."""
-    at = THRESHOLDS.index(threshold)
-    asymmetry = np.zeros_like(evidence.log_odds) if evidence.asymmetry is None else evidence.asymmetry
-    known = ~np.isnan(evidence.log_odds) & ~np.isnan(asymmetry)
-    y = evidence.affected[known]
+def fit_regions(
+    log_odds: Float64Array, affected: BoolArray, judged: BoolArray, asymmetry: Float64Array | None = None
+) -> Decisions:
+    """Curves of every region name and where they are cut; arguments as in Evidence."""
+    curves = fit_calibration(log_odds, affected, asymmetry)
+    other = np.zeros_like(log_odds) if asymmetry is None else asymmetry
+    return Decisions(curves, clean_cut(probabilities(curves, log_odds, other), affected, judged))
+
+
+def probabilities(
+    calibration: Mapping[str, Calibration], log_odds: Float64Array, asymmetry: Float64Array
+) -> Float64Array:
+    """Of every region, float64 [cases, 20]; NaN where one of the opinions is."""
     slope, other, shift = (
         np.array([getattr(calibration[region.name], name) for region in ALL_REGIONS])
         for name in ("slope", "asymmetry", "offset")
     )
-    probability = special.expit(slope * evidence.log_odds + other * asymmetry + shift)[known]
+    return np.asarray(special.expit(slope * log_odds + other * asymmetry + shift))
+
+
+def clean_cut(probability: Float64Array, affected: BoolArray, judged: BoolArray) -> float:
+    """The probability from which a region is called, so that CLEAN_SHARE of the healthy hemispheres stay 10.
+
+    Parameters
+    ----------
+    probability, affected, judged: [cases, 20], see Evidence; a hemisphere with a region that the truth does
+        not judge is not counted as healthy.
+
+    Returns
+    -------
+    REGION_THRESHOLD where there are fewer than FEWEST_CLEAN healthy hemispheres.
+    """
+    highest = []
+    for side in SIDES:
+        mine = [region.side == side for region in ALL_REGIONS]
+        clean = judged[:, mine].all(axis=1) & ~affected[:, mine].any(axis=1)
+        clean &= ~np.isnan(probability[:, mine]).all(axis=1)
+        highest += np.nanmax(probability[np.ix_(clean, mine)], axis=1).tolist() if clean.any() else []
+    if len(highest) < FEWEST_CLEAN:
+        return REGION_THRESHOLD
+    cut = float(np.clip(np.quantile(highest, CLEAN_SHARE, method="higher"), *_CUTS))
+    return math.ceil(cut * 1000) / 1000
+
+
+def figures(
+    evidence: Evidence, threshold: float, calibration: Mapping[str, Calibration], cut: float
+) -> dict[str, Any]:
+    """What the fit reaches on the cases it was made from, which flatter it; JSON-ready, None: undefined.
+
+    ``cut``: probability from which a region is called.
+    """
+    at = THRESHOLDS.index(threshold)
+    asymmetry = np.zeros_like(evidence.log_odds) if evidence.asymmetry is None else evidence.asymmetry
+    known = ~np.isnan(evidence.log_odds) & ~np.isnan(asymmetry)
+    y = evidence.affected[known]
+    probability = probabilities(calibration, evidence.log_odds, asymmetry)[known]
     outlined = evidence.outlined[..., at][known]
-    called = (probability >= REGION_THRESHOLD) & outlined
+    called = (probability >= cut) & outlined
     dice = evidence.dice[:, at]
     sick = ~np.isnan(dice)
     return {
@@ -142,7 +195,7 @@ def figures(evidence: Evidence, threshold: float, calibration: dict[str, Calibra
         "region_sensitivity": _rounded(np.mean(called[y])) if y.any() else None,
         "region_specificity": _rounded(np.mean(~called[~y])) if (~y).any() else None,
         "region_brier": _rounded(np.mean((probability - y) ** 2)) if y.size else None,
-        "probable_not_outlined": int(((probability >= REGION_THRESHOLD) & ~outlined).sum()),
+        "probable_not_outlined": int(((probability >= cut) & ~outlined).sum()),
     }
 
 

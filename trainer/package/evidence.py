@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,21 @@ from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
-from strokecore.learned.engine import Run, infarct_map, region_log_odds
+from strokecore.learned.engine import Run, infarct_map, logit, region_log_odds
 from strokecore.learned.package import Calibration
 from strokecore.learned.preprocessing import InputSpec
 from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, longest_run, spans_enough
 from trainer.data.cases import Case, CaseRecord, Dataset
 from trainer.measure.thresholds import THRESHOLDS, at_or_above, levels, reaching
 from trainer.package.combine import fit_combination, voxel_sample, weight_free
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """How regions are called: their curves by name, and the probability from which one is affected."""
+
+    calibration: Mapping[str, Calibration]
+    threshold: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +46,7 @@ class Evidence:
     dice: float64 [cases, thresholds]; NaN for a case without infarct.
     called_ml: float64 [cases, thresholds], volume of what is outlined.
     asymmetry: float64 [cases, 20], log-odds by the weight-free engine; None where it is not joined.
+    judged: bool [cases, 20], the truth says whether the region is affected.
     """
 
     log_odds: Float64Array
@@ -45,6 +54,7 @@ class Evidence:
     outlined: BoolArray
     dice: Float64Array
     called_ml: Float64Array
+    judged: BoolArray
     asymmetry: Float64Array | None = None
 
 
@@ -73,13 +83,13 @@ def collect_joined(
     dataset: Dataset,
     records: Sequence[CaseRecord],
     spec: InputSpec,
-    calibrate: Callable[[Float64Array, BoolArray, Float64Array], dict[str, Calibration]],
+    calibrate: Callable[[Float64Array, BoolArray, BoolArray, Float64Array], Decisions],
     done: Callable[[], object] = lambda: None,
 ) -> tuple[Evidence, Combination]:
     """As ``collect``, for the network and the weight-free engine together; and the weights that join them.
 
-    ``calibrate``: fits the regions' curves from log_odds, affected and asymmetry (see Evidence). The maps
-    wait on disk between fitting the weights and outlining with them: 14 MB a case.
+    ``calibrate``: fits the regions' decisions from log_odds, affected, judged and asymmetry (see Evidence).
+    The maps wait on disk between fitting the weights and outlining with them: 14 MB a case.
     """
     atlas = load_atlas()
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +104,8 @@ def collect_joined(
             done()
         affected = np.array([_affected(record) for record in records])
         judged = np.array([_judged(record) for record in records])
-        curves = calibrate(np.where(judged, _table(own), np.nan), affected, _table(other))
+        decisions = calibrate(np.where(judged, _table(own), np.nan), affected, judged, _table(other))
+        curves, called_from = decisions.calibration, logit(decisions.threshold)
         both = [
             {r: curves[r.name].log_odds(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()}
             for mine, theirs in zip(own, other, strict=True)
@@ -112,7 +123,7 @@ def collect_joined(
         rows = []
         for number, odds in enumerate(both):
             case, maps = kept(number)
-            probability = combined(maps[0], maps[1], case.regions, odds, weights)
+            probability = combined(maps[0], maps[1], case.regions, odds, weights, called_from)
             probability[~case.inside] = 0.0
             rows.append(_of_case(case, probability, own[number]))
     evidence = Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
@@ -142,7 +153,7 @@ def _learned_map(run: Run, case: Case, spec: InputSpec) -> Float32Array:
 def _of_case(
     case: Case, probability: Float32Array, found: dict[RegionId, float]
 ) -> tuple[npt.NDArray[Any], ...]:
-    """The first five fields of Evidence for one case: ``probability`` is outlined, ``found`` its log-odds."""
+    """The first six fields of Evidence for one case: ``probability`` is outlined, ``found`` its log-odds."""
     level = levels(probability)
     reached, both = reaching(level), reaching(level[case.lesion])
     lesion = int(np.count_nonzero(case.lesion))
@@ -153,6 +164,7 @@ def _of_case(
         _outlined(level, case),
         dice,
         reached * CANONICAL_GRID.voxel_ml,
+        np.array(_judged(case.record)),
     )
 
 

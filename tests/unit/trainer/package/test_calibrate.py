@@ -28,7 +28,7 @@ from tests.unit.trainer.evaluation_cases import (
 )
 from trainer.data.cases import Case, Dataset
 from trainer.measure.thresholds import THRESHOLDS
-from trainer.package.calibrate import figures, fit_calibration, ranked_thresholds
+from trainer.package.calibrate import CLEAN_SHARE, clean_cut, figures, fit_calibration, ranked_thresholds
 from trainer.package.evidence import Evidence, collect
 
 LEFT_M2, LEFT_M5 = (ALL_REGIONS.index(RegionId(name, "left")) for name in ("M2", "M5"))
@@ -116,7 +116,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
         covered=~nothing,
         slice_thickness_mm=case.record.slice_thickness_mm,
     )
-    for at in (1, 9, 17):
+    for at in map(THRESHOLDS.index, (0.1, 0.5, 0.9)):
         acute = (probability >= THRESHOLDS[at]) & case.inside
         sure = dict.fromkeys(ALL_REGIONS, RegionEvidence(0.9, None, None))
         lesion = Lesion(probability, acute, nothing, sure)
@@ -126,7 +126,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
 
 def test_the_figures_count_what_is_probable_and_outlined(evidence: Evidence) -> None:
     calibration = fit_calibration(evidence.log_odds, evidence.affected)
-    found = figures(evidence, 0.5, calibration)
+    found = figures(evidence, 0.5, calibration, 0.5)
     assert (found["cases"], found["with_infarct"]) == (4, 3)
     assert found["regions"] == np.isfinite(evidence.log_odds).sum()
     assert found["regions_affected"] == 4
@@ -135,6 +135,26 @@ def test_the_figures_count_what_is_probable_and_outlined(evidence: Evidence) -> 
     assert found["region_specificity"] == 1.0
     assert 0.5 <= found["region_sensitivity"] <= 0.75  # the flat one is never tall enough
     assert found["false_ml_without_infarct"] == 0.0
+
+
+def test_regions_are_cut_by_healthy_hemispheres() -> None:
+    """Of 100 healthy hemispheres 92 stay below the cut; sick and unjudged ones do not count."""
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0, 0.1, (60, 20))
+    affected, judged = np.zeros((60, 20), bool), np.ones((60, 20), bool)
+    left = [region.side == "left" for region in ALL_REGIONS]
+    place = ALL_REGIONS.index(RegionId("M1", "left"))
+    probability[:50, place] = np.linspace(0.2, 0.7, 50)  # the right sides stay below 0.1
+    affected[50:, place] = True
+    probability[50:, place] = 0.95
+    judged[50:, [not side for side in left]] = False
+    cut = clean_cut(probability, affected, judged)
+    highest = np.concatenate([probability[:50][:, left].max(1), probability[:50][:, np.invert(left)].max(1)])
+    assert (highest < cut).mean() == pytest.approx(CLEAN_SHARE, abs=0.015)
+    assert clean_cut(probability[:19], affected[:19], judged[:19]) == 0.5  # too few to cut by
+    unknown = probability.copy()
+    unknown[:, place] = np.nan
+    assert clean_cut(unknown, affected, judged) == 0.2
 
 
 def test_without_an_infarct_no_threshold_can_be_chosen() -> None:

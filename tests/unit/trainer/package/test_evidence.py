@@ -23,7 +23,7 @@ from tests.unit.trainer.package.test_calibrate import affected_in, dark_is_infar
 from trainer.data.canonical import canonical_case
 from trainer.data.cases import Case, Dataset
 from trainer.measure.thresholds import THRESHOLDS
-from trainer.package.calibrate import fit_calibration
+from trainer.package.calibrate import fit_regions
 from trainer.package.combine import weight_free
 from trainer.package.evidence import collect, collect_joined
 
@@ -71,7 +71,7 @@ def test_both_opinions_are_collected_and_joined(dataset: Dataset, monkeypatch: p
     seen: list[int] = []
     records = dataset.split("validate")
     joined, weights = collect_joined(
-        dark_is_infarct, dataset, records, SPEC, fit_calibration, lambda: seen.append(1)
+        dark_is_infarct, dataset, records, SPEC, fit_regions, lambda: seen.append(1)
     )
     alone = collect(dark_is_infarct, dataset, records, SPEC)
     assert len(seen) == 2
@@ -95,9 +95,10 @@ def test_what_the_truth_does_not_judge_is_left_out(dataset: Dataset, monkeypatch
     at = ALL_REGIONS.index(RegionId("M5", "left"))
     fitted: list[npt.NDArray[np.float64]] = []
 
-    def calibrate(log_odds: Any, affected: Any, asymmetry: Any) -> Any:
+    def calibrate(log_odds: Any, affected: Any, judged: Any, asymmetry: Any) -> Any:
         fitted.append(log_odds)
-        return fit_calibration(log_odds, affected, asymmetry)
+        assert not judged[0, at]
+        return fit_regions(log_odds, affected, judged, asymmetry)
 
     joined, _ = collect_joined(dark_is_infarct, dataset, records, SPEC, calibrate)
     for log_odds in (joined.log_odds, fitted[0]):
