@@ -226,7 +226,7 @@ def _clean_cut(odds: Float64Array, cases: Cases) -> float:
 
 
 def _side_right(odds: Float64Array, cases: Cases, cut: float) -> float:
-    """Of the heads with infarct of at least FROM_HU in which a side is called, how often it is the right one."""
+    """How often a side that is called is right, in heads with infarct of FROM_HU or more."""
     left = np.array([region.side == "left" for region in ALL_REGIONS])
     called = odds >= cut
     difference = called[:, left].sum(1) - called[:, ~left].sum(1)
@@ -246,15 +246,16 @@ def _class_dice(found: Mapping[str, np.ndarray]) -> dict[str, float]:
 def _print(table: Mapping[str, Mapping[str, object]], cases: int) -> None:
     print(f"\n{cases} validation cases; C, L, IC and I, sensitivity and Dice from {FROM_HU:g} HU on\n")
     print(
-        "| | AUC 2 / 3 / 5 / 8 HU | AUC C, L, IC, I | sensitivity at the clean cut | at specificity 0.95 | side right "
-        "| Brier skill | Dice (threshold) |\n|---|---|---|---|---|---|---|---|"
+        "| | AUC 2 / 3 / 5 / 8 HU | AUC C, L, IC, I | sensitivity at the clean cut | at specificity 0.95 "
+        "| side right | Brier skill | Dice (threshold) |\n|---|---|---|---|---|---|---|---|"
     )
     for name, row in table.items():
         aucs = " / ".join(f"{value:.3f}" for value in row["auc"].values())  # type: ignore[attr-defined]
         print(
             f"| {name} | {aucs} | {row['auc_deep']:.3f} | {row['sensitivity']:.3f} "
             f"(specificity {row['specificity']:.3f}) | {row['sensitivity_at_specificity']:.3f} "
-            f"| {row['side_right']:.3f} | {row['brier_skill']:.3f} | {row['dice']:.3f} ({row['dice_threshold']:g}) |"
+            f"| {row['side_right']:.3f} | {row['brier_skill']:.3f} "
+            f"| {row['dice']:.3f} ({row['dice_threshold']:g}) |"
         )
     for name, row in table.items():
         pairs = row["by_name"].items()  # type: ignore[attr-defined]
