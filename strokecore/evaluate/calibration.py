@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from scipy import optimize, special
 
 from strokecore.anatomy.regions import ALL_REGIONS, DEEP
 from strokecore.arrays import BoolArray, Float64Array, ratio
@@ -32,6 +33,9 @@ FEWEST_HEMISPHERES: Final = 20
 REGION_CUT_FILE: Final = "region_cut.json"
 _REGION_CUT_SCHEMA: Final = 1
 _DIGITS: Final = 4
+# Of the regions that nobody is sure of; the sure ones are many and hide how well the others are judged.
+DOUBTFUL: Final = (0.1, 0.9)
+_NEVER_SURE: Final = (1e-6, 1 - 1e-6)
 
 
 def calibration(outcomes: Sequence[Outcome], counts: st.Counts) -> dict[str, Any]:
@@ -60,6 +64,34 @@ def calibration_error(truth: BoolArray, probability: Float64Array) -> float:
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     # regions x (probability - share) of a bin is the sum of its differences
     return float(np.abs(np.bincount(place, probability - truth)).sum() / truth.size)
+
+
+def brier_skill(truth: BoolArray, probability: Float64Array) -> float:
+    """1 - Brier score / that of the affected share for every region (Murphy, J Appl Meteorol 1973;12:595).
+
+    NaN where all regions are affected, or none.
+    """
+    share = float(np.mean(truth)) if truth.size else 0.0
+    if share in (0.0, 1.0):
+        return float("nan")
+    return 1.0 - float(np.mean((probability - truth) ** 2)) / (share * (1.0 - share))
+
+
+def calibration_slope(truth: BoolArray, probability: Float64Array) -> float:
+    """Slope of a logistic curve from the probabilities' log-odds to the truth: below 1 they are too extreme.
+
+    Cox, Biometrika 1958;45:562. NaN where all regions are affected, or none, or all probabilities are equal.
+    """
+    log_odds = special.logit(np.clip(probability, *_NEVER_SURE))
+    if truth.size == 0 or truth.all() or not truth.any() or np.ptp(log_odds) == 0:
+        return float("nan")
+
+    def loss(line: Float64Array) -> tuple[float, Float64Array]:
+        z = line[0] * log_odds + line[1]
+        wrong = special.expit(z) - truth
+        return float(np.sum(np.logaddexp(0.0, z) - truth * z)), np.array([wrong @ log_odds, wrong.sum()])
+
+    return float(optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x[0])
 
 
 def region_cut(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
@@ -117,10 +149,18 @@ def _calibration(outcomes: Sequence[Outcome], names: Sequence[str], counts: st.C
     drawn = np.abs(counts @ per_bin.T).sum(axis=1)
     several = len(outcomes) > 1
     value = calibration_error(truth[counted], probability[counted])
+    doubtful = counted & (probability >= DOUBTFUL[0]) & (probability <= DOUBTFUL[1])
     return {
         "regions": int(regions.sum()),
         "expected_calibration_error": asdict(
             st.estimate(value, ratio(drawn, counts @ regions) if several else [])
         ),
         "reliability": reliability(truth[counted], probability[counted]),
+        "doubtful_error": _number(calibration_error(truth[doubtful], probability[doubtful])),
+        "brier_skill": _number(brier_skill(truth[counted], probability[counted])),
+        "slope": _number(calibration_slope(truth[counted], probability[counted])),
     }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -127,6 +127,7 @@ def _range(outcomes: Sequence[Outcome], true: Float64Array, counts: st.Counts) -
         "hemispheres": int(given.sum()),
         "coverage": asdict(st.rate(holds.sum(axis=1), given.sum(axis=1), counts)),
         "width": asdict(st.pooled_mean(width.sum(axis=1), given.sum(axis=1), counts)),
+        "median_width": float(np.median(width[given])) if given.any() else None,
     }
 
 

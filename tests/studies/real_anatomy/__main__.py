@@ -29,14 +29,14 @@ from strokecore.scoring.engine import model_info
 from strokecore.simulate import SIMULATOR_VERSION, random_person_spec, simulator_sha256, write_sample
 from strokecore.simulate.people import load_person
 from tests.studies.real_anatomy.acceptance import Measured, Timing, acceptance, fit_figures
-from tests.studies.real_anatomy.cases import FIRST_SEED, PERSON_SPLIT, SEED_OFFSET, StudyCase, study_cases
+from tests.studies.real_anatomy.cases import FIRST_SEED, PERSON_SPLIT, REAL_OFFSET, StudyCase, study_cases
 from tests.studies.real_anatomy.page import write_page
 from tests.studies.real_anatomy.real_head import RealCase, read_real, real_cases, run_real
 from tests.studies.real_anatomy.run import is_done, read_fit, read_outcome, run_case
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
 DATA: Final = Path(os.environ.get("STROKECORE_TEST_DATA", _ROOT.parent / "shared" / "data"))
-PARTS: Final = ("infarct", "normal", "blood", "real", "time")
+PARTS: Final = ("infarct", "normal", "blood", "average", "real", "time")
 TIMEOUT_S: Final = 900.0
 # Slice thickness for about 30 and about 300 slices, and the bar in seconds.
 _TIMED: Final = ((5.6, 6.0), (0.53, 20.0))
@@ -53,18 +53,18 @@ def main() -> None:
     (split,) = splits
     assert split is not None
     first = FIRST_SEED[split] if options.seeds is None else options.seeds
-    if max(SEED_OFFSET.values()) + first >= {"tune": 10_000, "validate": 20_000, "test": 30_000}[split]:
+    if REAL_OFFSET + 100 + first > {"tune": 10_000, "validate": 20_000, "test": 30_000}[split]:
         sys.exit(f"seeds from {first} on are not those of {split}")
     second = DATA / "aspects_masks_mni152"
     cases = study_cases(persons, first, options.only, options.limit, options.definition)
-    real = real_cases(first + SEED_OFFSET["real"], options.limit) if "real" in options.only else []
+    real = real_cases(first + REAL_OFFSET, options.limit) if "real" in options.only else []
     out = options.out.resolve()
     engine = [] if options.model is None else ["--model", str(options.model)]
     _same_node(out, engine)
     simulated = partial(run_case, out=out, second_atlas=second, engine=engine)
     lost = dict(_run(simulated, cases, out, options.workers))
     lost |= _run(partial(run_real, out=out, data=DATA, engine=engine), real, out, options.workers)
-    timings = _timings(next(iter(persons.values())), first, second) if "time" in options.only else []
+    timings = _timings(next(iter(persons.values())), first, second, engine) if "time" in options.only else []
     outcomes: dict[str, list[Outcome]] = {part: [] for part in PARTS[:-1]}
     for case in cases:
         outcomes[case.part].append(read_outcome(case, out, lost.get(case.name)))
@@ -129,7 +129,7 @@ def _run(function: Any, cases: Sequence[StudyCase | RealCase], out: Path, worker
     return lost
 
 
-def _timings(person: Path, seed: int, second: Path) -> list[Timing]:
+def _timings(person: Path, seed: int, second: Path, engine: Sequence[str]) -> list[Timing]:
     """The command alone on this machine: from its start to its end, and its peak memory."""
     found = []
     base = load_person(person, second)
@@ -139,6 +139,7 @@ def _timings(person: Path, seed: int, second: Path) -> list[Timing]:
             spec = random_person_spec(seed, base.anatomy, affected=(), confounder="plain", tilt_deg=0.0)
             write_sample(images, replace(spec, thickness_mm=thickness_mm), base)
             command = [sys.executable, "-m", "strokecore", "score", str(images), "--out", f"{scratch}/out"]
+            command += engine
             started = time.monotonic()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             _, _, usage = os.wait4(process.pid, 0)

@@ -15,15 +15,16 @@ from strokecore.evaluate.truth import Split, Truth, split_of
 from strokecore.simulate import CONFOUNDERS, SampleSpec, random_person_spec
 from strokecore.simulate.spec import BloodPlace
 
-# Whose anatomy may be looked at for what; 11 and 12 stay unopened.
+# Whose anatomy may be looked at for what.
 PERSON_SPLIT: Final[dict[str, Split]] = {
-    **dict.fromkeys(("01", "02", "03", "04", "05", "06"), "tune"),
-    **dict.fromkeys(("07", "08"), "validate"),
-    **dict.fromkeys(("09", "10"), "test"),
+    **dict.fromkeys(("01", "02", "03", "04", "05", "06", "07", "08"), "tune"),
+    **dict.fromkeys(("09", "10"), "validate"),
+    **dict.fromkeys(("11", "12"), "test"),
 }
-FIRST_SEED: Final[dict[Split, int]] = {"tune": 1000, "validate": 11_000, "test": 21_000}
-# Of the parts, beside each other from the first seed on.
-SEED_OFFSET: Final = {"infarct": 0, "normal": 1000, "blood": 2000, "real": 3000}
+# 21000-28999 were seen with other people.
+FIRST_SEED: Final[dict[Split, int]] = {"tune": 1000, "validate": 15_000, "test": 29_000}
+REAL_OFFSET: Final = 500  # of the real head's cases, from the first seed on
+PARTS: Final = ("infarct", "normal", "blood", "average")
 
 # For each person: ten infarcts of each depth and eight heads without one, interleaved so that any number of
 # first cases is balanced.
@@ -31,6 +32,8 @@ _DEPTHS_HU: Final[tuple[float | None, ...]] = (2.0, 3.0, 5.0, 8.0, None)
 _INFARCTS_PER_DEPTH: Final = 10
 _CLEAN: Final = 8
 _NORMALS_PER_CONFOUNDER: Final = 6
+# Of the simulator's average head: sixty, twelve of them without infarct.
+_AVERAGE_PER_DEPTH: Final = 12
 # Place, smallest and largest volume, how many.
 _BLEEDS: Final[tuple[tuple[BloodPlace, float, float, int], ...]] = (
     ("parenchymal", 5.0, 5.0, 8),
@@ -49,11 +52,11 @@ _PIXELS: Final[dict[str, Any]] = {"matrix": 320, "pixel_mm": 0.72}
 
 @dataclass(frozen=True)
 class StudyCase:
-    """One head of one person; ``spec.anatomy`` is set when the person is loaded."""
+    """One head of one person, or of the average one (None); ``spec.anatomy`` is set when it is loaded."""
 
     name: str
     part: str
-    person: Path
+    person: Path | None
     spec: SampleSpec
     confounder: str | None = None
 
@@ -64,7 +67,7 @@ class StudyCase:
             frozenset(self.spec.affected),
             split=split_of(self.spec.seed),
             seed=self.spec.seed,
-            person=self.person.name.split(".")[0],
+            person=self.person.name.split(".")[0] if self.person else "",
             delta_hu=self.spec.delta_hu if self.spec.affected else None,
             confounder=self.confounder,
         )
@@ -77,18 +80,21 @@ def study_cases(
     limit: int | None,
     definition: str | None,
 ) -> list[StudyCase]:
-    """All cases, persons by turns; ``limit`` keeps the first so many of every kind of each part."""
-    makers = {"infarct": _infarcts, "normal": _normals, "blood": _bleeds}
+    """All cases, persons by turns; ``limit`` keeps the first so many of every kind of each part.
+
+    The parts take the seeds beside each other from the first on, whichever of them are asked for.
+    """
+    makers = {"infarct": _infarcts, "normal": _normals, "blood": _bleeds, "average": _averages}
     changes = {} if definition is None else {"definition": definition}
     people = list(persons.values())
     found = []
-    for part, maker in makers.items():
-        if part not in parts:
-            continue
-        start = first_seed + SEED_OFFSET[part]
-        for number, (confounder, spec) in enumerate(maker(start, len(people), changes)):
-            person = people[number % len(people)]
+    for part in PARTS:
+        drawn = list(makers[part](first_seed, len(people), changes))
+        for number, (confounder, spec) in enumerate(drawn):
+            person = None if part == "average" else people[number % len(people)]
             found.append(StudyCase(f"{part}-{spec.seed}", part, person, spec, confounder))
+        first_seed += len(drawn)
+    found = [case for case in found if case.part in parts]
     return found if limit is None else _first_of_each(found, limit)
 
 
@@ -126,6 +132,14 @@ def _bleeds(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
         side = SIDES[int(rng.integers(2))]
         ml = round(float(rng.uniform(low, high)), 2)
         yield None, replace(spec, blood_place=place, blood_ml=ml, blood_side=side)
+
+
+def _averages(seed: int, persons: int, changes: dict[str, Any]) -> Draws:
+    del persons, changes  # the average head has one definition
+    for number in range(_AVERAGE_PER_DEPTH * len(_DEPTHS_HU)):
+        depth = _DEPTHS_HU[number % len(_DEPTHS_HU)]
+        affected = () if depth is None else None
+        yield None, random_person_spec(seed + number, "", affected=affected, delta_hu=depth, **_PIXELS)
 
 
 def _first_of_each(cases: Sequence[StudyCase], limit: int) -> list[StudyCase]:

@@ -18,18 +18,21 @@ import pydicom
 from PIL import Image
 from scipy import ndimage
 
-from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.anatomy.regions import ALL_REGIONS, SIDES
 from strokecore.arrays import BoolArray, UInt8Array, dice
 from strokecore.cli import main
 from strokecore.evaluate.outcomes import Outcome, lost_outcome, outcome_of_json
 from strokecore.evaluate.truth import TRUTH_FILE, read_truth
 from strokecore.evaluate.workers import Lost
 from strokecore.files import write_atomically
+from strokecore.reports.dicom.seg import LESION_LABELS
+from strokecore.result import INFARCT
 from strokecore.simulate import simulate
 from strokecore.simulate.people import load_person
 from strokecore.simulate.write import TRUTH_FOLDER, write_dicom, write_truth
 from tests.studies.real_anatomy.cases import StudyCase
 
+INFARCT_LABELS: Final = frozenset(LESION_LABELS[INFARCT[side]] for side in SIDES)
 RESULT: Final = "result.json"
 PICTURE: Final = "summary.jpg"
 FIT: Final = "fit.json"
@@ -43,9 +46,13 @@ def run_case(case: StudyCase, out: Path, second_atlas: Path, engine: Sequence[st
 
     ``engine``: more words of ``strokecore score``, such as "--model", "shipped".
     """
-    base = load_person(case.person, second_atlas)
-    spec = replace(case.spec, anatomy=base.anatomy)
-    head = simulate(spec, base)
+    if case.person is None:
+        spec = case.spec
+        head = simulate(spec)
+    else:
+        base = load_person(case.person, second_atlas)
+        spec = replace(case.spec, anatomy=base.anatomy)
+        head = simulate(spec, base)
     folder = out / case.name
     shutil.rmtree(folder, ignore_errors=True)
     truth = head.truth if case.confounder is None else head.truth | {"confounder": case.confounder}
@@ -56,7 +63,14 @@ def run_case(case: StudyCase, out: Path, second_atlas: Path, engine: Sequence[st
 
     spacing_mm = (head.geometry.thickness_mm, head.geometry.pixel_mm, head.geometry.pixel_mm)
     positions_mm = head.geometry.positions_mm
-    score_and_keep(images, folder, engine, lambda found: fit(found, head.regions, positions_mm, spacing_mm))
+
+    def measure(found: Path) -> dict[str, Any]:
+        outline = outlined_infarct(found / "seg.dcm", head.infarct.shape, positions_mm)
+        overlap = dice(outline, head.infarct) if head.infarct.any() else np.nan
+        measured = fit(found, head.regions, positions_mm, spacing_mm)
+        return measured | {"infarct_dice": None if np.isnan(overlap) else round(float(overlap), 4)}
+
+    score_and_keep(images, folder, engine, measure)
 
 
 def score_and_keep(
@@ -131,6 +145,24 @@ def placed_regions(path: Path, shape: tuple[int, ...], positions_mm: npt.NDArray
         place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
         k = int(np.argmin(((positions_mm - place) ** 2).sum(axis=1)))
         volume[k][frame > 0] = of_segment[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
+    return volume
+
+
+def outlined_infarct(path: Path, shape: tuple[int, ...], positions_mm: npt.NDArray[np.float64]) -> BoolArray:
+    """The early infarct of both sides in the node's seg.dcm on the voxels of the scan; bool [k, j, i].
+
+    All False where there is no such file: nothing was segmented.
+    """
+    volume = np.zeros(shape, np.bool_)
+    if not path.exists():
+        return volume
+    segmentation = pydicom.dcmread(path)
+    acute = {s.SegmentNumber for s in segmentation.SegmentSequence if s.SegmentLabel in INFARCT_LABELS}
+    frames = segmentation.pixel_array.reshape(-1, *shape[1:])
+    for frame, group in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber in acute:
+            place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+            volume[int(np.argmin(((positions_mm - place) ** 2).sum(axis=1)))] |= frame > 0
     return volume
 
 

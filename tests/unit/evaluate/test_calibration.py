@@ -15,8 +15,10 @@ from strokecore.anatomy.regions import RegionId
 from strokecore.evaluate import statistics as st
 from strokecore.evaluate.calibration import (
     FEWEST_HEMISPHERES,
+    brier_skill,
     calibration,
     calibration_error,
+    calibration_slope,
     region_cut,
     reliability,
     write_region_cut,
@@ -25,6 +27,26 @@ from strokecore.evaluate.outcomes import Outcome
 from tests.unit.evaluate.cases import random_outcomes, said, truth_of
 
 COUNTS = st.draw_patients(2, 50)
+
+
+def test_skill_is_measured_against_the_affected_share() -> None:
+    truth = np.array([True, False, False, False])
+    assert brier_skill(truth, np.full(4, 0.25)) == pytest.approx(0.0)
+    assert brier_skill(truth, truth.astype(float)) == 1.0
+    # (0.3^2 + 3 * 0.1^2) / 4 = 0.03 against 3/16
+    assert brier_skill(truth, np.array([0.7, 0.1, 0.1, 0.1])) == pytest.approx(1 - 0.03 / 0.1875)
+    assert np.isnan(brier_skill(np.zeros(3, bool), np.full(3, 0.2)))
+
+
+def test_the_slope_tells_how_much_too_sure_the_probabilities_are() -> None:
+    rng = np.random.default_rng(0)
+    log_odds = rng.normal(-1, 2, 40_000)
+    truth = rng.random(log_odds.size) < 1 / (1 + np.exp(-log_odds))
+    for factor in (0.5, 1.0, 2.0):
+        probability = 1 / (1 + np.exp(-factor * log_odds))
+        assert calibration_slope(truth, probability) == pytest.approx(1 / factor, rel=0.05)
+    assert np.isnan(calibration_slope(truth, np.full(truth.size, 0.3)))
+    assert np.isnan(calibration_slope(np.zeros(3, bool), np.array([0.1, 0.2, 0.3])))
 
 
 def test_the_error_is_the_weighted_mean_of_the_bins() -> None:
