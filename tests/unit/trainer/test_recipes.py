@@ -28,6 +28,7 @@ def test_the_recipes_are_there() -> None:
         "simulated_tiny",
         "strokecore_tiny",
         "strokecore_unet",
+        "strokecore_unet_vit",
     ]
 
 
