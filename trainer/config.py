@@ -187,7 +187,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and YAML-ready values."""
-        return {**asdict(self), "network": self.network.to_dict(), "input": self.input.to_dict()}
+        augment = {**asdict(self.augment), "fresh_hu": list(self.augment.fresh_hu)}
+        own = {"network": self.network.to_dict(), "input": self.input.to_dict(), "augment": augment}
+        return {**asdict(self), **own}
 
 
 def load_recipe(path: Path) -> Recipe:
