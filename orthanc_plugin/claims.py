@@ -15,7 +15,22 @@ from orthanc_plugin.study import Acquisition
 LEASE_MARGIN_S: Final = 60.0  # export and storing around the scoring itself
 UNKNOWN_REASON: Final = "interrupted"  # the server died during each attempt
 
+
 States = Mapping[str, Versioned]  # Orthanc id of the series -> its state as read
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What lies behind an acquisition, for exactly its present instances.
+
+    Attributes
+    ----------
+    attempts: attempts made.
+    refused_since: since when Orthanc has refused its outputs; None when it did not the last time.
+    """
+
+    attempts: int = 0
+    refused_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class Claim:
     ----------
     states: state and ETag of each member as written by the claim.
     attempt: number of this attempt, from 1.
+    spent: what lay behind it when it was claimed.
     content_datetime: what the outputs say; kept from the first attempt on.
     previous: the acquisition's present result, if there is one; a new one supersedes it.
     """
@@ -35,6 +51,7 @@ class Claim:
     attempt: int
     content_datetime: str
     previous: StoredResult | None
+    spent: Spent = Spent()
 
     @property
     def last_reason(self) -> str:
@@ -71,20 +88,22 @@ class Claims:
         """Seconds before a claim makes sense; 0 for now."""
         return max(self._unquiet_s(acquisition), self._foreign_lease_s(states.values()))
 
-    def attempts_made(self, acquisition: Acquisition, states: States) -> int:
-        """Attempts already spent on these very instances."""
+    def spent(self, acquisition: Acquisition, states: States) -> Spent:
+        """What was already spent on these very instances."""
         found = [v.state for v in states.values() if v.state]
         same = [s for s in found if s.fingerprint == acquisition.fingerprint]
         # A series queued by hand starts again at zero, whatever its neighbours have behind them.
-        queued = [s.attempts for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
+        queued = [s for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
         if queued:
-            return min(queued)
+            return min((Spent(s.attempts, s.refused_since) for s in queued), key=lambda s: s.attempts)
         # A claim of this very run is no longer worked on: an error of Orthanc's ended it, nobody's attempt.
         uncounted = self._clean_runs | {self._owner}
-        claimed = (s for s in same if s.status == "claimed")
-        return max((s.attempts - (s.owner in uncounted) for s in claimed), default=0)
+        claimed = [
+            Spent(s.attempts - (s.owner in uncounted), s.refused_since) for s in same if s.status == "claimed"
+        ]
+        return max(claimed, key=lambda s: s.attempts, default=Spent())
 
-    def take(self, acquisition: Acquisition, states: States, attempt: int) -> Claim:
+    def take(self, acquisition: Acquisition, states: States, attempt: int, spent: Spent) -> Claim:
         """Write the claim on every candidate, in order. Raises Conflict when another was quicker."""
         known = [v.state for v in states.values() if v.state is not None]
         retried = [
@@ -110,19 +129,22 @@ class Claims:
                 content_datetime=content_datetime,
                 owner=self._owner,
                 claimed_at=time.time(),
+                refused_since=spent.refused_since,
             )
             claimed[member.id] = self._states.write(member.id, state, old.etag)
-        return Claim(acquisition, claimed, attempt, content_datetime, results[-1] if results else None)
+        previous = results[-1] if results else None
+        return Claim(acquisition, claimed, attempt, content_datetime, previous, spent)
 
-    def give_back(self, claim: Claim, attempts: int, reason: str | None) -> None:
-        """Queue the acquisition again with this many attempts behind it. Raises Conflict, NotFound."""
+    def give_back(self, claim: Claim, spent: Spent, reason: str | None) -> None:
+        """Queue the acquisition again with this much behind it. Raises Conflict, NotFound."""
         for member in claim.acquisition.candidates:
             found = claim.states[member.id]
             if found.state is not None:
                 state = replace(
                     found.state,
                     status="queued",
-                    attempts=attempts,
+                    attempts=spent.attempts,
+                    refused_since=spent.refused_since,
                     reason=reason,
                     owner=None,
                     claimed_at=None,

@@ -14,9 +14,11 @@ from typing import Final
 
 from orthanc_plugin import worker
 from orthanc_plugin.health import Condition, Health, describe
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.node_check import NodeCheck
 from orthanc_plugin.open_studies import OpenStudies
 from orthanc_plugin.orthanc_api import OrthancError
+from orthanc_plugin.outputs import REFUSED
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.study_queue import StudyQueue
@@ -49,6 +51,7 @@ class Dispatcher:
         open_studies: OpenStudies,
         health: Health,
         tally: Tally,
+        ledger: Ledger,
         stop: threading.Event,
         save_mark: Callable[[int], None],
     ) -> None:
@@ -58,6 +61,7 @@ class Dispatcher:
         self._open = open_studies
         self._health = health
         self._tally = tally
+        self._ledger = ledger
         self._stop = stop
         self._save_mark = save_mark
         self._saved_mark = open_studies.mark()
@@ -111,6 +115,8 @@ class Dispatcher:
             codes.add("worker_stalled")
         if (self.oldest_waiting_s() or 0.0) > self._settings.alarm_s:
             codes.add("patient_waits")
+        if self._ledger.outputs_refused():
+            codes.add(REFUSED)
         self._health.say("dispatcher", *sorted(codes))
         return self._health.conditions()
 

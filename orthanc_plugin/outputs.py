@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -14,14 +15,15 @@ from orthanc_plugin.worker import Answer, AttemptError
 
 log = logging.getLogger(__name__)
 
+REFUSED: Final = "output_refused"  # by an error of Orthanc's own, or without an answer
 SECONDARY_CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4")
 
 
 def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[str, ...]:
     """Store instances; returns their Orthanc ids. What is there already stays as it is.
 
-    Raises AttemptError, leaving nothing new behind, when an instance would land in another study or when
-    Orthanc does not take it; OrthancError when Orthanc cannot.
+    Raises AttemptError, leaving nothing new behind, when an instance would land in another study, when
+    Orthanc does not take it, or (code REFUSED) when it answers with an error of its own or not at all.
     """
     identifiers: list[str] = []
     new: list[str] = []
@@ -29,10 +31,10 @@ def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[s
         try:
             stored = api.store(file.read_bytes())
         except OrthancError as error:
-            if 400 <= error.status < 500:  # the fault of what is stored, not of Orthanc
+            ours = 400 <= error.status < 500  # the fault of what is stored; else it may pass, or never
+            with contextlib.suppress(OrthancError):
                 remove(api, new)
-                raise AttemptError("output_rejected", f"HTTP status {error.status}") from error
-            raise
+            raise AttemptError("output_rejected" if ours else REFUSED, str(error)) from error
         identifiers.append(stored.instance)
         if stored.new:
             new.append(stored.instance)

@@ -72,11 +72,12 @@ def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
     node_check = NodeCheck(settings, stop, health, node.tally)
     dispatcher = Dispatcher(
         settings,
-        Scoring(api, settings, run, clean, stop, node.tally, node_check.fit_after),
+        Scoring(api, settings, run, clean, stop, node.tally, node.ledger, node_check.fit_after),
         node_check,
         OpenStudies(api, int(mark) if mark.isdigit() else 0, settings.recovery_hours, settings.stable_age_s),
         health,
         node.tally,
+        node.ledger,
         stop,
         lambda number: orthanc.SetGlobalProperty(_PROPERTY_QUIET_MARK, str(number)),
     )

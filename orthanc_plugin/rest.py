@@ -11,6 +11,7 @@ from typing import Any
 
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import OK, Condition, level
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.settings import REPORT_ATTACHMENT, RESULT_ATTACHMENT, Problem, Settings
 from orthanc_plugin.state import SeriesState, StateStore
@@ -39,6 +40,7 @@ class Node:
     api: OrthancApi | None = None
     settings: Settings | None = None
     dispatcher: Dispatcher | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     started: float = field(default_factory=time.time)
 
 
@@ -145,13 +147,13 @@ def score(node: Node, method: str, identifier: str) -> Reply:
         description = _require_series(api, identifier)
         if description["MainDicomTags"].get("Modality") != "CT":
             return _error(409, "not_ct", "Only CT series are scored.")
-        states = StateStore(api)
+        states = StateStore(api, node.ledger.note)
         found = states.read(identifier)
         # Written first, so that the wish survives a crash. The fingerprint is emptied: nothing is settled.
         state = replace(
             found.state or SeriesState("queued"), status="queued", fingerprint="", attempts=0, reason=None
         )
-        states.write(identifier, replace(state, content_datetime=None), found.etag)
+        states.write(identifier, replace(state, content_datetime=None, refused_since=None), found.etag)
         dispatcher.study_wanted(description["ParentStudy"])
         return _json(202, {"id": identifier, "status": "queued"})
 

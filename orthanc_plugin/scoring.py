@@ -6,16 +6,18 @@ import contextlib
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
-from orthanc_plugin.claims import Claim, Claims, is_settled
+from orthanc_plugin.claims import Claim, Claims, Spent, is_settled
 from orthanc_plugin.health import describe
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
-from orthanc_plugin.outputs import all_present, attach, remove, remove_notices, store_outputs
+from orthanc_plugin.outputs import REFUSED, all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
 from orthanc_plugin.study import Acquisition, read_acquisitions
@@ -25,6 +27,7 @@ from orthanc_plugin.workspace import workspace
 log = logging.getLogger(__name__)
 
 CONFLICT_DELAY_S: Final = 1.0
+LONGEST_STORE_DELAY_S: Final = 60.0
 IO_ERROR: Final = "io_error"
 GONE_DELAY_S: Final = 5.0  # something vanished meanwhile: the study is read anew
 
@@ -46,14 +49,16 @@ class Scoring:
         clean_runs: frozenset[str],
         stop: threading.Event,
         tally: Tally,
+        ledger: Ledger,
         node_is_fit: Callable[[str, Callable[[], None]], bool],
     ) -> None:
         self._api = api
         self._settings = settings
         self._stop = stop
         self._tally = tally
+        self._ledger = ledger
         self._node_is_fit = node_is_fit
-        states = StateStore(api)
+        states = StateStore(api, ledger.note)
         self._claims = Claims(states, settings, owner, clean_runs)
         self._terminal_states = TerminalStates(states, tally)
 
@@ -65,7 +70,11 @@ class Scoring:
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
-            return GONE_DELAY_S if self._api.exists(f"/studies/{study}") else None
+            if self._api.exists(f"/studies/{study}"):
+                return GONE_DELAY_S
+            self._ledger.forget(study)
+            return None
+        self._ledger.place(study, (m.id for a in acquisitions for m in a.members))
         delays: list[float | None] = []
         errors: list[Exception] = []
         for acquisition in acquisitions:
@@ -92,10 +101,11 @@ class Scoring:
                 return None
             if (wait := self._claims.wait_s(acquisition, states)) > 0:
                 return wait
-            attempts = self._claims.attempts_made(acquisition, states)
-            exhausted = attempts >= self._settings.max_attempts
-            claim = self._claims.take(acquisition, states, attempts if exhausted else attempts + 1)
-            # Exhausted and yet without a terminal state: the server died each time.
+            spent = self._claims.spent(acquisition, states)
+            exhausted = spent.attempts >= self._settings.max_attempts
+            attempt = spent.attempts if exhausted else spent.attempts + 1
+            claim = self._claims.take(acquisition, states, attempt, spent)
+            # Exhausted and yet without a terminal state: the server died each time, or took no picture.
             return self._give_up_anew(claim) if exhausted else self._attempt(claim)
         except Conflict:
             return CONFLICT_DELAY_S
@@ -121,7 +131,7 @@ class Scoring:
         except OSError as error:
             return self._failed_attempt(claim, IO_ERROR, type(error).__name__, folder)
         except worker.Stopped:
-            self._claims.give_back(claim, claim.attempt - 1, None)
+            self._claims.give_back(claim, claim.spent, None)
             return 0.0
         except OrthancError:
             raise
@@ -181,7 +191,7 @@ class Scoring:
 
     def _drop(self, claim: Claim) -> float:
         log.warning("changed while it was scored, result dropped: series %s", _names(claim.acquisition))
-        self._claims.give_back(claim, claim.attempt - 1, None)
+        self._claims.give_back(claim, Spent(claim.spent.attempts), None)
         return 0.0
 
     def _finish(self, claim: Claim, answer: worker.Answer, result: StoredResult | None) -> None:
@@ -217,6 +227,8 @@ class Scoring:
         if not self._node_is_fit(code, lambda: _empty(folder)):
             return self._node_fault(claim, code, detail)
         self._tally.error(code)
+        if code == REFUSED:
+            return self._refused(claim, code, detail, folder)
         log.error(
             "attempt %d of %d failed: %s %s (series %s)",
             claim.attempt,
@@ -226,14 +238,33 @@ class Scoring:
             _names(claim.acquisition),
         )
         if claim.attempt < self._settings.max_attempts:
-            self._claims.give_back(claim, claim.attempt, code)
+            self._claims.give_back(claim, Spent(claim.attempt), code)
             return self._settings.retry_delay_s * claim.attempt
         return self._give_up(claim, code, folder)
+
+    def _refused(self, claim: Claim, code: str, detail: str, folder: Path) -> float | None:
+        """Orthanc's own errors to the outputs spend no attempt; they have a bounded time to pass."""
+        delay = self._try_to_store_again(claim, claim.spent.attempts, code, detail)
+        return self._give_up(claim, code, folder) if delay is None else delay
+
+    def _try_to_store_again(self, claim: Claim, attempts: int, code: str, detail: str) -> float | None:
+        """Queue it again, unless its outputs have been refused for too long: then None."""
+        now = time.time()
+        since = claim.spent.refused_since
+        if since is None or since > now:  # the first time, or the clock was set back
+            since = now
+        log.error(
+            "outputs refused for %.0f s: %s (series %s)", now - since, detail, _names(claim.acquisition)
+        )
+        if now - since >= self._settings.store_patience_s:
+            return None
+        self._claims.give_back(claim, Spent(attempts, since), code)
+        return min(max(now - since, self._settings.retry_delay_s), LONGEST_STORE_DELAY_S)
 
     def _node_fault(self, claim: Claim, code: str, detail: str) -> float:
         """The node failed, not the study: it waits, and the attempt is not counted."""
         log.error("attempt not counted: %s %s (series %s)", code, detail, _names(claim.acquisition))
-        self._claims.give_back(claim, claim.attempt - 1, code)
+        self._claims.give_back(claim, Spent(claim.spent.attempts), code)
         return self._settings.retry_delay_s
 
     def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
@@ -249,6 +280,13 @@ class Scoring:
             notices = self._store(acquisition, files)
         except worker.AttemptError as error:
             self._tally.error(error.code)
+            if error.code == REFUSED:
+                behind = claim.spent.attempts if code == REFUSED else claim.attempt
+                if not self._node_is_fit(error.code, lambda: _empty(folder)):
+                    return self._node_fault(replace(claim, spent=Spent(behind)), code, error.detail)
+                delay = self._try_to_store_again(claim, behind, code, error.detail)
+                if delay is not None:
+                    return delay
             notices = ()
         self._terminal_states.without_score(claim, "failed", code, notices)
         remove_notices(self._api, acquisition.study, claim.notices - set(notices))
@@ -260,10 +298,9 @@ class Scoring:
             with workspace(self._settings.temporary_directory) as folder:
                 return self._give_up(claim, claim.last_reason, folder)
         except OSError as error:
-            counted = replace(claim, attempt=claim.attempt + 1)
-            return self._node_fault(counted, claim.last_reason, type(error).__name__)
+            return self._node_fault(claim, claim.last_reason, type(error).__name__)
         except worker.Stopped:
-            self._claims.give_back(claim, claim.attempt, claim.last_reason)
+            self._claims.give_back(claim, claim.spent, claim.last_reason)
             return 0.0
 
 

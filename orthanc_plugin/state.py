@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ class SeriesState:
     instances: number of instances of this series when it was read.
     content_datetime: ISO 8601; fixed at the first attempt, so that a retry writes the same bytes.
     owner: which run of which Orthanc claimed it.  claimed_at: seconds since the epoch.
+    refused_since: since when Orthanc has answered with errors to its outputs; seconds since the epoch.
     result: the present score made from this series; it stays while a new one is being made.
     notices: Orthanc ids of NOT SCORED pictures that are stored.
     history: superseded results, oldest first.
@@ -64,6 +66,7 @@ class SeriesState:
     content_datetime: str | None = None
     owner: str | None = None
     claimed_at: float | None = None
+    refused_since: float | None = None
     result: StoredResult | None = None
     notices: tuple[str, ...] = ()
     history: tuple[StoredResult, ...] = field(default=())
@@ -74,7 +77,7 @@ class SeriesState:
     def public(self) -> dict[str, Any]:
         """For REST: everything but the bookkeeping of claims."""
         values = asdict(self)
-        for name in ("fingerprint", "owner", "claimed_at"):
+        for name in ("fingerprint", "owner", "claimed_at", "refused_since"):
             del values[name]
         return values
 
@@ -121,18 +124,28 @@ class Versioned:
 
 
 class StateStore:
-    """Reads and writes states; a write fails with Conflict when somebody wrote in between."""
+    """Reads and writes states; a write fails with Conflict when somebody wrote in between.
 
-    def __init__(self, api: OrthancApi) -> None:
+    Parameters
+    ----------
+    seen: called with each series and its state as read or written.
+    """
+
+    def __init__(
+        self, api: OrthancApi, seen: Callable[[str, SeriesState | None], None] = lambda series, state: None
+    ) -> None:
         self._api = api
+        self._seen = seen
 
     def read(self, series: str) -> Versioned:
         found = self._api.metadata(series, METADATA_NAME)
-        if found is None:
-            return Versioned(None, None)
-        text, etag = found
-        return Versioned(from_json(text), etag)
+        text, etag = found if found is not None else ("", None)
+        state = from_json(text)
+        self._seen(series, state)
+        return Versioned(state, etag)
 
     def write(self, series: str, state: SeriesState, etag: str | None) -> Versioned:
         """Raises Conflict, NotFound."""
-        return Versioned(state, self._api.put_metadata(series, METADATA_NAME, state.to_json(), etag))
+        written = self._api.put_metadata(series, METADATA_NAME, state.to_json(), etag)
+        self._seen(series, state)
+        return Versioned(state, written)

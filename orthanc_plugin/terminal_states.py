@@ -97,6 +97,7 @@ class TerminalStates:
             instances=len(member.instances),
             owner=None,
             claimed_at=None,
+            refused_since=None,
         )
         self._states.write(member.id, state, found.etag)
         self._tally.reached(status)

@@ -15,8 +15,10 @@ import pytest
 from orthanc_plugin import dispatcher as module
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import Health
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.open_studies import OpenStudies
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError, Response
+from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
 
@@ -41,6 +43,7 @@ class Bench:
         self.save: Callable[[int], None] = self.saved.append
         self.node_check = FakeNodeCheck()
         self.tally = Tally()
+        self.ledger = Ledger()
         self.dispatcher = self.make(folder)
 
     def make(self, folder: Path, **options: Any) -> Dispatcher:
@@ -52,6 +55,7 @@ class Bench:
             OpenStudies(api, 0, 24, 0.0),
             Health(),
             self.tally,
+            self.ledger,
             threading.Event(),
             lambda number: self.save(number),
         )
@@ -231,6 +235,15 @@ def test_who_waits_too_long_is_said(bench: Bench, tmp_path: Path) -> None:
     bench.wait(lambda: bench.codes() == ["patient_waits"])
     bench.action = lambda study: None
     bench.wait(lambda: bench.codes() == [])
+
+
+def test_outputs_that_are_refused_are_said_until_the_series_is_gone(bench: Bench) -> None:
+    bench.ledger.place("a", ["series"])
+    bench.ledger.note("series", SeriesState("failed", reason="output_refused"))
+    bench.dispatcher.start()
+    bench.wait(lambda: bench.codes() == ["output_refused"])
+    bench.ledger.forget("a")
+    assert bench.codes() == []
 
 
 def test_a_stalled_loop_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

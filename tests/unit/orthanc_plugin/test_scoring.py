@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import worker
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.orthanc_api import OrthancError, Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
@@ -30,6 +31,7 @@ class Bench:
         self.calls: list[tuple[str, str | None]] = []
         self.during: Callable[[], None] = lambda: None
         self.tally = Tally()
+        self.ledger = Ledger()
         self.node_is_fit: Callable[[Callable[[], None]], bool] = lambda empty: True
         monkeypatch.setattr(worker, "score", self._score)
         monkeypatch.setattr(worker, "notice", self._notice)
@@ -43,6 +45,7 @@ class Bench:
             frozenset(clean),
             threading.Event(),
             self.tally,
+            self.ledger,
             lambda code, empty: self.node_is_fit(empty),
         )
 
@@ -389,19 +392,133 @@ def test_a_study_that_fills_the_disk_by_itself_ends_failed(bench: Bench) -> None
     assert (state["status"], state["reason"], state["notices"]) == ("failed", "io_error", ["notice"])
 
 
-def test_an_error_of_orthanc_while_results_are_stored_spends_no_attempt(bench: Bench) -> None:
-    """A full disk for longer than any number of attempts."""
-    bench.orthanc.add("thick")
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, to be moved by hand."""
+    now = [1_800_000_000.0]
+    monkeypatch.setattr("orthanc_plugin.scoring.time.time", lambda: now[0])
+    return now
+
+
+def refuse(bench: Bench, answer: Callable[[bytes], Response | None]) -> None:
+    """Orthanc answers so to what is stored; None: as ever."""
     store = bench.orthanc._store
-    bench.orthanc._store = lambda content: Response(500, b"")  # type: ignore[method-assign]
-    scoring = bench.scoring(max_attempts=2)
-    for _ in range(6):
-        with pytest.raises(OrthancError):
-            scoring.handle("study")
-    bench.orthanc._store = store  # type: ignore[method-assign]
+    bench.orthanc._store = lambda content: answer(content) or store(content)  # type: ignore[method-assign]
+
+
+def silence(content: bytes) -> Response:
+    raise TimeoutError
+
+
+ERRORS: dict[str, Callable[[bytes], Response]] = {
+    "500": lambda content: Response(500, b""),
+    "507": lambda content: Response(507, b""),
+    "no answer": silence,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+def test_an_error_of_orthanc_while_results_are_stored_spends_no_attempt(
+    bench: Bench, clock: list[float], kind: str
+) -> None:
+    bench.orthanc.add("thick")
+    ill = True
+    refuse(bench, lambda content: ERRORS[kind](content) if ill else None)
+    scoring = bench.scoring(max_attempts=2, store_patience_s=600)
+    for delay in (2.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):  # the longer it lasts, the longer the pauses
+        assert scoring.handle("study") == delay
+        assert bench.ledger.outputs_refused()
+        clock[0] += delay
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["attempts"], state["reason"]) == ("queued", 0, "output_refused")
+    ill = False
     assert scoring.handle("study") is None
     assert (bench.status("thick"), bench.orthanc.state("thick")["attempts"]) == ("scored", 1)
     assert len({moment for moment, _ in bench.calls}) == 1
+    assert not bench.ledger.outputs_refused()
+
+
+@pytest.mark.parametrize("picture", [True, False])
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+def test_outputs_that_orthanc_refuses_for_ever_end_in_a_failure_that_is_said(
+    bench: Bench, clock: list[float], kind: str, picture: bool
+) -> None:
+    """Also over a restart, and where the picture is refused as well; an order starts anew."""
+    bench.orthanc.add("thick")
+    ill = True
+    taken = b"notice" if picture else b"?"
+    refuse(bench, lambda content: ERRORS[kind](content) if ill and not content.startswith(taken) else None)
+    looks = 0
+    while (delay := bench.scoring(f"node/{looks}", store_patience_s=600).handle("study")) is not None:
+        clock[0] += delay
+        looks += 1
+        assert looks < 30
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"]) == ("failed", "output_refused")
+    assert (state["notices"], bench.orthanc.stored) == ((["notice"], ["notice"]) if picture else ([], []))
+    assert state["refused_since"] is None
+    assert bench.ledger.outputs_refused()
+    assert bench.scoring().handle("study") is None  # and settled
+    bench.ledger = Ledger()
+    bench.scoring().handle("study")
+    assert bench.ledger.outputs_refused()  # a restart does not silence it
+    ill = False
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = SeriesState("queued").to_json()
+    assert bench.scoring().handle("study") is None
+    assert bench.status("thick") == "scored"
+    assert not bench.ledger.outputs_refused()
+
+
+def test_a_node_that_is_ill_lets_nobody_run_out_of_patience(bench: Bench, clock: list[float]) -> None:
+    """A full storage for a day, then an error of another kind."""
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(500, b""))
+    scoring = bench.scoring(store_patience_s=600)
+    scoring.handle("study")
+    bench.node_is_fit = lambda empty: False
+    for _ in range(3):
+        clock[0] += 8 * 3600
+        assert scoring.handle("study") == 2.0
+    bench.node_is_fit = lambda empty: True
+    assert scoring.handle("study") == 2.0
+    assert bench.status("thick") == "queued"
+
+
+def test_a_picture_of_a_failure_that_orthanc_refuses_is_stored_once_it_is_taken(
+    bench: Bench, clock: list[float]
+) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = [worker.AttemptError("scorer_failed")]
+    ill = True
+    refuse(bench, lambda content: Response(500, b"") if ill else None)
+    scoring = bench.scoring(max_attempts=1)
+    assert scoring.handle("study") == 2.0
+    assert bench.status("thick") == "queued"
+    ill = False
+    assert scoring.handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "scorer_failed", ["notice"])
+    assert len(bench.calls) == 1
+
+
+def test_a_clock_that_is_set_back_ends_nothing(bench: Bench, clock: list[float]) -> None:
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(500, b""))
+    scoring = bench.scoring(store_patience_s=600)
+    scoring.handle("study")
+    clock[0] -= 10_000
+    assert scoring.handle("study") == 2.0
+    clock[0] += 599
+    assert scoring.handle("study") == 60.0
+    clock[0] += 1
+    assert scoring.handle("study") is None
+
+
+def test_what_a_filter_of_the_site_keeps_out_was_not_stored(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(200, b'{"ID": "x", "Status": "FilteredOut"}'))
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.state("thick")["reason"] == "output_rejected"
 
 
 def test_an_output_that_orthanc_refuses_is_a_failed_attempt(bench: Bench) -> None:
