@@ -135,8 +135,13 @@ class Claims:
         previous = results[-1] if results else None
         return Claim(acquisition, claimed, attempt, content_datetime, previous, spent)
 
-    def give_back(self, claim: Claim, spent: Spent, reason: str | None) -> None:
-        """Queue the acquisition again with this much behind it. Raises Conflict, NotFound."""
+    def give_back(
+        self, claim: Claim, spent: Spent, reason: str | None, notices: tuple[str, ...] | None = None
+    ) -> None:
+        """Queue the acquisition again with this much behind it. Raises Conflict, NotFound.
+
+        ``notices``: Orthanc ids of pictures that were stored meanwhile; None leaves those that it names.
+        """
         for member in claim.acquisition.candidates:
             found = claim.states[member.id]
             if found.state is not None:
@@ -146,6 +151,7 @@ class Claims:
                     attempts=spent.attempts,
                     refused_since=spent.refused_since,
                     reason=reason,
+                    notices=found.state.notices if notices is None else notices,
                     owner=None,
                     claimed_at=None,
                 )

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
@@ -19,7 +18,7 @@ REFUSED: Final = "output_refused"  # by an error of Orthanc's own, or without an
 SECONDARY_CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4")
 
 
-def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[str, ...]:
+def store_outputs(api: OrthancApi, study: str, contents: Iterable[bytes]) -> tuple[str, ...]:
     """Store instances; returns their Orthanc ids. What is there already stays as it is.
 
     Raises AttemptError, leaving nothing new behind, when an instance would land in another study, when
@@ -27,9 +26,9 @@ def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[s
     """
     identifiers: list[str] = []
     new: list[str] = []
-    for file in files:
+    for content in contents:
         try:
-            stored = api.store(file.read_bytes())
+            stored = api.store(content)
         except OrthancError as error:
             ours = 400 <= error.status < 500  # the fault of what is stored; else it may pass, or never
             with contextlib.suppress(OrthancError):

@@ -7,13 +7,13 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
-from orthanc_plugin.claims import Claim, Claims, Spent, is_settled
+from orthanc_plugin.claims import Claim, Claims, Spent, States, is_settled
 from orthanc_plugin.health import describe
 from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
@@ -27,6 +27,7 @@ from orthanc_plugin.workspace import workspace
 log = logging.getLogger(__name__)
 
 CONFLICT_DELAY_S: Final = 1.0
+PICTURE_INSTANCES: Final = 3  # of each series; more than one, to see whether it is one person's
 LONGEST_STORE_DELAY_S: Final = 60.0
 IO_ERROR: Final = "io_error"
 GONE_DELAY_S: Final = 5.0  # something vanished meanwhile: the study is read anew
@@ -88,6 +89,48 @@ class Scoring:
             raise errors[0]
         return min((d for d in delays if d is not None), default=None)
 
+    def announce(self, study: str, code: str) -> bool:
+        """Say in a study that it waits for a node that is ill: the picture NOT SCORED, gone with the score.
+
+        It needs no disk of the node's. Returns whether the study had anything unsettled. Raises OrthancError,
+        Conflict, AttemptError, Stopped.
+        """
+        unsettled = False
+        try:
+            acquisitions = read_acquisitions(self._api, study)
+        except NotFound:
+            return False
+        for acquisition in acquisitions:
+            states = self._claims.read(acquisition)
+            if not acquisition.candidates or is_settled(acquisition, states):
+                continue
+            unsettled = True
+            known = [v.state for v in states.values() if v.state]
+            said = any(s.notices or s.result for s in known)
+            if said or not all(m.stable for m in acquisition.candidates):
+                continue
+            if self._claims.wait_s(acquisition, states) <= 0:
+                self._announce(acquisition, states, code)
+        return unsettled
+
+    def _announce(self, acquisition: Acquisition, states: States, code: str) -> None:
+        spent = self._claims.spent(acquisition, states)
+        claim = self._claims.take(acquisition, states, spent.attempts, spent)
+        notices: tuple[str, ...] = ()
+        try:
+            some, moment = self._some_of_each(acquisition), claim.content_datetime
+            notices = self._store(
+                acquisition, worker.notice(self._settings, some, self._stop, code, moment, waits=True)
+            )
+            if notices:
+                log.warning("it is said that they wait (%s): series %s", code, _names(acquisition))
+        finally:
+            try:
+                self._claims.give_back(claim, spent, code, notices)
+            except OrthancError:
+                remove(self._api, notices)  # nobody would know that it is there
+                raise
+
     def _handle(self, acquisition: Acquisition) -> float | None:
         try:
             states = self._claims.read(acquisition)
@@ -139,19 +182,26 @@ class Scoring:
             return self._failed_attempt(claim, "plugin_error", describe(error), folder)
         return None
 
-    def _export(self, acquisition: Acquisition, folder: Path, *, headers: bool = False) -> None:
+    def _export(self, acquisition: Acquisition, folder: Path) -> None:
         """Every instance of the candidates; one of each excluded series, to tell why it was not taken.
-
-        ``headers``: one instance of each series, which is all that a NOT SCORED picture needs.
 
         Raises AttemptError when one cannot be read, NotFound, OSError.
         """
         for number, member in enumerate(acquisition.members):
             target = folder / f"{number:03d}"
             target.mkdir(parents=True)
-            instances = member.instances if member.excluded is None and not headers else member.instances[:1]
+            instances = member.instances if member.excluded is None else member.instances[:1]
             for index, (identifier, _) in enumerate(instances):
                 (target / f"{index:05d}.dcm").write_bytes(self._file(identifier))
+
+    def _some_of_each(self, acquisition: Acquisition) -> list[bytes]:
+        """Some readable instances of each candidate: all that a NOT SCORED picture needs. Raises NotFound."""
+        found = []
+        for member in acquisition.candidates:
+            for identifier, _ in member.instances[:PICTURE_INSTANCES]:
+                with contextlib.suppress(worker.AttemptError):
+                    found.append(self._file(identifier))
+        return found
 
     def _file(self, identifier: str) -> bytes:
         """Raises AttemptError when Orthanc's storage has lost the file, NotFound."""
@@ -198,7 +248,9 @@ class Scoring:
         """Store what there is to store, then write the states. Raises AttemptError, Conflict, NotFound."""
         acquisition = claim.acquisition
         if result is None:
-            notices = () if answer.status == "ineligible" else self._store(acquisition, answer.files)
+            notices = (
+                () if answer.status == "ineligible" else self._store(acquisition, _contents(answer.files))
+            )
             attach(self._api, [m.id for m in acquisition.candidates], answer)
             self._terminal_states.without_score(claim, answer.status, answer.reason, notices)
             remove_notices(self._api, acquisition.study, claim.notices - set(notices))
@@ -208,14 +260,14 @@ class Scoring:
         chosen = acquisition.member_of_uid(answer.series_uid or "")
         if chosen is None or chosen.excluded:
             raise worker.AttemptError("result_incomplete", "the scored series is not of this acquisition")
-        result = replace(result, outputs=result.outputs or self._store(acquisition, answer.files))
+        result = replace(result, outputs=result.outputs or self._store(acquisition, _contents(answer.files)))
         attach(self._api, [chosen.id], answer)
         self._terminal_states.scored(claim, chosen, result)
         # A picture that says NOT SCORED is no longer true, and it held no finding.
         remove_notices(self._api, acquisition.study, claim.notices)
 
-    def _store(self, acquisition: Acquisition, files: tuple[Path, ...]) -> tuple[str, ...]:
-        outputs = store_outputs(self._api, acquisition.study, files)
+    def _store(self, acquisition: Acquisition, contents: Iterable[bytes]) -> tuple[str, ...]:
+        outputs = store_outputs(self._api, acquisition.study, contents)
         if not all(self._api.exists(f"/series/{m.id}") for m in acquisition.candidates):
             remove(self._api, outputs)  # deleted meanwhile: results alone would bring the study back
             raise NotFound(404, "source")
@@ -267,22 +319,25 @@ class Scoring:
         self._claims.give_back(claim, Spent(claim.spent.attempts), code)
         return self._settings.retry_delay_s
 
-    def _give_up(self, claim: Claim, code: str, folder: Path) -> float | None:
-        """The terminal state ``failed``, with a picture that says so in the study of a head CT."""
+    def _give_up(self, claim: Claim, code: str, folder: Path | None) -> float | None:
+        """The terminal state ``failed``, with a picture that says so in the study of a head CT.
+
+        ``folder``: of the last attempt, where the scorer may have left its own picture.
+        """
         acquisition = claim.acquisition
-        if not (folder / "in").is_dir():
-            with contextlib.suppress(worker.AttemptError):
-                self._export(acquisition, folder / "in", headers=True)
-        files = worker.notice(self._settings, folder, self._stop, code, claim.content_datetime)
+        pictures: Iterable[bytes] = _pictures_left(folder) if folder and code == "scorer_failed" else ()
+        if not pictures:
+            some = self._some_of_each(acquisition)
+            pictures = worker.notice(self._settings, some, self._stop, code, claim.content_datetime)
         if not self._unchanged(acquisition):
             return self._drop(claim)
         try:
-            notices = self._store(acquisition, files)
+            notices = self._store(acquisition, pictures)
         except worker.AttemptError as error:
             self._tally.error(error.code)
             if error.code == REFUSED:
                 behind = claim.spent.attempts if code == REFUSED else claim.attempt
-                if not self._node_is_fit(error.code, lambda: _empty(folder)):
+                if not self._node_is_fit(error.code, lambda: _empty(folder) if folder else None):
                     return self._node_fault(replace(claim, spent=Spent(behind)), code, error.detail)
                 delay = self._try_to_store_again(claim, behind, code, error.detail)
                 if delay is not None:
@@ -295,13 +350,22 @@ class Scoring:
     def _give_up_anew(self, claim: Claim) -> float | None:
         self._tally.error(claim.last_reason)
         try:
-            with workspace(self._settings.temporary_directory) as folder:
-                return self._give_up(claim, claim.last_reason, folder)
-        except OSError as error:
-            return self._node_fault(claim, claim.last_reason, type(error).__name__)
+            return self._give_up(claim, claim.last_reason, None)
         except worker.Stopped:
             self._claims.give_back(claim, claim.spent, claim.last_reason)
             return 0.0
+
+
+def _contents(files: Iterable[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in files]
+
+
+def _pictures_left(folder: Path) -> list[bytes]:
+    """The picture of its own failure that the scorer could still write."""
+    try:
+        return _contents(f for f in worker.dicom_outputs(folder / "out") if f.parent.name == "sc")
+    except OSError:
+        return []
 
 
 def _empty(folder: Path) -> None:

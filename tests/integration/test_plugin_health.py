@@ -148,6 +148,29 @@ def test_a_work_folder_that_is_of_no_use_spends_no_attempt(
     assert node.status()["state"] == "ready"
 
 
+def test_who_waits_for_an_ill_node_is_told_in_the_study_itself(
+    make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]
+) -> None:
+    """No disk is needed for the picture; it goes with the score, and nobody who is no head CT gets one."""
+    node = make_fake_node(start=False, AlarmSeconds=10)
+    small_disk(node.jobs, 4)
+    node.start()
+    filling = fill(node.jobs)
+    node.wait(lambda: "work_folder_full" in codes(node), "the fault to be said")
+    send(node, Study().series(4))
+    send(node, Study().series(4, ContrastBolusAgent="IOHEXOL"))
+    node.wait(lambda: len(node.instances("OT")) == 1, "the picture")
+    (told,) = [s for s in node.states().values() if s.get("notices")]
+    assert (told["status"], told["reason"], told["attempts"]) == ("queued", "work_folder_full", 0)
+    time.sleep(12)
+    assert node.instances("OT") == told["notices"]
+    filling.unlink()
+    node.wait_for("scored")
+    node.wait_idle(SETTLE_S)
+    assert len(node.instances("SR")) == len(node.instances("OT")) == 1
+    assert node.instances("OT") != told["notices"]
+
+
 def test_a_read_only_work_folder(make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]) -> None:
     node = make_fake_node(start=False)
     small_disk(node.jobs, 4)

@@ -32,6 +32,7 @@ class Bench:
         self.during: Callable[[], None] = lambda: None
         self.tally = Tally()
         self.ledger = Ledger()
+        self.pictured: list[list[bytes]] = []
         self.node_is_fit: Callable[[Callable[[], None]], bool] = lambda empty: True
         monkeypatch.setattr(worker, "score", self._score)
         monkeypatch.setattr(worker, "notice", self._notice)
@@ -76,11 +77,12 @@ class Bench:
         }
         return worker.Answer(result, tuple(files), None)
 
-    def _notice(self, settings: object, folder: Path, *rest: object) -> tuple[Path, ...]:
-        del settings, rest
-        path = folder / "notice.dcm"
-        path.write_text("notice@study")
-        return (path,)
+    def _notice(
+        self, settings: object, instances: list[bytes], *rest: object, **kind: bool
+    ) -> tuple[bytes, ...]:
+        del settings, rest, kind
+        self.pictured.append(instances)
+        return (b"notice@study",)
 
     def status(self, name: str) -> str:
         return str(self.orthanc.state(name)["status"])
@@ -467,6 +469,82 @@ def test_outputs_that_orthanc_refuses_for_ever_end_in_a_failure_that_is_said(
     assert bench.scoring().handle("study") is None
     assert bench.status("thick") == "scored"
     assert not bench.ledger.outputs_refused()
+
+
+def no_disk(*_: object, **__: object) -> str:
+    raise OSError(28, "no space")
+
+
+def test_a_failure_is_pictured_without_a_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that died each time, and then found the disk full."""
+    bench.orthanc.add("thick", slices=9)
+    bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.scoring("node/0", max_attempts=1).handle("study")
+    monkeypatch.setattr("orthanc_plugin.workspace.tempfile.mkdtemp", no_disk)
+    assert bench.scoring("node/1", max_attempts=1).handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.stored) == ("failed", ["notice"])
+    assert bench.pictured == [[b"thick-0", b"thick-1", b"thick-2"]]  # three of nine are enough
+
+
+def test_a_picture_of_a_score_is_no_picture_of_a_failure(bench: Bench) -> None:
+    """What the scorer left of a result that could not be stored must not be stored as the failure."""
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: None if content.startswith(b"notice") else Response(400, b""))
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.stored == ["notice"]
+
+
+def test_who_waits_for_an_ill_node_is_told_once_and_scored_when_it_is_well(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.orthanc.add("thick")
+    scoring = bench.scoring()
+    with monkeypatch.context() as patch:
+        patch.setattr("orthanc_plugin.workspace.tempfile.mkdtemp", no_disk)
+        assert scoring.handle("study") == 2.0
+        for _ in range(2):
+            assert scoring.announce("study", "work_folder_full")
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["attempts"]) == ("queued", "work_folder_full", 0)
+    assert (state["notices"], bench.orthanc.stored, len(bench.pictured)) == (["notice"], ["notice"], 1)
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.stored) == ("scored", ["key-sr", "key-01"])
+    assert not scoring.announce("study", "work_folder_full")
+    assert not scoring.announce("gone", "work_folder_full")
+
+
+@pytest.mark.parametrize("what", ["still received", "contrast", "other node", "scored before"])
+def test_nothing_is_announced_where_it_would_be_wrong(bench: Bench, what: str) -> None:
+    series = bench.orthanc.add("thick", **({"ContrastBolusAgent": "IOHEXOL"} if what == "contrast" else {}))
+    if what == "still received":
+        series.stable = False
+    if what == "other node":
+        state = SeriesState("claimed", owner="other/run", claimed_at=time.time())
+        series.metadata["StrokeCore"] = state.to_json()
+    if what == "scored before":
+        bench.scoring().handle("study")
+        series.instances["thick-9"] = "file"
+    bench.scoring().announce("study", "work_folder_full")
+    assert bench.pictured == []
+
+
+def test_an_announcement_that_nobody_would_know_of_is_taken_back(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    put = bench.orthanc._metadata
+    written: list[bytes] = []
+
+    def second_fails(method: str, series: Any, name: str, body: bytes, headers: Any) -> Response:
+        if method == "PUT" and b"work_folder_full" in body:
+            return Response(500, b"")
+        written.append(body)
+        return put(method, series, name, body, headers)
+
+    bench.orthanc._metadata = second_fails  # type: ignore[method-assign]
+    with pytest.raises(OrthancError):
+        bench.scoring().announce("study", "work_folder_full")
+    assert bench.pictured
+    assert bench.orthanc.stored == []
 
 
 def test_a_node_that_is_ill_lets_nobody_run_out_of_patience(bench: Bench, clock: list[float]) -> None:
