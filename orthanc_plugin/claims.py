@@ -26,10 +26,12 @@ class Spent:
     Attributes
     ----------
     attempts: attempts made.
+    deaths: how many of them ended with the death of the scorer's process or of the server.
     refused_since: since when Orthanc has refused its outputs; None when it did not the last time.
     """
 
     attempts: int = 0
+    deaths: int = 0
     refused_since: float | None = None
 
 
@@ -95,12 +97,15 @@ class Claims:
         # A series queued by hand starts again at zero, whatever its neighbours have behind them.
         queued = [s for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
         if queued:
-            return min((Spent(s.attempts, s.refused_since) for s in queued), key=lambda s: s.attempts)
+            behind = (Spent(s.attempts, s.deaths, s.refused_since) for s in queued)
+            return min(behind, key=lambda s: s.attempts)
         # A claim of this very run is no longer worked on: an error of Orthanc's ended it, nobody's attempt.
         uncounted = self._clean_runs | {self._owner}
-        claimed = [
-            Spent(s.attempts - (s.owner in uncounted), s.refused_since) for s in same if s.status == "claimed"
-        ]
+        claimed = []
+        for s in same:
+            if s.status == "claimed":
+                died = s.owner not in uncounted
+                claimed.append(Spent(s.attempts - (not died), s.deaths + died, s.refused_since))
         return max(claimed, key=lambda s: s.attempts, default=Spent())
 
     def take(self, acquisition: Acquisition, states: States, attempt: int, spent: Spent) -> Claim:
@@ -125,6 +130,7 @@ class Claims:
                 status="claimed",
                 fingerprint=acquisition.fingerprint,
                 attempts=attempt,
+                deaths=spent.deaths,
                 instances=len(member.instances),
                 content_datetime=content_datetime,
                 owner=self._owner,
@@ -149,6 +155,7 @@ class Claims:
                     found.state,
                     status="queued",
                     attempts=spent.attempts,
+                    deaths=spent.deaths,
                     refused_since=spent.refused_since,
                     reason=reason,
                     notices=found.state.notices if notices is None else notices,

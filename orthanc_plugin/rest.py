@@ -151,9 +151,16 @@ def score(node: Node, method: str, identifier: str) -> Reply:
         found = states.read(identifier)
         # Written first, so that the wish survives a crash. The fingerprint is emptied: nothing is settled.
         state = replace(
-            found.state or SeriesState("queued"), status="queued", fingerprint="", attempts=0, reason=None
+            found.state or SeriesState("queued"),
+            status="queued",
+            fingerprint="",
+            attempts=0,
+            deaths=0,
+            reason=None,
+            content_datetime=None,
+            refused_since=None,
         )
-        states.write(identifier, replace(state, content_datetime=None, refused_since=None), found.etag)
+        states.write(identifier, state, found.etag)
         dispatcher.study_wanted(description["ParentStudy"])
         return _json(202, {"id": identifier, "status": "queued"})
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 CONFLICT_DELAY_S: Final = 1.0
 PICTURE_INSTANCES: Final = 3  # of each series; more than one, to see whether it is one person's
 LONGEST_STORE_DELAY_S: Final = 60.0
+DEATHS_ENOUGH: Final = 2  # a third could take the server or a neighbour's scan along
+QUARANTINED: Final = "quarantined"
 IO_ERROR: Final = "io_error"
 GONE_DELAY_S: Final = 5.0  # something vanished meanwhile: the study is read anew
 
@@ -145,7 +147,7 @@ class Scoring:
             if (wait := self._claims.wait_s(acquisition, states)) > 0:
                 return wait
             spent = self._claims.spent(acquisition, states)
-            exhausted = spent.attempts >= self._settings.max_attempts
+            exhausted = spent.attempts >= self._settings.max_attempts or spent.deaths >= DEATHS_ENOUGH
             attempt = spent.attempts if exhausted else spent.attempts + 1
             claim = self._claims.take(acquisition, states, attempt, spent)
             # Exhausted and yet without a terminal state: the server died each time, or took no picture.
@@ -241,7 +243,7 @@ class Scoring:
 
     def _drop(self, claim: Claim) -> float:
         log.warning("changed while it was scored, result dropped: series %s", _names(claim.acquisition))
-        self._claims.give_back(claim, Spent(claim.spent.attempts), None)
+        self._claims.give_back(claim, replace(claim.spent, refused_since=None), None)
         return 0.0
 
     def _finish(self, claim: Claim, answer: worker.Answer, result: StoredResult | None) -> None:
@@ -289,17 +291,20 @@ class Scoring:
             detail,
             _names(claim.acquisition),
         )
+        spent = Spent(claim.attempt, claim.spent.deaths + (code == worker.DIED))
+        if spent.deaths >= DEATHS_ENOUGH:
+            return self._give_up(replace(claim, spent=spent), QUARANTINED, folder)
         if claim.attempt < self._settings.max_attempts:
-            self._claims.give_back(claim, Spent(claim.attempt), code)
+            self._claims.give_back(claim, spent, code)
             return self._settings.retry_delay_s * claim.attempt
-        return self._give_up(claim, code, folder)
+        return self._give_up(replace(claim, spent=spent), code, folder)
 
     def _refused(self, claim: Claim, code: str, detail: str, folder: Path) -> float | None:
         """Orthanc's own errors to the outputs spend no attempt; they have a bounded time to pass."""
-        delay = self._try_to_store_again(claim, claim.spent.attempts, code, detail)
+        delay = self._try_to_store_again(claim, code, detail)
         return self._give_up(claim, code, folder) if delay is None else delay
 
-    def _try_to_store_again(self, claim: Claim, attempts: int, code: str, detail: str) -> float | None:
+    def _try_to_store_again(self, claim: Claim, code: str, detail: str) -> float | None:
         """Queue it again, unless its outputs have been refused for too long: then None."""
         now = time.time()
         since = claim.spent.refused_since
@@ -310,13 +315,13 @@ class Scoring:
         )
         if now - since >= self._settings.store_patience_s:
             return None
-        self._claims.give_back(claim, Spent(attempts, since), code)
+        self._claims.give_back(claim, replace(claim.spent, refused_since=since), code)
         return min(max(now - since, self._settings.retry_delay_s), LONGEST_STORE_DELAY_S)
 
     def _node_fault(self, claim: Claim, code: str, detail: str) -> float:
         """The node failed, not the study: it waits, and the attempt is not counted."""
         log.error("attempt not counted: %s %s (series %s)", code, detail, _names(claim.acquisition))
-        self._claims.give_back(claim, Spent(claim.spent.attempts), code)
+        self._claims.give_back(claim, replace(claim.spent, refused_since=None), code)
         return self._settings.retry_delay_s
 
     def _give_up(self, claim: Claim, code: str, folder: Path | None) -> float | None:
@@ -336,10 +341,9 @@ class Scoring:
         except worker.AttemptError as error:
             self._tally.error(error.code)
             if error.code == REFUSED:
-                behind = claim.spent.attempts if code == REFUSED else claim.attempt
                 if not self._node_is_fit(error.code, lambda: _empty(folder) if folder else None):
-                    return self._node_fault(replace(claim, spent=Spent(behind)), code, error.detail)
-                delay = self._try_to_store_again(claim, behind, code, error.detail)
+                    return self._node_fault(claim, code, error.detail)
+                delay = self._try_to_store_again(claim, code, error.detail)
                 if delay is not None:
                     return delay
             notices = ()
@@ -348,11 +352,12 @@ class Scoring:
         return None
 
     def _give_up_anew(self, claim: Claim) -> float | None:
-        self._tally.error(claim.last_reason)
+        code = QUARANTINED if claim.spent.deaths >= DEATHS_ENOUGH else claim.last_reason
+        self._tally.error(code)
         try:
-            return self._give_up(claim, claim.last_reason, None)
+            return self._give_up(claim, code, None)
         except worker.Stopped:
-            self._claims.give_back(claim, claim.spent, claim.last_reason)
+            self._claims.give_back(claim, claim.spent, code)
             return 0.0
 
 

@@ -46,6 +46,7 @@ class SeriesState:
     status: "queued", "claimed" or one of TERMINAL.
     fingerprint: hash of the acquisition's instances and of patient and study, see study.py.
     attempts: attempts made on this fingerprint, the running one included.
+    deaths: how many of them ended with the death of the scorer's process or of the server.
     reason: code of the refusal, failure or exclusion.
     selected_series: Orthanc id of the series that was scored for the acquisition.
     instances: number of instances of this series when it was read.
@@ -60,6 +61,7 @@ class SeriesState:
     status: str
     fingerprint: str = ""
     attempts: int = 0
+    deaths: int = 0
     reason: str | None = None
     selected_series: str | None = None
     instances: int = 0

@@ -91,6 +91,7 @@ class TerminalStates:
             status=status,
             fingerprint=claim.acquisition.fingerprint,
             attempts=claim.attempt,
+            deaths=claim.spent.deaths,
             reason=reason,
             selected_series=selected,
             notices=notices,

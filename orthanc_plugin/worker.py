@@ -35,6 +35,7 @@ PROOF_TIMEOUT_S: Final = 600.0  # an engine that is compiled for this machine ta
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
 STOP_FOLLOWS_S: Final = 5.0
 THREADS_VARIABLES: Final = ("STROKECORE_THREADS", "OMP_NUM_THREADS")
+DIED: Final = "worker_died"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 # What each exit status of ``strokecore score`` lets result.json say.
@@ -335,7 +336,7 @@ def _failure(status: int) -> str:
         return "scorer_usage"
     if status == 127:
         return "worker_not_started"
-    return "worker_died" if status > 128 else "scorer_failed"
+    return DIED if status > 128 else "scorer_failed"
 
 
 def _trace(folder: Path) -> str:

@@ -128,13 +128,13 @@ def test_a_phase_that_is_still_received_does_not_hold_up_the_plain_one(bench: Be
 
 def test_failures_are_counted_and_end_in_failed_with_a_picture(bench: Bench) -> None:
     bench.orthanc.add("thick")
-    bench.answers = [worker.AttemptError("worker_died")] * 3
+    bench.answers = [worker.AttemptError("scorer_failed")] * 3
     scoring = bench.scoring(max_attempts=3)
     assert [scoring.handle("study") for _ in range(4)] == [2.0, 4.0, None, None]
     assert len(bench.calls) == 3
     assert len({moment for moment, _ in bench.calls}) == 1
     state = bench.orthanc.state("thick")
-    assert (state["status"], state["reason"], state["notices"]) == ("failed", "worker_died", ["notice"])
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "scorer_failed", ["notice"])
     assert bench.orthanc.stored == ["notice"]
 
 
@@ -162,16 +162,73 @@ def test_a_claim_of_a_dead_run_counts_as_an_attempt_unless_it_stopped_in_order(b
         assert bench.orthanc.state("thick")["attempts"] == attempts
 
 
-def test_a_case_that_kills_orthanc_each_time_ends_failed(bench: Bench) -> None:
-    bench.orthanc.add("thick")
+def dying(bench: Bench, how: str, run: int, **options: Any) -> float | None:
+    """One look in which the scorer's process or the server dies."""
+    if how == "worker":
+        bench.answers = [worker.AttemptError("worker_died")]
+        return bench.scoring(f"node/{run}", **options).handle("study")
     bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    for run in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            bench.scoring(f"node/{run}", max_attempts=2).handle("study")
-    bench.scoring("node/3", max_attempts=2).handle("study")
-    assert bench.orthanc.state("thick")["reason"] == "interrupted"
-    assert bench.status("thick") == "failed"
+    with pytest.raises(KeyboardInterrupt):
+        bench.scoring(f"node/{run}", **options).handle("study")
+    bench.during = lambda: None
+    return 0.0
+
+
+@pytest.mark.parametrize("second", ["worker", "server"])
+@pytest.mark.parametrize("first", ["worker", "server"])
+def test_what_died_twice_is_not_tried_a_third_time(bench: Bench, first: str, second: str) -> None:
+    bench.orthanc.add("thick")
+    dying(bench, first, 1, max_attempts=5)
+    dying(bench, second, 2, max_attempts=5)
+    assert bench.scoring("node/3", max_attempts=5).handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["deaths"]) == ("failed", "quarantined", 2)
+    assert (state["attempts"], len(bench.calls)) == (2, 2)
     assert bench.orthanc.stored == ["notice"]
+    queued = SeriesState("queued").to_json()  # an order is the administrator's word
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = queued
+    bench.scoring("node/4").handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_a_death_and_other_failures_are_no_quarantine(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    codes = ["worker_died", "scorer_failed", "worker_timeout", "scorer_failed"]
+    bench.answers = [worker.AttemptError(code) for code in codes]
+    scoring = bench.scoring(max_attempts=5)
+    for _ in codes:
+        scoring.handle("study")
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.state("thick")["deaths"]) == ("scored", 1)
+
+
+def test_deaths_on_a_node_that_is_ill_are_nobodys(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.node_is_fit = lambda empty: False
+    for run in range(5):
+        assert dying(bench, "worker", run) == 2.0
+    bench.node_is_fit = lambda empty: True
+    bench.scoring("node/9").handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_late_slices_end_a_quarantine(bench: Bench) -> None:
+    series = bench.orthanc.add("thick")
+    dying(bench, "worker", 1)
+    dying(bench, "worker", 2)
+    assert bench.orthanc.state("thick")["reason"] == "quarantined"
+    series.instances["thick-9"] = "file"
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_one_death_is_the_end_where_one_attempt_is_allowed(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    for how, reason in (("worker", "worker_died"), ("server", "interrupted")):
+        bench.orthanc.series["thick"].metadata.clear()
+        dying(bench, how, 1, max_attempts=1)
+        bench.scoring("node/2", max_attempts=1).handle("study")
+        assert (bench.status("thick"), bench.orthanc.state("thick")["reason"]) == ("failed", reason)
 
 
 def test_another_nodes_claim_is_respected_for_its_lease(bench: Bench) -> None:
