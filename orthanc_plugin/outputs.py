@@ -59,7 +59,9 @@ def remove_notices(api: OrthancApi, study: str, instances: Iterable[str]) -> Non
     """Remove NOT SCORED pictures that are no longer true; only Secondary Captures of ``study`` ever go."""
     for instance in instances:
         try:
-            sop_class = api.get(f"/instances/{instance}/simplified-tags").get("SOPClassUID")
+            sop_class = api.get_bytes(f"/instances/{instance}/metadata/SopClassUid").decode(
+                "ascii", "replace"
+            )
             if sop_class in SECONDARY_CAPTURES and api.get(f"/instances/{instance}/study").get("ID") == study:
                 api.delete(f"/instances/{instance}")
         except NotFound:

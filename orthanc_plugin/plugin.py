@@ -31,7 +31,7 @@ from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
 from orthanc_plugin.health import Health, describe  # noqa: E402
 from orthanc_plugin.node_check import NodeCheck  # noqa: E402
 from orthanc_plugin.open_studies import OpenStudies  # noqa: E402
-from orthanc_plugin.orthanc_api import Loopback, OrthancApi  # noqa: E402
+from orthanc_plugin.orthanc_api import Loopback, OrthancApi, Response  # noqa: E402
 from orthanc_plugin.scoring import Scoring  # noqa: E402
 from orthanc_plugin.settings import Problem, SettingsError, parse_settings  # noqa: E402
 from orthanc_plugin.terminal_states import Tally  # noqa: E402
@@ -60,6 +60,18 @@ class _OrthancHandler(logging.Handler):
             self.handleError(record)
 
 
+def _in_process(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+    """Orthanc's REST interface without HTTP, in the caller's own thread: for reads, as it has no headers."""
+    del body, headers
+    if method != "GET":
+        raise ValueError(f"{method} needs HTTP")
+    try:
+        return Response(200, orthanc.RestApiGet(path))
+    except orthanc.OrthancException as error:
+        unknown = (orthanc.ErrorCode.UNKNOWN_RESOURCE, orthanc.ErrorCode.INEXISTENT_ITEM)
+        return Response(404 if error.args and error.args[0] in unknown else 500, b"")
+
+
 def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
     """Check the configuration and start the threads. Raises SettingsError."""
     settings = parse_settings(configuration)
@@ -81,7 +93,8 @@ def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
         stop,
         lambda number: orthanc.SetGlobalProperty(_PROPERTY_QUIET_MARK, str(number)),
     )
-    node.settings, node.api, node.dispatcher = settings, api, dispatcher
+    node.settings, node.dispatcher = settings, dispatcher
+    node.reads, node.api = OrthancApi(_in_process), api
     dispatcher.start()
 
 
@@ -94,12 +107,13 @@ def _register() -> None:
     node = rest.Node(__version__, Tally())
     name = str(configuration.get("Name", "Orthanc")).replace("/", "_")
     run = f"{name}/{uuid.uuid4()}"
-    changes = orthanc.ChangeType
+    changes, kinds = orthanc.ChangeType, orthanc.ResourceType
 
     def on_change(change: int, level: int, resource: str) -> None:
-        del level, resource
         if change == changes.STABLE_SERIES and node.dispatcher:
             node.dispatcher.series_stable()
+        elif change == changes.DELETED and level in (kinds.SERIES, kinds.STUDY):
+            node.ledger.forget(resource)
         elif change == changes.ORTHANC_STARTED:
             try:
                 _start(node, configuration, run)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import OK, Condition, level
@@ -18,6 +19,7 @@ from orthanc_plugin.state import SeriesState, StateStore
 from orthanc_plugin.terminal_states import Tally
 
 JSON = "application/json"
+WRITES_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,27 @@ class Reply:
 
 @dataclass
 class Node:
-    """What the routes speak about; mostly None while the configuration is wrong."""
+    """What the routes speak about; mostly None while the configuration is wrong.
+
+    Attributes
+    ----------
+    reads: Orthanc's REST interface without HTTP. A route holds one of Orthanc's HTTP threads; if it asked for
+        another to read from, some fifty requests at once would wait for each other.
+    api: the interface over HTTP, for writes, which name what they replace; ``WRITES_AT_ONCE`` at a time.
+    """
 
     version: str
     tally: Tally
     problems: tuple[Problem, ...] = ()
+    reads: OrthancApi | None = None
     api: OrthancApi | None = None
     settings: Settings | None = None
     dispatcher: Dispatcher | None = None
     ledger: Ledger = field(default_factory=Ledger)
     started: float = field(default_factory=time.time)
+    writes: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(WRITES_AT_ONCE)
+    )
 
 
 def status(node: Node, method: str) -> Reply:
@@ -139,12 +152,12 @@ def score(node: Node, method: str, identifier: str) -> Reply:
     """POST /strokecore/series/{id}/score: score its acquisition again, whatever its state is."""
     if method != "POST":
         return Reply(405, b"", allow="POST")
-    dispatcher = node.dispatcher
-    if dispatcher is None:
+    dispatcher, api = node.dispatcher, node.api
+    if dispatcher is None or api is None:
         return _misconfigured(node)
 
-    def queue(api: OrthancApi) -> Reply:
-        description = _require_series(api, identifier)
+    def queue(reads: OrthancApi) -> Reply:
+        description = _require_series(reads, identifier)
         if description["MainDicomTags"].get("Modality") != "CT":
             return _error(409, "not_ct", "Only CT series are scored.")
         states = StateStore(api, node.ledger.note)
@@ -164,7 +177,12 @@ def score(node: Node, method: str, identifier: str) -> Reply:
         dispatcher.study_wanted(description["ParentStudy"])
         return _json(202, {"id": identifier, "status": "queued"})
 
-    return _answered(node, queue)
+    if not node.writes.acquire(blocking=False):
+        return _error(503, "busy", "Several orders are being taken at this moment; ask again.")
+    try:
+        return _answered(node, queue)
+    finally:
+        node.writes.release()
 
 
 def _state_reply(api: OrthancApi, identifier: str) -> Reply:
@@ -182,10 +200,10 @@ def _require_series(api: OrthancApi, identifier: str) -> Any:
 
 
 def _answered(node: Node, route: Callable[[OrthancApi], Reply]) -> Reply:
-    if node.api is None:
+    if node.reads is None:
         return _misconfigured(node)
     try:
-        return route(node.api)
+        return route(node.reads)
     except NotFound:
         return _error(404, "unknown_series", "Orthanc has no series with this identifier.")
     except Conflict:

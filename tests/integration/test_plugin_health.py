@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
 
 from tests.integration.conftest import FakeNode
 from tests.integration.ct_files import Study
@@ -256,6 +262,54 @@ def test_files_that_orthanc_lost_end_in_failed(make_fake_node: MakeNode) -> None
     node.start()
     node.wait_for("failed")
     assert only_state(node)["reason"] == "source_unreadable"
+
+
+def test_a_ct_of_fifty_nested_sequences_ends_nothing(make_fake_node: MakeNode) -> None:
+    """It comes through the DICOM door; whoever has Orthanc open the file in an HTTP thread ends Orthanc."""
+    node = make_fake_node()
+    slices = Study().series(3)
+    with_nested = pydicom.dcmread(io.BytesIO(slices[0]))
+    inner = Dataset()
+    for _ in range(60):
+        outer = Dataset()
+        outer.ContrastBolusAgentSequence = [inner]
+        inner = outer
+    with_nested.ReferencedStudySequence = [inner]
+    sender = AE("STROKECORE")
+    sender.add_requested_context(with_nested.SOPClassUID, ExplicitVRLittleEndian)
+    association = sender.associate("127.0.0.1", node.node.dicom_port, ae_title=node.node.aet)
+    assert association.is_established
+    assert association.send_c_store(with_nested).Status == 0
+    association.release()
+    send(node, slices[1:])
+    node.wait_for("scored")
+    (series,) = node.series("CT")
+    assert node.get(f"/strokecore/series/{series}")["status"] == "scored"
+    node.kill()  # and none of the next start's looks ends it either
+    node.start()
+    node.wait_idle(SETTLE_S)
+    assert len(node.runs) == 1
+
+
+def test_many_questions_at_once_hold_up_nobody(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(2))
+    node.wait_for("scored")
+    (series,) = node.series("CT")
+    slowest = 0.0
+
+    def ask(kind: int) -> int:
+        path = f"/strokecore/series/{series}" + ("", "/result", "/report")[kind % 3]
+        return node.request("GET", path)[0]
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = [pool.submit(ask, number) for number in range(400)]
+        while not all(answer.done() for answer in answers):
+            start = time.monotonic()
+            assert node.request("GET", "/system")[0] == 200
+            slowest = max(slowest, time.monotonic() - start)
+    assert {answer.result() for answer in answers} == {200}
+    assert slowest < 10  # two minutes when each held a second thread; 0.2 s on a quiet machine
 
 
 def test_an_event_that_is_lost_is_found_by_the_next_round(make_fake_node: MakeNode) -> None:

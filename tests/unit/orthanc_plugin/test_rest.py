@@ -9,6 +9,7 @@ import pytest
 
 from orthanc_plugin import rest
 from orthanc_plugin.health import Condition
+from orthanc_plugin.orthanc_api import OrthancApi, Response
 from orthanc_plugin.settings import Problem
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
@@ -45,7 +46,22 @@ def orthanc() -> FakeOrthanc:
 
 @pytest.fixture
 def node(orthanc: FakeOrthanc) -> rest.Node:
-    return rest.Node("1.2.3", Tally(), api=orthanc.api, dispatcher=FakeDispatcher())  # type: ignore[arg-type]
+    def reads(method: str, *request: Any) -> Response:
+        assert method == "GET"
+        return orthanc(method, *request)
+
+    def writes(method: str, path: str, *request: Any) -> Response:
+        """What goes through HTTP holds a second of Orthanc's threads."""
+        assert "metadata" in path
+        return orthanc(method, path, *request)
+
+    return rest.Node(
+        "1.2.3",
+        Tally(),
+        reads=OrthancApi(reads),
+        api=OrthancApi(writes),
+        dispatcher=FakeDispatcher(),  # type: ignore[arg-type]
+    )
 
 
 def body(reply: rest.Reply) -> Any:
@@ -130,6 +146,23 @@ def test_an_order_is_written_before_it_is_queued(node: rest.Node, orthanc: FakeO
     written = orthanc.state("ct")
     assert (written["status"], written["attempts"], written["content_datetime"]) == ("queued", 0, None)
     assert node.dispatcher.wanted == ["study"]  # type: ignore[union-attr]
+
+
+def test_orders_do_not_hold_all_of_orthancs_threads(node: rest.Node) -> None:
+    for _ in range(rest.WRITES_AT_ONCE):
+        assert node.writes.acquire(blocking=False)
+    reply = rest.score(node, "POST", "ct")
+    assert (reply.status, body(reply)["code"]) == (503, "busy")
+    node.writes.release()
+    for _ in range(3):  # each order gives its place back, also one that fails
+        assert rest.score(node, "POST", "x").status == 404
+    assert rest.score(node, "POST", "ct").status == 202
+
+
+def test_reading_needs_no_http(node: rest.Node) -> None:
+    node.api = None
+    assert rest.series(node, "GET", "ct").status == 200
+    assert rest.attachment(node, "GET", "ct", "result").status == 404
 
 
 def test_only_ct_can_be_ordered(node: rest.Node) -> None:
