@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from orthanc_plugin.log_line import run_id
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import TERMINAL, WAITING, SeriesState, StateStore, StoredResult, Versioned
 from orthanc_plugin.study import Acquisition
@@ -135,6 +136,7 @@ class Claims:
                 content_datetime=content_datetime,
                 owner=self._owner,
                 claimed_at=time.time(),
+                run=run_id(),
                 refused_since=spent.refused_since,
             )
             claimed[member.id] = self._states.write(member.id, state, old.etag)

@@ -17,7 +17,7 @@ from orthanc_plugin import worker
 from orthanc_plugin.health import Condition, Health, describe
 from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.node_check import NodeCheck
-from orthanc_plugin.open_studies import OpenStudies
+from orthanc_plugin.open_studies import OpenStudies, OpenStudy
 from orthanc_plugin.orthanc_api import OrthancError
 from orthanc_plugin.outputs import REFUSED
 from orthanc_plugin.scoring import Scoring
@@ -102,6 +102,10 @@ class Dispatcher:
         """(studies waiting, studies being worked on)."""
         waiting, busy = self._studies.lengths()
         return waiting + self._wake.is_set(), busy
+
+    def open_studies(self) -> tuple[OpenStudy, ...]:
+        """Every study that is not known to be settled, also those that nobody has looked at yet."""
+        return self._open.all()
 
     def oldest_waiting_s(self) -> float | None:
         """How long the study has waited that waits longest; None when nobody waits."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -79,6 +80,12 @@ class Ledger:
         with self._lock:
             found = [e for e in self._entries.values() if status in (None, e.status)]
         return tuple(reversed(found))
+
+    def counts(self) -> dict[str, float]:
+        """How many series are in each state."""
+        with self._lock:
+            found = Counter(e.status for e in self._entries.values())
+        return {status: float(found[status]) for status in sorted(STATES)}
 
     def outputs_refused(self) -> bool:
         """Whether Orthanc refuses the outputs of some series with errors of its own, or did to the end."""

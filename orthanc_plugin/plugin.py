@@ -29,6 +29,7 @@ sys.path.insert(0, str(_HERE.parent))
 from orthanc_plugin import rest  # noqa: E402
 from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
 from orthanc_plugin.health import Health, describe  # noqa: E402
+from orthanc_plugin.log_line import JSON_LINES, TEXT, formatted  # noqa: E402
 from orthanc_plugin.node_check import NodeCheck  # noqa: E402
 from orthanc_plugin.open_studies import OpenStudies  # noqa: E402
 from orthanc_plugin.orthanc_api import Loopback, OrthancApi, Response  # noqa: E402
@@ -47,9 +48,11 @@ log = logging.getLogger("orthanc_plugin")
 class _OrthancHandler(logging.Handler):
     """Our log lines into Orthanc's log."""
 
+    form = TEXT
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = f"StrokeCore: {record.getMessage()}"
+            line = formatted(record, self.form)
             if record.levelno >= logging.ERROR:
                 orthanc.LogError(line)
             elif record.levelno >= logging.WARNING:
@@ -104,6 +107,9 @@ def _register() -> None:
     log.propagate = False
     log.setLevel(logging.INFO)
     configuration = json.loads(orthanc.GetConfiguration())
+    section = configuration.get("StrokeCore")
+    if isinstance(section, dict) and section.get("LogFormat") == JSON_LINES:
+        handler.form = JSON_LINES  # before the settings are checked: their problems are lines too
     node = rest.Node(__version__, Tally())
     name = str(configuration.get("Name", "Orthanc")).replace("/", "_")
     run = f"{name}/{uuid.uuid4()}"
@@ -153,6 +159,14 @@ def _register_routes(node: rest.Node) -> None:
         del uri
         answer(output, rest.health(node, request["method"]))
 
+    def metrics(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.metrics(node, request["method"]))
+
+    def studies(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.studies(node, request["method"], request.get("get") or {}))
+
     def series(output: Any, uri: str, **request: Any) -> None:
         del uri
         answer(output, rest.series(node, request["method"], request["groups"][0]))
@@ -168,6 +182,8 @@ def _register_routes(node: rest.Node) -> None:
     identifier = "([0-9a-f-]{44})"
     orthanc.RegisterRestCallback("/strokecore/status", status)
     orthanc.RegisterRestCallback("/strokecore/health", health)
+    orthanc.RegisterRestCallback("/strokecore/metrics", metrics)
+    orthanc.RegisterRestCallback("/strokecore/studies", studies)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}", series)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/(result|report)", attachment)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/score", score)

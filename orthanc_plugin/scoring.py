@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from orthanc_plugin import worker
 from orthanc_plugin.claims import Claim, Claims, Spent, States, is_settled
 from orthanc_plugin.health import describe
 from orthanc_plugin.ledger import Ledger
+from orthanc_plugin.log_line import note, scoring_run
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.outputs import REFUSED, all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
@@ -27,6 +29,7 @@ from orthanc_plugin.workspace import workspace
 log = logging.getLogger(__name__)
 
 CONFLICT_DELAY_S: Final = 1.0
+LONGEST_WAY_S: Final = 24 * 3600.0  # what is scored later was ordered, or found again by a start
 PICTURE_INSTANCES: Final = 3  # of each series; more than one, to see whether it is one person's
 LONGEST_STORE_DELAY_S: Final = 60.0
 DEATHS_ENOUGH: Final = 2  # a third could take the server or a neighbour's scan along
@@ -149,9 +152,11 @@ class Scoring:
             spent = self._claims.spent(acquisition, states)
             exhausted = spent.attempts >= self._settings.max_attempts or spent.deaths >= DEATHS_ENOUGH
             attempt = spent.attempts if exhausted else spent.attempts + 1
-            claim = self._claims.take(acquisition, states, attempt, spent)
-            # Exhausted and yet without a terminal state: the server died each time, or took no picture.
-            return self._give_up_anew(claim) if exhausted else self._attempt(claim)
+            names = [m.id for m in acquisition.candidates]
+            with scoring_run(study=acquisition.study, series=names, attempt=attempt):
+                claim = self._claims.take(acquisition, states, attempt, spent)
+                # Exhausted and yet without a terminal state: the server died each time, or took no picture.
+                return self._give_up_anew(claim) if exhausted else self._attempt(claim)
         except Conflict:
             return CONFLICT_DELAY_S
         except NotFound:
@@ -176,6 +181,7 @@ class Scoring:
         except OSError as error:
             return self._failed_attempt(claim, IO_ERROR, type(error).__name__, folder)
         except worker.Stopped:
+            note(outcome="stopped")
             self._claims.give_back(claim, claim.spent, None)
             return 0.0
         except OrthancError:
@@ -224,7 +230,9 @@ class Scoring:
         """
         previous, fingerprint = claim.previous, claim.acquisition.fingerprint
         moment, supersedes = claim.content_datetime, previous.result_key if previous else None
+        start = time.monotonic()
         answer = worker.score(self._settings, folder, self._stop, moment, supersedes)
+        self._tally.scored_in(time.monotonic() - start)
         if previous and answer.result_key == previous.result_key:
             if all_present(self._api, previous.outputs):
                 return answer, replace(previous, fingerprint=fingerprint)
@@ -242,6 +250,7 @@ class Scoring:
         return any(a.fingerprint == acquisition.fingerprint for a in now)
 
     def _drop(self, claim: Claim) -> float:
+        note(outcome="dropped")
         log.warning("changed while it was scored, result dropped: series %s", _names(claim.acquisition))
         self._claims.give_back(claim, replace(claim.spent, refused_since=None), None)
         return 0.0
@@ -249,6 +258,7 @@ class Scoring:
     def _finish(self, claim: Claim, answer: worker.Answer, result: StoredResult | None) -> None:
         """Store what there is to store, then write the states. Raises AttemptError, Conflict, NotFound."""
         acquisition = claim.acquisition
+        note(outcome=answer.status, reason=answer.reason, engine=answer.engine, timings_s=answer.timings_s)
         if result is None:
             notices = (
                 () if answer.status == "ineligible" else self._store(acquisition, _contents(answer.files))
@@ -256,6 +266,7 @@ class Scoring:
             attach(self._api, [m.id for m in acquisition.candidates], answer)
             self._terminal_states.without_score(claim, answer.status, answer.reason, notices)
             remove_notices(self._api, acquisition.study, claim.notices - set(notices))
+            self._time_to_result(claim)
             return
         for fallback in answer.fallbacks:
             log.warning("engine passed over: %s (series %s)", fallback, _names(acquisition))
@@ -267,6 +278,15 @@ class Scoring:
         self._terminal_states.scored(claim, chosen, result)
         # A picture that says NOT SCORED is no longer true, and it held no finding.
         remove_notices(self._api, acquisition.study, claim.notices)
+        self._time_to_result(claim)
+
+    def _time_to_result(self, claim: Claim) -> None:
+        arrived = [m.last_update for m in claim.acquisition.candidates if m.last_update]
+        if claim.previous is None and arrived:
+            seconds = (datetime.now(UTC) - max(arrived)).total_seconds()
+            if 0 <= seconds < LONGEST_WAY_S:
+                self._tally.result_after(seconds)
+                note(after_last_slice_s=round(seconds, 1))
 
     def _store(self, acquisition: Acquisition, contents: Iterable[bytes]) -> tuple[str, ...]:
         outputs = store_outputs(self._api, acquisition.study, contents)
@@ -281,6 +301,7 @@ class Scoring:
         if not self._node_is_fit(code, lambda: _empty(folder)):
             return self._node_fault(claim, code, detail)
         self._tally.error(code)
+        note(outcome="attempt_failed", reason=code)
         if code == REFUSED:
             return self._refused(claim, code, detail, folder)
         log.error(
@@ -320,6 +341,7 @@ class Scoring:
 
     def _node_fault(self, claim: Claim, code: str, detail: str) -> float:
         """The node failed, not the study: it waits, and the attempt is not counted."""
+        note(outcome="not_counted", reason=code)
         log.error("attempt not counted: %s %s (series %s)", code, detail, _names(claim.acquisition))
         self._claims.give_back(claim, replace(claim.spent, refused_since=None), code)
         return self._settings.retry_delay_s
@@ -348,6 +370,7 @@ class Scoring:
                     return delay
             notices = ()
         self._terminal_states.without_score(claim, "failed", code, notices)
+        note(outcome="failed", reason=code)
         remove_notices(self._api, acquisition.study, claim.notices - set(notices))
         return None
 

@@ -52,6 +52,7 @@ class SeriesState:
     instances: number of instances of this series when it was read.
     content_datetime: ISO 8601; fixed at the first attempt, so that a retry writes the same bytes.
     owner: which run of which Orthanc claimed it.  claimed_at: seconds since the epoch.
+    run: id of the scoring run that last worked on it, which the lines of the log carry.
     refused_since: since when Orthanc has answered with errors to its outputs; seconds since the epoch.
     result: the present score made from this series; it stays while a new one is being made.
     notices: Orthanc ids of NOT SCORED pictures that are stored.
@@ -68,6 +69,7 @@ class SeriesState:
     content_datetime: str | None = None
     owner: str | None = None
     claimed_at: float | None = None
+    run: str | None = None
     refused_since: float | None = None
     result: StoredResult | None = None
     notices: tuple[str, ...] = ()

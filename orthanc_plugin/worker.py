@@ -88,6 +88,20 @@ class Answer:
         return uid if isinstance(uid, str) else None
 
     @property
+    def engine(self) -> str | None:
+        """Which engine served."""
+        model = self.result.get("model")
+        found = model.get("engine") if isinstance(model, dict) else None
+        return str(found)[:32] if found else None
+
+    @property
+    def timings_s(self) -> dict[str, float]:
+        """Seconds of each step."""
+        found = self.result.get("timings_s")
+        steps = found.items() if isinstance(found, dict) else ()
+        return {str(k)[:32]: v for k, v in steps if isinstance(v, (int, float))}
+
+    @property
     def fallbacks(self) -> tuple[str, ...]:
         """Engines that were passed over, each with the reason; see docs/engines.md."""
         model = self.result.get("model")

@@ -78,6 +78,34 @@ def test_a_sound_node_says_ok(fake_node: FakeNode) -> None:
     assert fake_node.request("POST", "/strokecore/health", b"")[0] == 405
 
 
+def test_what_an_administrator_reads(make_fake_node: MakeNode) -> None:
+    """Metrics, series by state and lines of JSON, of a real Orthanc, without a word of the patient."""
+    node = make_fake_node("crash", "crash", LogFormat="json")
+    send(node, Study().series(4))
+    node.wait_for("failed")
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    status, text = node.request("GET", "/strokecore/metrics")
+    assert status == 200
+    assert b'strokecore_states_total{state="scored"} 1.0' in text
+    assert b'strokecore_errors_total{code="worker_died"} 2.0' in text
+    assert b"strokecore_ready 1.0" in text
+    (failed,) = node.get("/strokecore/studies?state=failed")["series"]
+    assert (failed["state"], failed["reason"]) == ("failed", "quarantined")
+    assert node.get("/strokecore/studies")["found"] == 2
+    assert node.request("GET", "/strokecore/studies?state=dead")[0] == 400
+    assert node.request("GET", "/strokecore/metrics", authorized=False)[0] == 401
+    lines = [line.partition("StrokeCore: ")[2] for line in node.log.splitlines() if "StrokeCore: {" in line]
+    ended = [line for line in map(json.loads, lines) if line["message"].startswith("run ended")]
+    assert [line["outcome"] for line in ended] == ["attempt_failed", "failed", "scored"]
+    assert node.get(f"/strokecore/series/{failed['series']}")["run"] == ended[1]["run"]
+    node.request("DELETE", f"/studies/{failed['study']}")
+    node.wait(lambda: node.get("/strokecore/studies")["found"] == 1, "the deleted series to be forgotten")
+    for words in (text.decode(), node.log, json.dumps(node.get("/strokecore/studies"))):
+        assert "SECRET" not in words
+        assert "TEST" not in words
+
+
 def test_storage_full_while_idle(make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]) -> None:
     """SetGlobalProperty raises: nothing may end with it, and whoever comes afterwards is scored."""
     node = make_fake_node(start=False)
