@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
+from strokecore.cli import main
 from tests.integration.conftest import FakeNode
 from tests.integration.ct_files import Study
 from tests.integration.orthanc_server import SETTLE_S
@@ -104,6 +105,30 @@ def test_what_an_administrator_reads(make_fake_node: MakeNode) -> None:
     for words in (text.decode(), node.log, json.dumps(node.get("/strokecore/studies"))):
         assert "SECRET" not in words
         assert "TEST" not in words
+
+
+def test_the_doctor_sees_a_node_that_is_well_and_one_that_is_not(
+    make_fake_node: MakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = make_fake_node(Engine="asymmetry")
+    words = ["doctor", "--config", str(node.node.configuration), "--json"]
+
+    def doctor() -> tuple[int, dict[str, str]]:
+        status = main(words)
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return status, {c["name"]: c["level"] for c in checks}
+
+    status, levels = doctor()
+    assert (status, levels["plugin"], levels["engine"], levels["DICOM port"]) == (0, "ok", "ok", "ok")
+    (node.plan_folder / "broken").touch()
+    node.plan("fail")
+    send(node, Study().series(4))
+    node.wait(lambda: "scorer_unusable" in codes(node), "the fault to be said")
+    status, levels = doctor()
+    assert (status, levels["plugin"], levels["scorer_unusable"]) == (1, "failed", "failed")
+    node.kill()
+    status, levels = doctor()
+    assert (status, levels["Orthanc"], levels["DICOM port"]) == (1, "failed", "failed")
 
 
 def test_storage_full_while_idle(make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]) -> None:
