@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from orthanc_plugin.log_line import run_id
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import TERMINAL, WAITING, SeriesState, StateStore, StoredResult, Versioned
 from orthanc_plugin.study import Acquisition
@@ -15,7 +16,24 @@ from orthanc_plugin.study import Acquisition
 LEASE_MARGIN_S: Final = 60.0  # export and storing around the scoring itself
 UNKNOWN_REASON: Final = "interrupted"  # the server died during each attempt
 
+
 States = Mapping[str, Versioned]  # Orthanc id of the series -> its state as read
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What lies behind an acquisition, for exactly its present instances.
+
+    Attributes
+    ----------
+    attempts: attempts made.
+    deaths: how many of them ended with the death of the scorer's process or of the server.
+    refused_since: since when Orthanc has refused its outputs; None when it did not the last time.
+    """
+
+    attempts: int = 0
+    deaths: int = 0
+    refused_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,7 @@ class Claim:
     ----------
     states: state and ETag of each member as written by the claim.
     attempt: number of this attempt, from 1.
+    spent: what lay behind it when it was claimed.
     content_datetime: what the outputs say; kept from the first attempt on.
     previous: the acquisition's present result, if there is one; a new one supersedes it.
     """
@@ -35,6 +54,7 @@ class Claim:
     attempt: int
     content_datetime: str
     previous: StoredResult | None
+    spent: Spent = Spent()
 
     @property
     def last_reason(self) -> str:
@@ -71,20 +91,25 @@ class Claims:
         """Seconds before a claim makes sense; 0 for now."""
         return max(self._unquiet_s(acquisition), self._foreign_lease_s(states.values()))
 
-    def attempts_made(self, acquisition: Acquisition, states: States) -> int:
-        """Attempts already spent on these very instances."""
+    def spent(self, acquisition: Acquisition, states: States) -> Spent:
+        """What was already spent on these very instances."""
         found = [v.state for v in states.values() if v.state]
         same = [s for s in found if s.fingerprint == acquisition.fingerprint]
         # A series queued by hand starts again at zero, whatever its neighbours have behind them.
-        queued = [s.attempts for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
+        queued = [s for s in found if s.status == "queued" and (s in same or not s.fingerprint)]
         if queued:
-            return min(queued)
+            behind = (Spent(s.attempts, s.deaths, s.refused_since) for s in queued)
+            return min(behind, key=lambda s: s.attempts)
         # A claim of this very run is no longer worked on: an error of Orthanc's ended it, nobody's attempt.
         uncounted = self._clean_runs | {self._owner}
-        claimed = (s for s in same if s.status == "claimed")
-        return max((s.attempts - (s.owner in uncounted) for s in claimed), default=0)
+        claimed = []
+        for s in same:
+            if s.status == "claimed":
+                died = s.owner not in uncounted
+                claimed.append(Spent(s.attempts - (not died), s.deaths + died, s.refused_since))
+        return max(claimed, key=lambda s: s.attempts, default=Spent())
 
-    def take(self, acquisition: Acquisition, states: States, attempt: int) -> Claim:
+    def take(self, acquisition: Acquisition, states: States, attempt: int, spent: Spent) -> Claim:
         """Write the claim on every candidate, in order. Raises Conflict when another was quicker."""
         known = [v.state for v in states.values() if v.state is not None]
         retried = [
@@ -106,24 +131,36 @@ class Claims:
                 status="claimed",
                 fingerprint=acquisition.fingerprint,
                 attempts=attempt,
+                deaths=spent.deaths,
                 instances=len(member.instances),
                 content_datetime=content_datetime,
                 owner=self._owner,
                 claimed_at=time.time(),
+                run=run_id(),
+                refused_since=spent.refused_since,
             )
             claimed[member.id] = self._states.write(member.id, state, old.etag)
-        return Claim(acquisition, claimed, attempt, content_datetime, results[-1] if results else None)
+        previous = results[-1] if results else None
+        return Claim(acquisition, claimed, attempt, content_datetime, previous, spent)
 
-    def give_back(self, claim: Claim, attempts: int, reason: str | None) -> None:
-        """Queue the acquisition again with this many attempts behind it. Raises Conflict, NotFound."""
+    def give_back(
+        self, claim: Claim, spent: Spent, reason: str | None, notices: tuple[str, ...] | None = None
+    ) -> None:
+        """Queue the acquisition again with this much behind it. Raises Conflict, NotFound.
+
+        ``notices``: Orthanc ids of pictures that were stored meanwhile; None leaves those that it names.
+        """
         for member in claim.acquisition.candidates:
             found = claim.states[member.id]
             if found.state is not None:
                 state = replace(
                     found.state,
                     status="queued",
-                    attempts=attempts,
+                    attempts=spent.attempts,
+                    deaths=spent.deaths,
+                    refused_since=spent.refused_since,
                     reason=reason,
+                    notices=found.state.notices if notices is None else notices,
                     owner=None,
                     claimed_at=None,
                 )

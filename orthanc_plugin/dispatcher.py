@@ -7,6 +7,7 @@ whose REST call fails, costs at most the time to the next round.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typing import Final
 
 from orthanc_plugin import worker
 from orthanc_plugin.health import Condition, Health, describe
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.node_check import NodeCheck
-from orthanc_plugin.open_studies import OpenStudies
+from orthanc_plugin.open_studies import OpenStudies, OpenStudy
 from orthanc_plugin.orthanc_api import OrthancError
+from orthanc_plugin.outputs import REFUSED
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.study_queue import StudyQueue
@@ -30,6 +33,8 @@ START_ROUND_S: Final = 0.2
 ROUND_S: Final = 5.0  # how often the node is looked at and the change log read, without an event
 STALL_S: Final = 180.0  # one REST call may take a third of it
 JOIN_S: Final = 5.0
+ANNOUNCEMENTS: Final = 20  # studies looked at in one round while the node is ill
+STORAGE_CODES: Final = frozenset({"storage_full", "storage_unusable"})
 BACKOFF_S: Final = (1.0, 5.0, 15.0, 60.0)  # after a defect or when Orthanc's REST fails; the last for ever
 
 
@@ -49,6 +54,7 @@ class Dispatcher:
         open_studies: OpenStudies,
         health: Health,
         tally: Tally,
+        ledger: Ledger,
         stop: threading.Event,
         save_mark: Callable[[int], None],
     ) -> None:
@@ -58,6 +64,7 @@ class Dispatcher:
         self._open = open_studies
         self._health = health
         self._tally = tally
+        self._ledger = ledger
         self._stop = stop
         self._save_mark = save_mark
         self._saved_mark = open_studies.mark()
@@ -65,6 +72,8 @@ class Dispatcher:
         self._studies.hold(True)  # until the node was looked at
         self._wake = threading.Event()
         self._failing: dict[str, tuple[int, str]] = {}  # study -> failed looks in a row, code of the last
+        # studies in which it was said that the node is ill -> when to try again, if it could not be said
+        self._announced: dict[str, float] = {}
         self._started = time.monotonic()
         self._pulse = self._started
         self._next_round = 0.0
@@ -94,6 +103,10 @@ class Dispatcher:
         waiting, busy = self._studies.lengths()
         return waiting + self._wake.is_set(), busy
 
+    def open_studies(self) -> tuple[OpenStudy, ...]:
+        """Every study that is not known to be settled, also those that nobody has looked at yet."""
+        return self._open.all()
+
     def oldest_waiting_s(self) -> float | None:
         """How long the study has waited that waits longest; None when nobody waits."""
         since = self._open.waiting_since()
@@ -111,6 +124,8 @@ class Dispatcher:
             codes.add("worker_stalled")
         if (self.oldest_waiting_s() or 0.0) > self._settings.alarm_s:
             codes.add("patient_waits")
+        if self._ledger.outputs_refused():
+            codes.add(REFUSED)
         self._health.say("dispatcher", *sorted(codes))
         return self._health.conditions()
 
@@ -171,6 +186,7 @@ class Dispatcher:
         self._step("plugin_error", self.keep_threads)
         self._step("plugin_error", self._check_node)
         self._step("plugin_error", self._look_again)
+        self._step("announcement_failed", self._announce)
         self._step("mark_not_saved", self._keep_mark)
 
     def _step(self, code: str, step: Callable[[], None]) -> None:
@@ -220,6 +236,32 @@ class Dispatcher:
         self._next_look = time.monotonic() + self._settings.reconcile_s
         for found in self._open.all():
             self._studies.put_missing(found.study, found.rank)
+
+    def _announce(self) -> None:
+        """Who has waited for an ill node for as long as is alarming gets a picture that says so.
+
+        At most one picture is made in a round: the loop must come round.
+        """
+        code = self._node_check.fault
+        if self._node_check.fit or code is None:
+            self._announced.clear()
+            return
+        if code in STORAGE_CODES:
+            return  # nothing can be stored
+        limit = time.time() - self._settings.alarm_s
+        now = time.monotonic()
+        waiting = [s for s in self._open.all() if self._announced.get(s.study, now) <= now]
+        due = sorted((s for s in waiting if (s.waits_since or s.arrived) <= limit), key=lambda s: s.rank)
+        for found in due[:ANNOUNCEMENTS]:
+            self._pulse = time.monotonic()
+            if self._studies.is_busy(found.study):
+                continue
+            self._announced[found.study] = now + self._settings.reconcile_s
+            unsettled = self._scoring.announce(found.study, code)
+            self._announced[found.study] = math.inf
+            if unsettled:
+                self._open.unsettled(found.study)
+                return
 
     def _keep_mark(self) -> None:
         mark = self._open.mark()

@@ -43,6 +43,7 @@ class NodeCheck:
         self._health = health
         self._tally = tally
         self._folders_fit = False
+        self._faults: dict[str, str] = {}  # what was looked at -> code of what is wrong with it
         self._serves = False
         self._next_proof = 0.0
         self._proving = threading.Lock()
@@ -51,6 +52,11 @@ class NodeCheck:
     def fit(self) -> bool:
         """Whether the last look found folders that can be written and a scorer whose engine serves."""
         return self._serves and self._folders_fit
+
+    @property
+    def fault(self) -> str | None:
+        """Code of what is wrong with the node; None when it is fit, or was not looked at yet."""
+        return next(iter(self._faults.values()), None)
 
     @property
     def proving(self) -> bool:
@@ -83,6 +89,7 @@ class NodeCheck:
             if (code := _storage_fault(folder)) and code not in codes:
                 codes.append(code)
         self._folders_fit = not codes
+        self._found("folders", codes[0] if codes else "")
         for code in self._health.say("folders", *codes):
             self._fault(code, "")
         return not codes
@@ -99,12 +106,17 @@ class NodeCheck:
             except OSError as error:
                 code, detail = "work_folder_unusable", type(error).__name__
             self._serves = not code
+            self._found("scorer", code)
             self._next_proof = time.monotonic() + self._settings.reconcile_s
             for new in self._health.say("scorer", *([code] if code else [])):
                 self._fault(new, detail)
             if self._serves and not served:
                 log.warning("ready, %d worker(s)", self._settings.workers)
             return not code
+
+    def _found(self, place: str, code: str) -> None:
+        others = {k: v for k, v in self._faults.items() if k != place}
+        self._faults = {place: code, **others} if code else others
 
     def _fault(self, code: str, detail: str) -> None:
         self._tally.error(code)

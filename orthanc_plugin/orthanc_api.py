@@ -110,8 +110,10 @@ class OrthancApi:
     def store(self, dicom: bytes) -> Stored:
         """Store one instance; storing it again is no error and changes nothing."""
         answer = json.loads(self._call("POST", "/instances", dicom).body)
+        if answer.get("Status") not in ("Success", "AlreadyStored"):  # a filter of the site's, and status 200
+            raise OrthancError(403, "POST /instances filtered out")
         return Stored(
-            answer["ID"], answer["ParentSeries"], answer["ParentStudy"], answer.get("Status") == "Success"
+            answer["ID"], answer["ParentSeries"], answer["ParentStudy"], answer["Status"] == "Success"
         )
 
     def metadata(self, series: str, name: str) -> tuple[str, str] | None:

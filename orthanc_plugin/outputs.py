@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
@@ -14,25 +14,26 @@ from orthanc_plugin.worker import Answer, AttemptError
 
 log = logging.getLogger(__name__)
 
+REFUSED: Final = "output_refused"  # by an error of Orthanc's own, or without an answer
 SECONDARY_CAPTURES: Final = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4")
 
 
-def store_outputs(api: OrthancApi, study: str, files: Iterable[Path]) -> tuple[str, ...]:
+def store_outputs(api: OrthancApi, study: str, contents: Iterable[bytes]) -> tuple[str, ...]:
     """Store instances; returns their Orthanc ids. What is there already stays as it is.
 
-    Raises AttemptError, leaving nothing new behind, when an instance would land in another study or when
-    Orthanc does not take it; OrthancError when Orthanc cannot.
+    Raises AttemptError, leaving nothing new behind, when an instance would land in another study, when
+    Orthanc does not take it, or (code REFUSED) when it answers with an error of its own or not at all.
     """
     identifiers: list[str] = []
     new: list[str] = []
-    for file in files:
+    for content in contents:
         try:
-            stored = api.store(file.read_bytes())
+            stored = api.store(content)
         except OrthancError as error:
-            if 400 <= error.status < 500:  # the fault of what is stored, not of Orthanc
+            ours = 400 <= error.status < 500  # the fault of what is stored; else it may pass, or never
+            with contextlib.suppress(OrthancError):
                 remove(api, new)
-                raise AttemptError("output_rejected", f"HTTP status {error.status}") from error
-            raise
+            raise AttemptError("output_rejected" if ours else REFUSED, str(error)) from error
         identifiers.append(stored.instance)
         if stored.new:
             new.append(stored.instance)
@@ -58,7 +59,9 @@ def remove_notices(api: OrthancApi, study: str, instances: Iterable[str]) -> Non
     """Remove NOT SCORED pictures that are no longer true; only Secondary Captures of ``study`` ever go."""
     for instance in instances:
         try:
-            sop_class = api.get(f"/instances/{instance}/simplified-tags").get("SOPClassUID")
+            sop_class = api.get_bytes(f"/instances/{instance}/metadata/SopClassUid").decode(
+                "ascii", "replace"
+            )
             if sop_class in SECONDARY_CAPTURES and api.get(f"/instances/{instance}/study").get("ID") == study:
                 api.delete(f"/instances/{instance}")
         except NotFound:

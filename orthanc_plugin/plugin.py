@@ -29,9 +29,10 @@ sys.path.insert(0, str(_HERE.parent))
 from orthanc_plugin import rest  # noqa: E402
 from orthanc_plugin.dispatcher import Dispatcher  # noqa: E402
 from orthanc_plugin.health import Health, describe  # noqa: E402
+from orthanc_plugin.log_line import JSON_LINES, TEXT, formatted  # noqa: E402
 from orthanc_plugin.node_check import NodeCheck  # noqa: E402
 from orthanc_plugin.open_studies import OpenStudies  # noqa: E402
-from orthanc_plugin.orthanc_api import Loopback, OrthancApi  # noqa: E402
+from orthanc_plugin.orthanc_api import Loopback, OrthancApi, Response  # noqa: E402
 from orthanc_plugin.scoring import Scoring  # noqa: E402
 from orthanc_plugin.settings import Problem, SettingsError, parse_settings  # noqa: E402
 from orthanc_plugin.terminal_states import Tally  # noqa: E402
@@ -47,9 +48,11 @@ log = logging.getLogger("orthanc_plugin")
 class _OrthancHandler(logging.Handler):
     """Our log lines into Orthanc's log."""
 
+    form = TEXT
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = f"StrokeCore: {record.getMessage()}"
+            line = formatted(record, self.form)
             if record.levelno >= logging.ERROR:
                 orthanc.LogError(line)
             elif record.levelno >= logging.WARNING:
@@ -58,6 +61,18 @@ class _OrthancHandler(logging.Handler):
                 orthanc.LogInfo(line)
         except Exception:  # a line that cannot be written must not end the thread that writes it
             self.handleError(record)
+
+
+def _in_process(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+    """Orthanc's REST interface without HTTP, in the caller's own thread: for reads, as it has no headers."""
+    del body, headers
+    if method != "GET":
+        raise ValueError(f"{method} needs HTTP")
+    try:
+        return Response(200, orthanc.RestApiGet(path))
+    except orthanc.OrthancException as error:
+        unknown = (orthanc.ErrorCode.UNKNOWN_RESOURCE, orthanc.ErrorCode.INEXISTENT_ITEM)
+        return Response(404 if error.args and error.args[0] in unknown else 500, b"")
 
 
 def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
@@ -72,15 +87,17 @@ def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
     node_check = NodeCheck(settings, stop, health, node.tally)
     dispatcher = Dispatcher(
         settings,
-        Scoring(api, settings, run, clean, stop, node.tally, node_check.fit_after),
+        Scoring(api, settings, run, clean, stop, node.tally, node.ledger, node_check.fit_after),
         node_check,
         OpenStudies(api, int(mark) if mark.isdigit() else 0, settings.recovery_hours, settings.stable_age_s),
         health,
         node.tally,
+        node.ledger,
         stop,
         lambda number: orthanc.SetGlobalProperty(_PROPERTY_QUIET_MARK, str(number)),
     )
-    node.settings, node.api, node.dispatcher = settings, api, dispatcher
+    node.settings, node.dispatcher = settings, dispatcher
+    node.reads, node.api = OrthancApi(_in_process), api
     dispatcher.start()
 
 
@@ -90,15 +107,19 @@ def _register() -> None:
     log.propagate = False
     log.setLevel(logging.INFO)
     configuration = json.loads(orthanc.GetConfiguration())
+    section = configuration.get("StrokeCore")
+    if isinstance(section, dict) and section.get("LogFormat") == JSON_LINES:
+        handler.form = JSON_LINES  # before the settings are checked: their problems are lines too
     node = rest.Node(__version__, Tally())
     name = str(configuration.get("Name", "Orthanc")).replace("/", "_")
     run = f"{name}/{uuid.uuid4()}"
-    changes = orthanc.ChangeType
+    changes, kinds = orthanc.ChangeType, orthanc.ResourceType
 
     def on_change(change: int, level: int, resource: str) -> None:
-        del level, resource
         if change == changes.STABLE_SERIES and node.dispatcher:
             node.dispatcher.series_stable()
+        elif change == changes.DELETED and level in (kinds.SERIES, kinds.STUDY):
+            node.ledger.forget(resource)
         elif change == changes.ORTHANC_STARTED:
             try:
                 _start(node, configuration, run)
@@ -138,6 +159,14 @@ def _register_routes(node: rest.Node) -> None:
         del uri
         answer(output, rest.health(node, request["method"]))
 
+    def metrics(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.metrics(node, request["method"]))
+
+    def studies(output: Any, uri: str, **request: Any) -> None:
+        del uri
+        answer(output, rest.studies(node, request["method"], request.get("get") or {}))
+
     def series(output: Any, uri: str, **request: Any) -> None:
         del uri
         answer(output, rest.series(node, request["method"], request["groups"][0]))
@@ -153,6 +182,8 @@ def _register_routes(node: rest.Node) -> None:
     identifier = "([0-9a-f-]{44})"
     orthanc.RegisterRestCallback("/strokecore/status", status)
     orthanc.RegisterRestCallback("/strokecore/health", health)
+    orthanc.RegisterRestCallback("/strokecore/metrics", metrics)
+    orthanc.RegisterRestCallback("/strokecore/studies", studies)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}", series)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/(result|report)", attachment)
     orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/score", score)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import OK, Condition, level
+from orthanc_plugin.ledger import PENDING, STATES, Ledger
+from orthanc_plugin.metrics import Missing, exposition
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
 from orthanc_plugin.settings import REPORT_ATTACHMENT, RESULT_ATTACHMENT, Problem, Settings
 from orthanc_plugin.state import SeriesState, StateStore
 from orthanc_plugin.terminal_states import Tally
 
 JSON = "application/json"
+WRITES_AT_ONCE: Final = 4
+LISTED: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -31,37 +36,96 @@ class Reply:
 
 @dataclass
 class Node:
-    """What the routes speak about; mostly None while the configuration is wrong."""
+    """What the routes speak about; mostly None while the configuration is wrong.
+
+    Attributes
+    ----------
+    reads: Orthanc's REST interface without HTTP. A route holds one of Orthanc's HTTP threads; if it asked for
+        another to read from, some fifty requests at once would wait for each other.
+    api: the interface over HTTP, for writes, which name what they replace; ``WRITES_AT_ONCE`` at a time.
+    """
 
     version: str
     tally: Tally
     problems: tuple[Problem, ...] = ()
+    reads: OrthancApi | None = None
     api: OrthancApi | None = None
     settings: Settings | None = None
     dispatcher: Dispatcher | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     started: float = field(default_factory=time.time)
+    writes: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(WRITES_AT_ONCE)
+    )
 
 
 def status(node: Node, method: str) -> Reply:
     """GET /strokecore/status. From memory: it answers when Orthanc itself does not. No patient data."""
-    if method != "GET":
-        return Reply(405, b"", allow="GET")
+    return Reply(405, b"", allow="GET") if method != "GET" else _json(200, _status(node))
+
+
+def _status(node: Node) -> dict[str, Any]:
     reached, last_error = node.tally.snapshot()
     waiting, busy = node.dispatcher.lengths() if node.dispatcher else (0, 0)
-    return _json(
-        200,
+    return {
+        "version": node.version,
+        "state": _state(node),
+        **_health(node),
+        "problems": [{"code": p.code, "message": p.message} for p in node.problems],
+        "workers": node.settings.workers if node.settings else 0,
+        "busy": busy,
+        "queue": waiting,
+        "reached_since_start": reached,
+        "last_error": last_error,
+    }
+
+
+def metrics(node: Node, method: str) -> Reply:
+    """GET /strokecore/metrics, for Prometheus. From memory. No patient data."""
+    if method != "GET":
+        return Reply(405, b"", allow="GET")
+    try:
+        text, content_type = exposition(node, _status(node))
+    except Missing:
+        return _error(503, "metrics_unavailable", "prometheus-client is not installed beside StrokeCore.")
+    return Reply(200, text, content_type)
+
+
+def studies(node: Node, method: str, query: Mapping[str, str]) -> Reply:
+    """GET /strokecore/studies?state=...&limit=...: series by state, from memory, the one met last first.
+
+    Orthanc's own identifiers only.
+    """
+    if method != "GET":
+        return Reply(405, b"", allow="GET")
+    if unknown := set(query) - {"state", "limit"}:
+        return _error(400, "unknown_option", f"{len(unknown)} options are not state or limit.")
+    wanted, limit = query.get("state"), query.get("limit", str(LISTED))
+    if wanted is not None and wanted not in STATES:
+        return _error(400, "unknown_state", f"state is one of {', '.join(sorted(STATES))}.")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= LISTED:
+        return _error(400, "option_invalid", f"limit is a whole number from 1 to {LISTED}.")
+    known = node.ledger.entries()
+    met = {e.study for e in known}
+    unmet = node.dispatcher.open_studies() if node.dispatcher else ()
+    rows: list[dict[str, Any]] = [
         {
-            "version": node.version,
-            "state": _state(node),
-            **_health(node),
-            "problems": [{"code": p.code, "message": p.message} for p in node.problems],
-            "workers": node.settings.workers if node.settings else 0,
-            "busy": busy,
-            "queue": waiting,
-            "reached_since_start": reached,
-            "last_error": last_error,
-        },
-    )
+            "study": e.study,
+            "series": e.series,
+            "state": e.status,
+            "reason": e.reason,
+            "attempts": e.attempts,
+            "since": _moment(e.since),
+        }
+        for e in known
+    ]
+    rows += [
+        {"study": s.study, "series": None, "state": PENDING, "since": _moment(s.arrived)}
+        for s in unmet
+        if s.study not in met
+    ]
+    found = [row for row in rows if wanted in (None, row["state"])]
+    return _json(200, {"found": len(found), "series": found[: int(limit)]})
 
 
 def health(node: Node, method: str) -> Reply:
@@ -137,25 +201,37 @@ def score(node: Node, method: str, identifier: str) -> Reply:
     """POST /strokecore/series/{id}/score: score its acquisition again, whatever its state is."""
     if method != "POST":
         return Reply(405, b"", allow="POST")
-    dispatcher = node.dispatcher
-    if dispatcher is None:
+    dispatcher, api = node.dispatcher, node.api
+    if dispatcher is None or api is None:
         return _misconfigured(node)
 
-    def queue(api: OrthancApi) -> Reply:
-        description = _require_series(api, identifier)
+    def queue(reads: OrthancApi) -> Reply:
+        description = _require_series(reads, identifier)
         if description["MainDicomTags"].get("Modality") != "CT":
             return _error(409, "not_ct", "Only CT series are scored.")
-        states = StateStore(api)
+        states = StateStore(api, node.ledger.note)
         found = states.read(identifier)
         # Written first, so that the wish survives a crash. The fingerprint is emptied: nothing is settled.
         state = replace(
-            found.state or SeriesState("queued"), status="queued", fingerprint="", attempts=0, reason=None
+            found.state or SeriesState("queued"),
+            status="queued",
+            fingerprint="",
+            attempts=0,
+            deaths=0,
+            reason=None,
+            content_datetime=None,
+            refused_since=None,
         )
-        states.write(identifier, replace(state, content_datetime=None), found.etag)
+        states.write(identifier, state, found.etag)
         dispatcher.study_wanted(description["ParentStudy"])
         return _json(202, {"id": identifier, "status": "queued"})
 
-    return _answered(node, queue)
+    if not node.writes.acquire(blocking=False):
+        return _error(503, "busy", "Several orders are being taken at this moment; ask again.")
+    try:
+        return _answered(node, queue)
+    finally:
+        node.writes.release()
 
 
 def _state_reply(api: OrthancApi, identifier: str) -> Reply:
@@ -173,10 +249,10 @@ def _require_series(api: OrthancApi, identifier: str) -> Any:
 
 
 def _answered(node: Node, route: Callable[[OrthancApi], Reply]) -> Reply:
-    if node.api is None:
+    if node.reads is None:
         return _misconfigured(node)
     try:
-        return route(node.api)
+        return route(node.reads)
     except NotFound:
         return _error(404, "unknown_series", "Orthanc has no series with this identifier.")
     except Conflict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from orthanc_plugin.log_line import FORMATS, TEXT
 from strokecore.config import read_region_cut
 from strokecore.errors import UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
@@ -59,6 +60,8 @@ class Settings:
     recovery_hours: how far back a start reads Orthanc's change log at least.
     reconcile_s: how often everything without a terminal state is looked at again.
     alarm_s: a study that waits longer than this is said in the node's health.
+    store_patience_s: how long outputs that Orthanc refuses with errors of its own are made again.
+    log_format: "text", or "json" for one JSON object a line.
     storage_folders: Orthanc's StorageDirectory and IndexDirectory, as far as their place is known.
     stable_age_s, http_port, tls: Orthanc's StableAge, HttpPort and SslEnabled.
     """
@@ -77,6 +80,8 @@ class Settings:
     recovery_hours: float = 24.0
     reconcile_s: float = 60.0
     alarm_s: float = 300.0
+    store_patience_s: float = 600.0
+    log_format: str = TEXT
     storage_folders: tuple[str, ...] = ()
     stable_age_s: float = DEFAULT_STABLE_AGE_S
     http_port: int = DEFAULT_HTTP_PORT
@@ -111,6 +116,8 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
         reconcile_s=reader.number("ReconcileSeconds", 60, 1, 3600),
         alarm_s=reader.number("AlarmSeconds", 300, 10, 24 * 3600),
+        store_patience_s=reader.number("StorePatienceSeconds", 600, 0, 24 * 3600),
+        log_format=reader.choice("LogFormat", TEXT, FORMATS),
         storage_folders=tuple(_storage_folders(configuration)),
         stable_age_s=_plain_number(configuration.get("StableAge"), DEFAULT_STABLE_AGE_S),
         http_port=int(_plain_number(configuration.get("HttpPort"), DEFAULT_HTTP_PORT)),

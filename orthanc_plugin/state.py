@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -45,11 +46,14 @@ class SeriesState:
     status: "queued", "claimed" or one of TERMINAL.
     fingerprint: hash of the acquisition's instances and of patient and study, see study.py.
     attempts: attempts made on this fingerprint, the running one included.
+    deaths: how many of them ended with the death of the scorer's process or of the server.
     reason: code of the refusal, failure or exclusion.
     selected_series: Orthanc id of the series that was scored for the acquisition.
     instances: number of instances of this series when it was read.
     content_datetime: ISO 8601; fixed at the first attempt, so that a retry writes the same bytes.
     owner: which run of which Orthanc claimed it.  claimed_at: seconds since the epoch.
+    run: id of the scoring run that last worked on it, which the lines of the log carry.
+    refused_since: since when Orthanc has answered with errors to its outputs; seconds since the epoch.
     result: the present score made from this series; it stays while a new one is being made.
     notices: Orthanc ids of NOT SCORED pictures that are stored.
     history: superseded results, oldest first.
@@ -58,12 +62,15 @@ class SeriesState:
     status: str
     fingerprint: str = ""
     attempts: int = 0
+    deaths: int = 0
     reason: str | None = None
     selected_series: str | None = None
     instances: int = 0
     content_datetime: str | None = None
     owner: str | None = None
     claimed_at: float | None = None
+    run: str | None = None
+    refused_since: float | None = None
     result: StoredResult | None = None
     notices: tuple[str, ...] = ()
     history: tuple[StoredResult, ...] = field(default=())
@@ -74,7 +81,7 @@ class SeriesState:
     def public(self) -> dict[str, Any]:
         """For REST: everything but the bookkeeping of claims."""
         values = asdict(self)
-        for name in ("fingerprint", "owner", "claimed_at"):
+        for name in ("fingerprint", "owner", "claimed_at", "refused_since"):
             del values[name]
         return values
 
@@ -121,18 +128,28 @@ class Versioned:
 
 
 class StateStore:
-    """Reads and writes states; a write fails with Conflict when somebody wrote in between."""
+    """Reads and writes states; a write fails with Conflict when somebody wrote in between.
 
-    def __init__(self, api: OrthancApi) -> None:
+    Parameters
+    ----------
+    seen: called with each series and its state as read or written.
+    """
+
+    def __init__(
+        self, api: OrthancApi, seen: Callable[[str, SeriesState | None], None] = lambda series, state: None
+    ) -> None:
         self._api = api
+        self._seen = seen
 
     def read(self, series: str) -> Versioned:
         found = self._api.metadata(series, METADATA_NAME)
-        if found is None:
-            return Versioned(None, None)
-        text, etag = found
-        return Versioned(from_json(text), etag)
+        text, etag = found if found is not None else ("", None)
+        state = from_json(text)
+        self._seen(series, state)
+        return Versioned(state, etag)
 
     def write(self, series: str, state: SeriesState, etag: str | None) -> Versioned:
         """Raises Conflict, NotFound."""
-        return Versioned(state, self._api.put_metadata(series, METADATA_NAME, state.to_json(), etag))
+        written = self._api.put_metadata(series, METADATA_NAME, state.to_json(), etag)
+        self._seen(series, state)
+        return Versioned(state, written)

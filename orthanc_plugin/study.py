@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from orthanc_plugin.header import read_header
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
-from strokecore.reading.header_words import CONTRAST_SEQUENCES
 
+UNDECODED: Final = "\N{REPLACEMENT CHARACTER}"
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 
 # Attributes that the outputs inherit: if one changes while scoring runs, the result is dropped.
@@ -115,8 +116,9 @@ def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:
     """
     for identifier in instances:
         try:
-            tags = api.get(f"/instances/{identifier}/simplified-tags")
-            return {**_texts(tags), **_meanings(tags)}
+            tags = read_header(api.get_bytes(f"/instances/{identifier}/file"))
+            # what could not be decoded is left to the index
+            return {name: text for name, text in tags.items() if text and UNDECODED not in text}
         except OrthancError as error:  # 404 too may mean that the index knows it and the storage does not
             if not error.status:
                 raise  # Orthanc itself does not answer
@@ -143,16 +145,3 @@ def parse_orthanc_time(text: object) -> datetime | None:
 def _texts(values: object) -> dict[str, str]:
     """The text values of a JSON object; sequences and the like are left out."""
     return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}
-
-
-def _meanings(values: object) -> dict[str, str]:
-    """What the sequences that show a contrast agent say; an item without a code reads "item"."""
-    tags = values if isinstance(values, dict) else {}
-    found = {k: tags[k] for k in CONTRAST_SEQUENCES if isinstance(tags.get(k), list)}
-    return {
-        keyword: "\\".join(
-            _texts(i).get("CodeMeaning") or _texts(i).get("CodeValue") or "item" for i in items
-        )
-        for keyword, items in found.items()
-        if items
-    }

@@ -78,6 +78,10 @@ class StudyQueue:
         with self._changed:
             return len(self._waiting), len(self._busy)
 
+    def is_busy(self, study: str) -> bool:
+        with self._changed:
+            return study in self._busy
+
     def longest_busy_s(self) -> float:
         """How long the oldest of those that are worked on has been."""
         with self._changed:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
+import copy
+import itertools
 import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from orthanc_plugin.claims import Claim, States
 from orthanc_plugin.state import TERMINAL, SeriesState, StateStore, StoredResult
@@ -14,12 +18,45 @@ from orthanc_plugin.study import Acquisition, Member
 log = logging.getLogger(__name__)
 
 
+# Seconds. A score takes some, a patient who waits for minutes is alarming.
+BOUNDS_S: Final = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1800.0)
+
+
+@dataclass
+class Buckets:
+    """How many durations were at most as long as each of BOUNDS_S."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect.bisect_left(BOUNDS_S, seconds)] += 1
+        self.total += seconds
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        names = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
+        return list(zip(names, map(float, itertools.accumulate(self.counts)), strict=True))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that was counted, at one moment. ``scorer``, ``results``: durations in seconds."""
+
+    states: dict[str, float]
+    errors: dict[str, float]
+    scorer: Buckets
+    results: Buckets
+
+
 @dataclass
 class Tally:
-    """How often each state was reached since the start, and the last error; for REST."""
+    """What was counted since the start, and the last error; for REST and metrics."""
 
     states: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     last_error: str | None = None
+    _scorer: Buckets = field(default_factory=Buckets)
+    _results: Buckets = field(default_factory=Buckets)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reached(self, status: str) -> None:
@@ -29,6 +66,28 @@ class Tally:
     def error(self, code: str) -> None:
         with self._lock:
             self.last_error = code
+            self.errors[code] += 1
+
+    def scored_in(self, seconds: float) -> None:
+        """A scorer's process took so long."""
+        with self._lock:
+            self._scorer.add(seconds)
+
+    def result_after(self, seconds: float) -> None:
+        """A first result was stored so long after the last slice."""
+        with self._lock:
+            self._results.add(seconds)
+
+    def figures(self) -> Figures:
+        with self._lock:
+            return copy.deepcopy(
+                Figures(
+                    dict(sorted(self.states.items())),
+                    dict(sorted(self.errors.items())),
+                    self._scorer,
+                    self._results,
+                )
+            )
 
     def snapshot(self) -> tuple[dict[str, int], str | None]:
         with self._lock:
@@ -91,12 +150,14 @@ class TerminalStates:
             status=status,
             fingerprint=claim.acquisition.fingerprint,
             attempts=claim.attempt,
+            deaths=claim.spent.deaths,
             reason=reason,
             selected_series=selected,
             notices=notices,
             instances=len(member.instances),
             owner=None,
             claimed_at=None,
+            refused_since=None,
         )
         self._states.write(member.id, state, found.etag)
         self._tally.reached(status)

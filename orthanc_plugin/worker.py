@@ -35,6 +35,7 @@ PROOF_TIMEOUT_S: Final = 600.0  # an engine that is compiled for this machine ta
 DIED_BY_SIGTERM: Final = 128 + signal.SIGTERM
 STOP_FOLLOWS_S: Final = 5.0
 THREADS_VARIABLES: Final = ("STROKECORE_THREADS", "OMP_NUM_THREADS")
+DIED: Final = "worker_died"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 # What each exit status of ``strokecore score`` lets result.json say.
@@ -85,6 +86,20 @@ class Answer:
         series = self.result.get("series")
         uid = series.get("series_instance_uid") if isinstance(series, dict) else None
         return uid if isinstance(uid, str) else None
+
+    @property
+    def engine(self) -> str | None:
+        """Which engine served."""
+        model = self.result.get("model")
+        found = model.get("engine") if isinstance(model, dict) else None
+        return str(found)[:32] if found else None
+
+    @property
+    def timings_s(self) -> dict[str, float]:
+        """Seconds of each step."""
+        found = self.result.get("timings_s")
+        steps = found.items() if isinstance(found, dict) else ()
+        return {str(k)[:32]: v for k, v in steps if isinstance(v, (int, float))}
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -154,25 +169,64 @@ def prove_engine(settings: Settings, folder: Path, stop: threading.Event) -> Non
 
 
 def notice(
-    settings: Settings, folder: Path, stop: threading.Event, code: str, content_datetime: str
-) -> tuple[Path, ...]:
-    """The NOT SCORED picture of a final failure: the scorer's own, or one made now; () for no head CT.
+    settings: Settings,
+    instances: Sequence[bytes],
+    stop: threading.Event,
+    code: str,
+    content_datetime: str,
+    *,
+    waits: bool = False,
+) -> tuple[bytes, ...]:
+    """The NOT SCORED picture of a head CT, through memory alone; () for no head CT, or where it fails.
+
+    ``instances``: encoded, some of each series. ``waits``: it will be scored once the node is well.
 
     Raises Stopped.
     """
-    left = tuple(f for f in dicom_outputs(folder / "out") if f.parent.name == "sc")
-    if left:
-        return left
-    out = folder / "notice"
-    command = [settings.python, "-I", str(NOTICE), str(folder / "in"), str(out), code, content_datetime]
+    kind = "waits" if waits else "failed"
+    command = [settings.python, "-I", str(NOTICE), kind, code, content_datetime]
+    given = b"".join(len(i).to_bytes(8, "big") + i for i in instances)
+    environment = {**_kept_environment(), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        status = run(settings, command, folder, stop, settings.timeout_s)
-    except AttemptError as error:
-        log.error("no NOT SCORED picture: %s %s", error.code, error.detail)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        log.error("no NOT SCORED picture: %s", type(error).__name__)
         return ()
-    if status != 0:
-        log.error("no NOT SCORED picture: exit status %d %s", status, _trace(folder))
-    return dicom_outputs(out)
+    said: list[tuple[bytes, bytes]] = []
+    # a thread of its own, because communicate() with a time-out does not go on where it stopped
+    talk = threading.Thread(target=lambda: said.append(process.communicate(given)), daemon=True)
+    talk.start()
+    deadline = time.monotonic() + settings.timeout_s
+    try:
+        while talk.is_alive():
+            if stop.is_set():
+                raise Stopped
+            if time.monotonic() > deadline:
+                log.error("no NOT SCORED picture: no answer within %g s", settings.timeout_s)
+                return ()
+            talk.join(POLL_S)
+    finally:
+        if talk.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        talk.join()
+    picture, errors = said[0] if said else (b"", b"")
+    if process.returncode != 0:
+        log.error(
+            "no NOT SCORED picture: exit status %d %s",
+            process.returncode,
+            _places(errors.decode("utf-8", "replace")),
+        )
+        return ()
+    return (picture,) if picture else ()
 
 
 def run(
@@ -221,8 +275,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     """A small environment: Orthanc's PYTHONPATH is not the virtual environment's, and locales differ."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", CACHE_VARIABLE, *THREADS_VARIABLES)
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment = _kept_environment()
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     return {
@@ -234,6 +287,11 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         "PYTHONFAULTHANDLER": "1",
     }
+
+
+def _kept_environment() -> dict[str, str]:
+    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", CACHE_VARIABLE, *THREADS_VARIABLES)
+    return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def _cache(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -292,7 +350,7 @@ def _failure(status: int) -> str:
         return "scorer_usage"
     if status == 127:
         return "worker_not_started"
-    return "worker_died" if status > 128 else "scorer_failed"
+    return DIED if status > 128 else "scorer_failed"
 
 
 def _trace(folder: Path) -> str:
@@ -301,6 +359,10 @@ def _trace(folder: Path) -> str:
         text = (folder / "stderr").read_text("utf-8", "replace")[-20_000:]
     except OSError:
         return ""
+    return _places(text)
+
+
+def _places(text: str) -> str:
     places = [f"{name}:{line}" for name, line in _TRACE_LINE.findall(text)][-6:]
     kinds = _ERROR_KIND.findall(text)[-1:]
     return " ".join([*places, *kinds])

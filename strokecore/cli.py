@@ -188,6 +188,21 @@ def _info(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    """Exit status 0 when nothing failed; warnings do not count."""
+    from rich.console import Console
+
+    from strokecore.doctor import as_json, examine, find_orthanc, is_well, print_checks
+
+    orthanc = find_orthanc(options.config, options.url, options.user, options.password_file)
+    checks = list(examine(orthanc, options.engine, options.model))
+    if options.json:
+        print(as_json(checks))
+    else:
+        print_checks(checks, Console(soft_wrap=True))
+    return EXIT_OK if is_well(checks) else EXIT_FAILED
+
+
 def _engines(options: argparse.Namespace) -> int:
     import json
 
@@ -399,6 +414,20 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, atlas, engines and limits")
     info.set_defaults(run=_info)
+
+    doctor = commands.add_parser("doctor", help="what is wrong with this node, and what to do")
+    doctor.add_argument(
+        "--config", type=Path, metavar="PATH", help="Orthanc's configuration, a file or folder; /etc/orthanc"
+    )
+    doctor.add_argument("--url", help="Orthanc's address; http://127.0.0.1 and the port of the configuration")
+    doctor.add_argument("--user", help="a user of Orthanc; the first of the configuration")
+    doctor.add_argument("--password-file", type=Path, metavar="FILE", help="that user's password")
+    doctor.add_argument("--engine", choices=ENGINE_CHOICES, help="instead of the configuration's")
+    doctor.add_argument(
+        "--model", help="folder of a model package, or shipped, instead of the configuration's"
+    )
+    doctor.add_argument("--json", action="store_true", help="everything, for programs")
+    doctor.set_defaults(run=_doctor)
 
     _add_engines(commands)
     _add_bench(commands)

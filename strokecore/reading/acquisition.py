@@ -108,8 +108,8 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
     r"""Summary from DICOM keywords to text, several values joined by a backslash as in the file.
 
     ``tags`` holds what is there; every unusable value counts as not said. This is the form in which
-    Orthanc answers ``/series/{id}`` merged with ``/instances/{id}/simplified-tags``; of a sequence, the
-    meanings of its codes.
+    Orthanc answers ``/series/{id}`` and orthanc_plugin/header.py reads a file; of a sequence, the meanings
+    of its codes.
     """
 
     def text(keyword: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import pydicom
 from pydicom import Dataset
@@ -105,7 +107,7 @@ def find_dicom(folder: Path) -> Folder:
             )
         raise UsageError("The input is not a folder; name the folder that holds the DICOM files.")
     paths, damaged = _regular_files(folder)
-    files = []
+    files: list[DicomFile] = []
     archives = []
     for path in paths:
         try:
@@ -125,6 +127,21 @@ def find_dicom(folder: Path) -> Folder:
             damaged += 1
     files.sort(key=lambda f: (f.instance_uid, f.path))
     return Folder(tuple(files), damaged, tuple(sorted(archives)))
+
+
+def headers_in_memory(contents: Iterable[bytes]) -> tuple[DicomFile, ...]:
+    """Encoded instances that lie on no disk, as find_dicom() would find them; damaged ones are left out."""
+    files = []
+    for content in contents:
+        try:
+            header = _header(BytesIO(content))
+        except Exception as error:
+            _log.debug("skipped an instance: %s", type(error).__name__)
+            continue
+        file = None if header is None else DicomFile(Path(), header)
+        if file is not None and file.series_uid and file.instance_uid:
+            files.append(file)
+    return tuple(sorted(files, key=lambda f: f.instance_uid))
 
 
 def archive_kind(path: Path) -> str | None:
@@ -177,11 +194,16 @@ def read_header(path: Path) -> Dataset | None:
     Raises whatever pydicom raises on damaged input.
     """
     with path.open("rb") as stream:
-        start = stream.read(_PREAMBLE_BYTES + 4)
+        return _header(stream)
+
+
+def _header(stream: BinaryIO) -> Dataset | None:
+    start = stream.read(_PREAMBLE_BYTES + 4)
+    stream.seek(0)
     has_preamble = start[_PREAMBLE_BYTES:] == b"DICM"
     if not has_preamble and (len(start) < _PREAMBLE_BYTES or start[:2] not in _FIRST_GROUPS):
         return None
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=not has_preamble, defer_size=_LARGE)
+    header = pydicom.dcmread(stream, stop_before_pixels=True, force=not has_preamble, defer_size=_LARGE)
     if tags.text(header, "SOPClassUID") == _DICOMDIR or "DirectoryRecordSequence" in header:
         return None
     media_class = getattr(getattr(header, "file_meta", None), "MediaStorageSOPClassUID", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ from strokecore.reading.candidates import (
     why_chosen,
     why_not,
 )
-from strokecore.reading.files import DicomFile, Folder, find_dicom
+from strokecore.reading.files import DicomFile, Folder, find_dicom, headers_in_memory
 from strokecore.reading.geometry import slice_normal
 from strokecore.reading.stack import Stack, noise_hu, read_stack
 from strokecore.reading.tags import quiet_pydicom
@@ -118,10 +118,26 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
             _, candidates = _study(folder, series_uid)
         except (Refusal, UsageError):
             return None
-        usable = [c for c in candidates if c.excluded is None and series_uid in (None, c.uid)]
-        # stable sort: within each kind the order of rank stays
-        usable.sort(key=lambda c: not c.summary.tags_say_head)
-        return usable[0].files[0].header if usable else None
+        return _most_like_a_head([c for c in candidates if series_uid in (None, c.uid)])
+
+
+def candidate_header_in_memory(contents: Iterable[bytes]) -> Dataset | None:
+    """The same of encoded instances, one or more of each series of a study; no pixel is looked at."""
+    with quiet_pydicom():
+        files = headers_in_memory(contents)
+        try:
+            one_study(files)
+            one_patient_a_series(files)
+            candidates = find_candidates(files, lambda candidate: None)
+        except Refusal:
+            return None
+        return _most_like_a_head(candidates)
+
+
+def _most_like_a_head(candidates: Sequence[Candidate]) -> Dataset | None:
+    # stable sort: within each kind the order of rank stays
+    usable = sorted((c for c in candidates if c.excluded is None), key=lambda c: not c.summary.tags_say_head)
+    return usable[0].files[0].header if usable else None
 
 
 def _read_series(folder: Path, series_uid: str | None) -> Series:

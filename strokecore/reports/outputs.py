@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
 from strokecore.reading import tags
 from strokecore.reading.files import read_header
-from strokecore.reading.series import read_candidate_header
+from strokecore.reading.series import candidate_header_in_memory, read_candidate_header
 from strokecore.reading.tags import quiet_pydicom
 from strokecore.reports import dicom
 from strokecore.reports.dicom.instance import MANUFACTURER
@@ -102,6 +102,21 @@ def failed_run(
     """What is written of a run that a defect ended."""
     software = SoftwareInfo.of(config, load_atlas(config.atlas).sha256)
     return Scored(failed(blank_result(software, content_datetime, supersedes), internal_error(error)))
+
+
+def failure_picture(flag: QualityFlag, contents: Sequence[bytes], content_datetime: str) -> bytes | None:
+    """The NOT SCORED picture of a head CT that nothing was computed of, made without a disk.
+
+    ``contents``: encoded instances, one or more of each series of the study. None where no series can be a
+    head CT, or it is not certain whose it is.
+    """
+    header = candidate_header_in_memory(contents)
+    if header is None:
+        return None
+    config = ScoringConfig()
+    software = SoftwareInfo.of(config, load_atlas(config.atlas).sha256)
+    with quiet_pydicom():
+        return dicom.encode_refusal(header, failed(blank_result(software, content_datetime), flag))
 
 
 def reason(error: OSError) -> str:

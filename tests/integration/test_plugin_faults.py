@@ -112,7 +112,9 @@ def test_faults_end_in_failed_and_a_new_order_starts_again(fake_node: FakeNode) 
     node.wait_for("failed")
     node.wait_idle(SETTLE_S)
     state = only_state(node)
-    assert (state["attempts"], state["reason"], len(node.runs)) == (2, "worker_died", 2)
+    assert (state["attempts"], state["reason"], len(node.runs)) == (2, "quarantined", 2)
+    assert state["notices"] == node.instances("OT")
+    assert len(node.instances("OT")) == 1
     assert node.instances("SR") == []
     series = node.series("CT")[0]
     status, _ = node.request("POST", f"/strokecore/series/{series}/score", b"")

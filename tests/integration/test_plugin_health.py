@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
 
+from strokecore.cli import main
 from tests.integration.conftest import FakeNode
 from tests.integration.ct_files import Study
 from tests.integration.orthanc_server import SETTLE_S
@@ -70,6 +77,58 @@ def test_a_sound_node_says_ok(fake_node: FakeNode) -> None:
     assert (status, answer) == (200, {"health": "ok", "codes": [], "oldest_waiting_s": None})
     assert fake_node.request("GET", "/strokecore/health", authorized=False)[0] == 401
     assert fake_node.request("POST", "/strokecore/health", b"")[0] == 405
+
+
+def test_what_an_administrator_reads(make_fake_node: MakeNode) -> None:
+    """Metrics, series by state and lines of JSON, of a real Orthanc, without a word of the patient."""
+    node = make_fake_node("crash", "crash", LogFormat="json")
+    send(node, Study().series(4))
+    node.wait_for("failed")
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    status, text = node.request("GET", "/strokecore/metrics")
+    assert status == 200
+    assert b'strokecore_states_total{state="scored"} 1.0' in text
+    assert b'strokecore_errors_total{code="worker_died"} 2.0' in text
+    assert b"strokecore_ready 1.0" in text
+    (failed,) = node.get("/strokecore/studies?state=failed")["series"]
+    assert (failed["state"], failed["reason"]) == ("failed", "quarantined")
+    assert node.get("/strokecore/studies")["found"] == 2
+    assert node.request("GET", "/strokecore/studies?state=dead")[0] == 400
+    assert node.request("GET", "/strokecore/metrics", authorized=False)[0] == 401
+    lines = [line.partition("StrokeCore: ")[2] for line in node.log.splitlines() if "StrokeCore: {" in line]
+    ended = [line for line in map(json.loads, lines) if line["message"].startswith("run ended")]
+    assert [line["outcome"] for line in ended] == ["attempt_failed", "failed", "scored"]
+    assert node.get(f"/strokecore/series/{failed['series']}")["run"] == ended[1]["run"]
+    node.request("DELETE", f"/studies/{failed['study']}")
+    node.wait(lambda: node.get("/strokecore/studies")["found"] == 1, "the deleted series to be forgotten")
+    for words in (text.decode(), node.log, json.dumps(node.get("/strokecore/studies"))):
+        assert "SECRET" not in words
+        assert "TEST" not in words
+
+
+def test_the_doctor_sees_a_node_that_is_well_and_one_that_is_not(
+    make_fake_node: MakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = make_fake_node(Engine="asymmetry")
+    words = ["doctor", "--config", str(node.node.configuration), "--json"]
+
+    def doctor() -> tuple[int, dict[str, str]]:
+        status = main(words)
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return status, {c["name"]: c["level"] for c in checks}
+
+    status, levels = doctor()
+    assert (status, levels["plugin"], levels["engine"], levels["DICOM port"]) == (0, "ok", "ok", "ok")
+    (node.plan_folder / "broken").touch()
+    node.plan("fail")
+    send(node, Study().series(4))
+    node.wait(lambda: "scorer_unusable" in codes(node), "the fault to be said")
+    status, levels = doctor()
+    assert (status, levels["plugin"], levels["scorer_unusable"]) == (1, "failed", "failed")
+    node.kill()
+    status, levels = doctor()
+    assert (status, levels["Orthanc"], levels["DICOM port"]) == (1, "failed", "failed")
 
 
 def test_storage_full_while_idle(make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]) -> None:
@@ -146,6 +205,29 @@ def test_a_work_folder_that_is_of_no_use_spends_no_attempt(
     node.wait_for("scored")
     assert only_state(node)["attempts"] == 1
     assert node.status()["state"] == "ready"
+
+
+def test_who_waits_for_an_ill_node_is_told_in_the_study_itself(
+    make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]
+) -> None:
+    """No disk is needed for the picture; it goes with the score, and nobody who is no head CT gets one."""
+    node = make_fake_node(start=False, AlarmSeconds=10)
+    small_disk(node.jobs, 4)
+    node.start()
+    filling = fill(node.jobs)
+    node.wait(lambda: "work_folder_full" in codes(node), "the fault to be said")
+    send(node, Study().series(4))
+    send(node, Study().series(4, ContrastBolusAgent="IOHEXOL"))
+    node.wait(lambda: len(node.instances("OT")) == 1, "the picture")
+    (told,) = [s for s in node.states().values() if s.get("notices")]
+    assert (told["status"], told["reason"], told["attempts"]) == ("queued", "work_folder_full", 0)
+    time.sleep(12)
+    assert node.instances("OT") == told["notices"]
+    filling.unlink()
+    node.wait_for("scored")
+    node.wait_idle(SETTLE_S)
+    assert len(node.instances("SR")) == len(node.instances("OT")) == 1
+    assert node.instances("OT") != told["notices"]
 
 
 def test_a_read_only_work_folder(make_fake_node: MakeNode, small_disk: Callable[[Path, int], Path]) -> None:
@@ -233,6 +315,54 @@ def test_files_that_orthanc_lost_end_in_failed(make_fake_node: MakeNode) -> None
     node.start()
     node.wait_for("failed")
     assert only_state(node)["reason"] == "source_unreadable"
+
+
+def test_a_ct_of_fifty_nested_sequences_ends_nothing(make_fake_node: MakeNode) -> None:
+    """It comes through the DICOM door; whoever has Orthanc open the file in an HTTP thread ends Orthanc."""
+    node = make_fake_node()
+    slices = Study().series(3)
+    with_nested = pydicom.dcmread(io.BytesIO(slices[0]))
+    inner = Dataset()
+    for _ in range(60):
+        outer = Dataset()
+        outer.ContrastBolusAgentSequence = [inner]
+        inner = outer
+    with_nested.ReferencedStudySequence = [inner]
+    sender = AE("STROKECORE")
+    sender.add_requested_context(with_nested.SOPClassUID, ExplicitVRLittleEndian)
+    association = sender.associate("127.0.0.1", node.node.dicom_port, ae_title=node.node.aet)
+    assert association.is_established
+    assert association.send_c_store(with_nested).Status == 0
+    association.release()
+    send(node, slices[1:])
+    node.wait_for("scored")
+    (series,) = node.series("CT")
+    assert node.get(f"/strokecore/series/{series}")["status"] == "scored"
+    node.kill()  # and none of the next start's looks ends it either
+    node.start()
+    node.wait_idle(SETTLE_S)
+    assert len(node.runs) == 1
+
+
+def test_many_questions_at_once_hold_up_nobody(make_fake_node: MakeNode) -> None:
+    node = make_fake_node()
+    send(node, Study().series(2))
+    node.wait_for("scored")
+    (series,) = node.series("CT")
+    slowest = 0.0
+
+    def ask(kind: int) -> int:
+        path = f"/strokecore/series/{series}" + ("", "/result", "/report")[kind % 3]
+        return node.request("GET", path)[0]
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = [pool.submit(ask, number) for number in range(400)]
+        while not all(answer.done() for answer in answers):
+            start = time.monotonic()
+            assert node.request("GET", "/system")[0] == 200
+            slowest = max(slowest, time.monotonic() - start)
+    assert {answer.result() for answer in answers} == {200}
+    assert slowest < 10  # two minutes when each held a second thread; 0.2 s on a quiet machine
 
 
 def test_an_event_that_is_lost_is_found_by_the_next_round(make_fake_node: MakeNode) -> None:

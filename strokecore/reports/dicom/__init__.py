@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["refusal_key", "write_outputs", "write_refusal"]
+__all__ = ["encode_refusal", "refusal_key", "write_outputs", "write_refusal"]
 
 
 def write_outputs(
@@ -79,12 +79,26 @@ def write_refusal(header: Dataset, result: Result, out: Path) -> list[Path]:
     ``header`` is any instance of the series; whatever it lacks stays empty. Without a
     StudyInstanceUID there is no study to write into: nothing is written and [] returned.
     """
+    from strokecore.reports.dicom.instance import write
+
+    image = _refusal(header, result)
+    return [] if image is None else [write(image, out / "sc" / "01.dcm")]
+
+
+def encode_refusal(header: Dataset, result: Result) -> bytes | None:
+    """The same Secondary Capture as the bytes of a file; None without a StudyInstanceUID."""
+    from strokecore.reports.dicom.instance import encoded
+
+    image = _refusal(header, result)
+    return None if image is None else encoded(image)
+
+
+def _refusal(header: Dataset, result: Result) -> Dataset | None:
     from strokecore.reports.dicom import capture
-    from strokecore.reports.dicom.instance import Stamp, write
+    from strokecore.reports.dicom.instance import Stamp
 
     if not header.get("StudyInstanceUID"):
         logger.warning("the refused series has no StudyInstanceUID; no Secondary Capture was written")
-        return []
+        return None
     key = result.result_key or refusal_key(header, result)
-    image = capture.build_refusal(header, result, Stamp.of(result, key))
-    return [write(image, out / "sc" / "01.dcm")]
+    return capture.build_refusal(header, result, Stamp.of(result, key))

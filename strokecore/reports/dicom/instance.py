@@ -104,10 +104,15 @@ def finish(dataset: Dataset, source: Dataset, stamp: Stamp, kind: str, index: in
 def write(dataset: Dataset, path: Path) -> Path:
     """Write a DICOM file so that ``path`` never holds half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, encoded(dataset))
+    return path
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """The bytes of a DICOM file."""
     content = BytesIO()
     dataset.save_as(content, enforce_file_format=True)
-    write_atomically(path, content.getvalue())
-    return path
+    return content.getvalue()
 
 
 def _file_meta(dataset: Dataset) -> FileMetaDataset:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from orthanc_plugin.header import TAGS
 from orthanc_plugin.orthanc_api import OrthancApi, Response
 from orthanc_plugin.settings import Settings
 
@@ -91,7 +93,7 @@ class FakeOrthanc:
             return self._study(match[1], bool(match[2]))
         if match := re.fullmatch(r"/series/([^/]+)(?:/(instances|metadata/\w+|attachments/[\w/]+))?", path):
             return self._series(method, match[1], match[2] or "", body or b"", headers)
-        if match := re.fullmatch(r"/instances/([^/]+)(?:/([\w-]+))?", path):
+        if match := re.fullmatch(r"/instances/([^/]+)(?:/([\w/-]+))?", path):
             return self._instance(method, match[1], match[2])
         return Response(200, b"{}") if path == "/system" else Response(404, b"")
 
@@ -176,21 +178,46 @@ class FakeOrthanc:
             if method == "DELETE":
                 self.stored.remove(name)
                 return Response(200, b"")
-            if what == "simplified-tags":
-                return _json({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"})
+            if what == "metadata/SopClassUid":
+                return Response(200, b"1.2.840.10008.5.1.4.1.1.7")
             if what == "study":
                 return _json({"ID": "study"})
             return _json({"ID": name})
         home = next((k for k, s in self.series.items() if name in s.instances), None)
         if home is None:
             return Response(404, b"")
-        if name in self.lost_files and what in ("simplified-tags", "file"):
+        if name in self.lost_files and what == "file":
             return Response(500, b"")
-        if what == "simplified-tags":
-            return _json(self.series[home].tags)
         if what == "file":
-            return Response(200, name.encode())
+            return Response(200, dicom_file(self.series[home].tags))
         return _json({"ID": name, "ParentSeries": home})
+
+
+def dicom_file(tags: dict[str, Any]) -> bytes:
+    """A file without pixels, in explicit little endian; lists of dictionaries are sequences of items."""
+    start = _element(0x00020010, b"UI", b"1.2.840.10008.1.2.1") + _element(0x00080005, b"CS", b"ISO_IR 192")
+    return b"\0" * 128 + b"DICM" + start + _dataset(tags)
+
+
+_NUMBERS = {name: tag for tag, name in TAGS.items()} | {"CodeValue": 0x00080100, "CodeMeaning": 0x00080104}
+
+
+def _dataset(tags: dict[str, Any]) -> bytes:
+    known = sorted(_NUMBERS.keys() & tags, key=_NUMBERS.__getitem__)
+    return b"".join(_encoded(_NUMBERS[name], tags[name]) for name in known)
+
+
+def _encoded(tag: int, value: Any) -> bytes:
+    if isinstance(value, list):
+        items = b"".join(_element(0xFFFEE000, b"", _dataset(item)) for item in value)
+        return struct.pack("<HH4sI", tag >> 16, tag & 0xFFFF, b"SQ\0\0", len(items)) + items
+    return _element(tag, b"LO", str(value).encode())
+
+
+def _element(tag: int, vr: bytes, content: bytes) -> bytes:
+    content += b" " * (len(content) % 2)
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    return head + (struct.pack("<2sH", vr, len(content)) if vr else struct.pack("<I", len(content))) + content
 
 
 def _etag(value: str, revision: int = 0) -> str:

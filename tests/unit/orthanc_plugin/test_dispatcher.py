@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ import pytest
 from orthanc_plugin import dispatcher as module
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import Health
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.open_studies import OpenStudies
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError, Response
+from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
-from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
+from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings, time_text
 
 
 class FakeNodeCheck:
     fit = True
+    fault: str | None = None
     proving = False
 
     def look(self) -> None:
@@ -36,11 +40,14 @@ class Bench:
         self.orthanc = FakeOrthanc()
         self.broken: Callable[[str], bool] = lambda path: False
         self.handled: list[str] = []
+        self.announced: list[tuple[str, str]] = []
+        self.announce_fails = False
         self.action: Callable[[str], float | None] = lambda study: None
         self.saved: list[int] = []
         self.save: Callable[[int], None] = self.saved.append
         self.node_check = FakeNodeCheck()
         self.tally = Tally()
+        self.ledger = Ledger()
         self.dispatcher = self.make(folder)
 
     def make(self, folder: Path, **options: Any) -> Dispatcher:
@@ -52,9 +59,16 @@ class Bench:
             OpenStudies(api, 0, 24, 0.0),
             Health(),
             self.tally,
+            self.ledger,
             threading.Event(),
             lambda number: self.save(number),
         )
+
+    def announce(self, study: str, code: str) -> bool:
+        self.announced.append((study, code))
+        if self.announce_fails:
+            raise OrthancError(500, "PUT /series")
+        return True
 
     def handle(self, study: str) -> float | None:
         self.handled.append(study)
@@ -223,6 +237,50 @@ def test_patients_wait_while_the_node_is_ill(bench: Bench) -> None:
     bench.wait(lambda: bench.handled == ["a"])
 
 
+def test_who_waits_for_an_ill_node_is_told_once_each_illness(bench: Bench, tmp_path: Path) -> None:
+    bench.dispatcher = bench.make(tmp_path, alarm_s=60.0)
+    bench.node_check.fit, bench.node_check.fault = False, "work_folder_full"
+    bench.orthanc.add("a", "a")  # five minutes ago
+    bench.orthanc.add("b", "b")
+    bench.orthanc.change("NewSeries", "Series", "b", datetime.now(UTC))
+    bench.orthanc.add("c", "c")
+    bench.orthanc.changes[-1]["Date"] = time_text(datetime.now(UTC))  # just arrived
+    bench.dispatcher.start()
+    bench.wait(lambda: len(bench.announced) == 2)
+    bench.node_check.fault = "work_folder_unusable"
+    time.sleep(0.2)
+    assert sorted(bench.announced) == [("a", "work_folder_full"), ("b", "work_folder_full")]
+    assert bench.codes() == ["patient_waits"]
+    bench.node_check.fit = True
+    bench.wait(lambda: sorted(bench.handled) == ["a", "b", "c"])
+
+
+def test_what_could_not_be_announced_is_tried_again(bench: Bench, tmp_path: Path) -> None:
+    bench.dispatcher = bench.make(tmp_path, alarm_s=60.0)
+    bench.node_check.fit, bench.node_check.fault = False, "work_folder_full"
+    bench.announce_fails = True
+    bench.orthanc.add("a", "a")
+    bench.dispatcher.start()
+    bench.wait(lambda: len(bench.announced) > 2)
+    bench.announce_fails = False
+    count = len(bench.announced)
+    bench.wait(lambda: len(bench.announced) > count)
+    bench.wait(lambda: "announcement_failed" not in bench.codes())
+
+
+@pytest.mark.parametrize("fault", [None, "storage_full"])
+def test_nothing_is_announced_where_nothing_can_be_stored(
+    bench: Bench, tmp_path: Path, fault: str | None
+) -> None:
+    bench.dispatcher = bench.make(tmp_path, alarm_s=60.0)
+    bench.node_check.fit, bench.node_check.fault = False, fault
+    bench.orthanc.add("a", "a")
+    bench.dispatcher.start()
+    bench.wait(lambda: bench.dispatcher.lengths()[0] == 1)
+    time.sleep(0.2)
+    assert bench.announced == []
+
+
 def test_who_waits_too_long_is_said(bench: Bench, tmp_path: Path) -> None:
     bench.dispatcher = bench.make(tmp_path, alarm_s=60.0)
     bench.action = lambda study: 0.05
@@ -231,6 +289,15 @@ def test_who_waits_too_long_is_said(bench: Bench, tmp_path: Path) -> None:
     bench.wait(lambda: bench.codes() == ["patient_waits"])
     bench.action = lambda study: None
     bench.wait(lambda: bench.codes() == [])
+
+
+def test_outputs_that_are_refused_are_said_until_the_series_is_gone(bench: Bench) -> None:
+    bench.ledger.place("a", ["series"])
+    bench.ledger.note("series", SeriesState("failed", reason="output_refused"))
+    bench.dispatcher.start()
+    bench.wait(lambda: bench.codes() == ["output_refused"])
+    bench.ledger.forget("a")
+    assert bench.codes() == []
 
 
 def test_a_stalled_loop_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from orthanc_plugin import rest
 from orthanc_plugin.health import Condition
+from orthanc_plugin.open_studies import OpenStudy
+from orthanc_plugin.orthanc_api import OrthancApi, Response
 from orthanc_plugin.settings import Problem
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
@@ -31,6 +33,9 @@ class FakeDispatcher:
     def lengths(self) -> tuple[int, int]:
         return 2, 1
 
+    def open_studies(self) -> tuple[OpenStudy, ...]:
+        return (OpenStudy("unmet", 1, 0.0, 0.0, 0.0, None), OpenStudy("study", 1, 0.0, 0.0, 0.0, None))
+
     def study_wanted(self, study: str) -> None:
         self.wanted.append(study)
 
@@ -45,7 +50,22 @@ def orthanc() -> FakeOrthanc:
 
 @pytest.fixture
 def node(orthanc: FakeOrthanc) -> rest.Node:
-    return rest.Node("1.2.3", Tally(), api=orthanc.api, dispatcher=FakeDispatcher())  # type: ignore[arg-type]
+    def reads(method: str, *request: Any) -> Response:
+        assert method == "GET"
+        return orthanc(method, *request)
+
+    def writes(method: str, path: str, *request: Any) -> Response:
+        """What goes through HTTP holds a second of Orthanc's threads."""
+        assert "metadata" in path
+        return orthanc(method, path, *request)
+
+    return rest.Node(
+        "1.2.3",
+        Tally(),
+        reads=OrthancApi(reads),
+        api=OrthancApi(writes),
+        dispatcher=FakeDispatcher(),  # type: ignore[arg-type]
+    )
 
 
 def body(reply: rest.Reply) -> Any:
@@ -132,6 +152,65 @@ def test_an_order_is_written_before_it_is_queued(node: rest.Node, orthanc: FakeO
     assert node.dispatcher.wanted == ["study"]  # type: ignore[union-attr]
 
 
+def test_orders_do_not_hold_all_of_orthancs_threads(node: rest.Node) -> None:
+    for _ in range(rest.WRITES_AT_ONCE):
+        assert node.writes.acquire(blocking=False)
+    reply = rest.score(node, "POST", "ct")
+    assert (reply.status, body(reply)["code"]) == (503, "busy")
+    node.writes.release()
+    for _ in range(3):  # each order gives its place back, also one that fails
+        assert rest.score(node, "POST", "x").status == 404
+    assert rest.score(node, "POST", "ct").status == 202
+
+
+def test_reading_needs_no_http(node: rest.Node) -> None:
+    node.api = None
+    assert rest.series(node, "GET", "ct").status == 200
+    assert rest.attachment(node, "GET", "ct", "result").status == 404
+
+
+def test_series_by_state(node: rest.Node) -> None:
+    node.ledger.place("study", ["ct", "thin"])
+    node.ledger.note("thin", SeriesState("queued", reason="worker_died", attempts=1))
+    node.ledger.note("ct", SeriesState("failed", reason="quarantined", attempts=2))
+    answer = body(rest.studies(node, "GET", {"state": "failed"}))
+    (row,) = answer["series"]
+    assert answer["found"] == 1
+    assert {k: row[k] for k in ("study", "series", "state", "reason", "attempts")} == {
+        "study": "study",
+        "series": "ct",
+        "state": "failed",
+        "reason": "quarantined",
+        "attempts": 2,
+    }
+    everything = body(rest.studies(node, "GET", {}))
+    assert [(r["series"], r["state"]) for r in everything["series"]] == [
+        ("ct", "failed"),
+        ("thin", "queued"),
+        (None, "pending"),  # a study that nobody has looked at yet
+    ]
+    assert body(rest.studies(node, "GET", {"limit": "1"})) == {"found": 3, "series": [answer["series"][0]]}
+    assert body(rest.studies(node, "GET", {"state": "scored"})) == {"found": 0, "series": []}
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ({"state": "<script>"}, "unknown_state"),
+        ({"state": ""}, "unknown_state"),
+        ({"limit": "0"}, "option_invalid"),
+        ({"limit": "1001"}, "option_invalid"),
+        ({"limit": "9" * 5000}, "option_invalid"),
+        ({"limit": "²"}, "option_invalid"),
+        ({"status": "failed"}, "unknown_option"),
+    ],
+)
+def test_a_question_that_cannot_be_answered(node: rest.Node, query: dict[str, str], code: str) -> None:
+    reply = rest.studies(node, "GET", query)
+    assert (reply.status, body(reply)["code"]) == (400, code)
+    assert b"script" not in reply.body
+
+
 def test_only_ct_can_be_ordered(node: rest.Node) -> None:
     reply = rest.score(node, "POST", "sr")
     assert (reply.status, body(reply)["code"]) == (409, "not_ct")
@@ -147,6 +226,7 @@ def test_results_are_those_of_the_selected_series(node: rest.Node, orthanc: Fake
 
 
 def test_methods(node: rest.Node) -> None:
-    for route in (rest.status, rest.health):
+    assert rest.studies(node, "PUT", {}) == rest.Reply(405, b"", allow="GET")
+    for route in (rest.status, rest.health, rest.metrics):
         assert route(node, "PUT") == rest.Reply(405, b"", allow="GET")
     assert rest.score(node, "GET", "ct") == rest.Reply(405, b"", allow="POST")

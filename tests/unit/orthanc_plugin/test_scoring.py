@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import worker
+from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.orthanc_api import OrthancError, Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
@@ -30,6 +31,8 @@ class Bench:
         self.calls: list[tuple[str, str | None]] = []
         self.during: Callable[[], None] = lambda: None
         self.tally = Tally()
+        self.ledger = Ledger()
+        self.pictured: list[list[bytes]] = []
         self.node_is_fit: Callable[[Callable[[], None]], bool] = lambda empty: True
         monkeypatch.setattr(worker, "score", self._score)
         monkeypatch.setattr(worker, "notice", self._notice)
@@ -43,6 +46,7 @@ class Bench:
             frozenset(clean),
             threading.Event(),
             self.tally,
+            self.ledger,
             lambda code, empty: self.node_is_fit(empty),
         )
 
@@ -73,11 +77,12 @@ class Bench:
         }
         return worker.Answer(result, tuple(files), None)
 
-    def _notice(self, settings: object, folder: Path, *rest: object) -> tuple[Path, ...]:
-        del settings, rest
-        path = folder / "notice.dcm"
-        path.write_text("notice@study")
-        return (path,)
+    def _notice(
+        self, settings: object, instances: list[bytes], *rest: object, **kind: bool
+    ) -> tuple[bytes, ...]:
+        del settings, rest, kind
+        self.pictured.append(instances)
+        return (b"notice@study",)
 
     def status(self, name: str) -> str:
         return str(self.orthanc.state(name)["status"])
@@ -123,13 +128,13 @@ def test_a_phase_that_is_still_received_does_not_hold_up_the_plain_one(bench: Be
 
 def test_failures_are_counted_and_end_in_failed_with_a_picture(bench: Bench) -> None:
     bench.orthanc.add("thick")
-    bench.answers = [worker.AttemptError("worker_died")] * 3
+    bench.answers = [worker.AttemptError("scorer_failed")] * 3
     scoring = bench.scoring(max_attempts=3)
     assert [scoring.handle("study") for _ in range(4)] == [2.0, 4.0, None, None]
     assert len(bench.calls) == 3
     assert len({moment for moment, _ in bench.calls}) == 1
     state = bench.orthanc.state("thick")
-    assert (state["status"], state["reason"], state["notices"]) == ("failed", "worker_died", ["notice"])
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "scorer_failed", ["notice"])
     assert bench.orthanc.stored == ["notice"]
 
 
@@ -157,16 +162,73 @@ def test_a_claim_of_a_dead_run_counts_as_an_attempt_unless_it_stopped_in_order(b
         assert bench.orthanc.state("thick")["attempts"] == attempts
 
 
-def test_a_case_that_kills_orthanc_each_time_ends_failed(bench: Bench) -> None:
-    bench.orthanc.add("thick")
+def dying(bench: Bench, how: str, run: int, **options: Any) -> float | None:
+    """One look in which the scorer's process or the server dies."""
+    if how == "worker":
+        bench.answers = [worker.AttemptError("worker_died")]
+        return bench.scoring(f"node/{run}", **options).handle("study")
     bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    for run in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            bench.scoring(f"node/{run}", max_attempts=2).handle("study")
-    bench.scoring("node/3", max_attempts=2).handle("study")
-    assert bench.orthanc.state("thick")["reason"] == "interrupted"
-    assert bench.status("thick") == "failed"
+    with pytest.raises(KeyboardInterrupt):
+        bench.scoring(f"node/{run}", **options).handle("study")
+    bench.during = lambda: None
+    return 0.0
+
+
+@pytest.mark.parametrize("second", ["worker", "server"])
+@pytest.mark.parametrize("first", ["worker", "server"])
+def test_what_died_twice_is_not_tried_a_third_time(bench: Bench, first: str, second: str) -> None:
+    bench.orthanc.add("thick")
+    dying(bench, first, 1, max_attempts=5)
+    dying(bench, second, 2, max_attempts=5)
+    assert bench.scoring("node/3", max_attempts=5).handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["deaths"]) == ("failed", "quarantined", 2)
+    assert (state["attempts"], len(bench.calls)) == (2, 2)
     assert bench.orthanc.stored == ["notice"]
+    queued = SeriesState("queued").to_json()  # an order is the administrator's word
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = queued
+    bench.scoring("node/4").handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_a_death_and_other_failures_are_no_quarantine(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    codes = ["worker_died", "scorer_failed", "worker_timeout", "scorer_failed"]
+    bench.answers = [worker.AttemptError(code) for code in codes]
+    scoring = bench.scoring(max_attempts=5)
+    for _ in codes:
+        scoring.handle("study")
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.state("thick")["deaths"]) == ("scored", 1)
+
+
+def test_deaths_on_a_node_that_is_ill_are_nobodys(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    bench.node_is_fit = lambda empty: False
+    for run in range(5):
+        assert dying(bench, "worker", run) == 2.0
+    bench.node_is_fit = lambda empty: True
+    bench.scoring("node/9").handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_late_slices_end_a_quarantine(bench: Bench) -> None:
+    series = bench.orthanc.add("thick")
+    dying(bench, "worker", 1)
+    dying(bench, "worker", 2)
+    assert bench.orthanc.state("thick")["reason"] == "quarantined"
+    series.instances["thick-9"] = "file"
+    bench.scoring().handle("study")
+    assert bench.status("thick") == "scored"
+
+
+def test_one_death_is_the_end_where_one_attempt_is_allowed(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    for how, reason in (("worker", "worker_died"), ("server", "interrupted")):
+        bench.orthanc.series["thick"].metadata.clear()
+        dying(bench, how, 1, max_attempts=1)
+        bench.scoring("node/2", max_attempts=1).handle("study")
+        assert (bench.status("thick"), bench.orthanc.state("thick")["reason"]) == ("failed", reason)
 
 
 def test_another_nodes_claim_is_respected_for_its_lease(bench: Bench) -> None:
@@ -389,19 +451,209 @@ def test_a_study_that_fills_the_disk_by_itself_ends_failed(bench: Bench) -> None
     assert (state["status"], state["reason"], state["notices"]) == ("failed", "io_error", ["notice"])
 
 
-def test_an_error_of_orthanc_while_results_are_stored_spends_no_attempt(bench: Bench) -> None:
-    """A full disk for longer than any number of attempts."""
-    bench.orthanc.add("thick")
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, to be moved by hand."""
+    now = [1_800_000_000.0]
+    monkeypatch.setattr("orthanc_plugin.scoring.time.time", lambda: now[0])
+    return now
+
+
+def refuse(bench: Bench, answer: Callable[[bytes], Response | None]) -> None:
+    """Orthanc answers so to what is stored; None: as ever."""
     store = bench.orthanc._store
-    bench.orthanc._store = lambda content: Response(500, b"")  # type: ignore[method-assign]
-    scoring = bench.scoring(max_attempts=2)
-    for _ in range(6):
-        with pytest.raises(OrthancError):
-            scoring.handle("study")
-    bench.orthanc._store = store  # type: ignore[method-assign]
+    bench.orthanc._store = lambda content: answer(content) or store(content)  # type: ignore[method-assign]
+
+
+def silence(content: bytes) -> Response:
+    raise TimeoutError
+
+
+ERRORS: dict[str, Callable[[bytes], Response]] = {
+    "500": lambda content: Response(500, b""),
+    "507": lambda content: Response(507, b""),
+    "no answer": silence,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+def test_an_error_of_orthanc_while_results_are_stored_spends_no_attempt(
+    bench: Bench, clock: list[float], kind: str
+) -> None:
+    bench.orthanc.add("thick")
+    ill = True
+    refuse(bench, lambda content: ERRORS[kind](content) if ill else None)
+    scoring = bench.scoring(max_attempts=2, store_patience_s=600)
+    for delay in (2.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):  # the longer it lasts, the longer the pauses
+        assert scoring.handle("study") == delay
+        assert bench.ledger.outputs_refused()
+        clock[0] += delay
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["attempts"], state["reason"]) == ("queued", 0, "output_refused")
+    ill = False
     assert scoring.handle("study") is None
     assert (bench.status("thick"), bench.orthanc.state("thick")["attempts"]) == ("scored", 1)
     assert len({moment for moment, _ in bench.calls}) == 1
+    assert not bench.ledger.outputs_refused()
+
+
+@pytest.mark.parametrize("picture", [True, False])
+@pytest.mark.parametrize("kind", sorted(ERRORS))
+def test_outputs_that_orthanc_refuses_for_ever_end_in_a_failure_that_is_said(
+    bench: Bench, clock: list[float], kind: str, picture: bool
+) -> None:
+    """Also over a restart, and where the picture is refused as well; an order starts anew."""
+    bench.orthanc.add("thick")
+    ill = True
+    taken = b"notice" if picture else b"?"
+    refuse(bench, lambda content: ERRORS[kind](content) if ill and not content.startswith(taken) else None)
+    looks = 0
+    while (delay := bench.scoring(f"node/{looks}", store_patience_s=600).handle("study")) is not None:
+        clock[0] += delay
+        looks += 1
+        assert looks < 30
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"]) == ("failed", "output_refused")
+    assert (state["notices"], bench.orthanc.stored) == ((["notice"], ["notice"]) if picture else ([], []))
+    assert state["refused_since"] is None
+    assert bench.ledger.outputs_refused()
+    assert bench.scoring().handle("study") is None  # and settled
+    bench.ledger = Ledger()
+    bench.scoring().handle("study")
+    assert bench.ledger.outputs_refused()  # a restart does not silence it
+    ill = False
+    bench.orthanc.series["thick"].metadata["StrokeCore"] = SeriesState("queued").to_json()
+    assert bench.scoring().handle("study") is None
+    assert bench.status("thick") == "scored"
+    assert not bench.ledger.outputs_refused()
+
+
+def no_disk(*_: object, **__: object) -> str:
+    raise OSError(28, "no space")
+
+
+def test_a_failure_is_pictured_without_a_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that died each time, and then found the disk full."""
+    bench.orthanc.add("thick", slices=9)
+    bench.during = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.scoring("node/0", max_attempts=1).handle("study")
+    monkeypatch.setattr("orthanc_plugin.workspace.tempfile.mkdtemp", no_disk)
+    assert bench.scoring("node/1", max_attempts=1).handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.stored) == ("failed", ["notice"])
+    assert [len(instances) for instances in bench.pictured] == [3]  # of nine, enough
+
+
+def test_a_picture_of_a_score_is_no_picture_of_a_failure(bench: Bench) -> None:
+    """What the scorer left of a result that could not be stored must not be stored as the failure."""
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: None if content.startswith(b"notice") else Response(400, b""))
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.stored == ["notice"]
+
+
+def test_who_waits_for_an_ill_node_is_told_once_and_scored_when_it_is_well(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.orthanc.add("thick")
+    scoring = bench.scoring()
+    with monkeypatch.context() as patch:
+        patch.setattr("orthanc_plugin.workspace.tempfile.mkdtemp", no_disk)
+        assert scoring.handle("study") == 2.0
+        for _ in range(2):
+            assert scoring.announce("study", "work_folder_full")
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["attempts"]) == ("queued", "work_folder_full", 0)
+    assert (state["notices"], bench.orthanc.stored, len(bench.pictured)) == (["notice"], ["notice"], 1)
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.stored) == ("scored", ["key-sr", "key-01"])
+    assert not scoring.announce("study", "work_folder_full")
+    assert not scoring.announce("gone", "work_folder_full")
+
+
+@pytest.mark.parametrize("what", ["still received", "contrast", "other node", "scored before"])
+def test_nothing_is_announced_where_it_would_be_wrong(bench: Bench, what: str) -> None:
+    series = bench.orthanc.add("thick", **({"ContrastBolusAgent": "IOHEXOL"} if what == "contrast" else {}))
+    if what == "still received":
+        series.stable = False
+    if what == "other node":
+        state = SeriesState("claimed", owner="other/run", claimed_at=time.time())
+        series.metadata["StrokeCore"] = state.to_json()
+    if what == "scored before":
+        bench.scoring().handle("study")
+        series.instances["thick-9"] = "file"
+    bench.scoring().announce("study", "work_folder_full")
+    assert bench.pictured == []
+
+
+def test_an_announcement_that_nobody_would_know_of_is_taken_back(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    put = bench.orthanc._metadata
+    written: list[bytes] = []
+
+    def second_fails(method: str, series: Any, name: str, body: bytes, headers: Any) -> Response:
+        if method == "PUT" and b"work_folder_full" in body:
+            return Response(500, b"")
+        written.append(body)
+        return put(method, series, name, body, headers)
+
+    bench.orthanc._metadata = second_fails  # type: ignore[method-assign]
+    with pytest.raises(OrthancError):
+        bench.scoring().announce("study", "work_folder_full")
+    assert bench.pictured
+    assert bench.orthanc.stored == []
+
+
+def test_a_node_that_is_ill_lets_nobody_run_out_of_patience(bench: Bench, clock: list[float]) -> None:
+    """A full storage for a day, then an error of another kind."""
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(500, b""))
+    scoring = bench.scoring(store_patience_s=600)
+    scoring.handle("study")
+    bench.node_is_fit = lambda empty: False
+    for _ in range(3):
+        clock[0] += 8 * 3600
+        assert scoring.handle("study") == 2.0
+    bench.node_is_fit = lambda empty: True
+    assert scoring.handle("study") == 2.0
+    assert bench.status("thick") == "queued"
+
+
+def test_a_picture_of_a_failure_that_orthanc_refuses_is_stored_once_it_is_taken(
+    bench: Bench, clock: list[float]
+) -> None:
+    bench.orthanc.add("thick")
+    bench.answers = [worker.AttemptError("scorer_failed")]
+    ill = True
+    refuse(bench, lambda content: Response(500, b"") if ill else None)
+    scoring = bench.scoring(max_attempts=1)
+    assert scoring.handle("study") == 2.0
+    assert bench.status("thick") == "queued"
+    ill = False
+    assert scoring.handle("study") is None
+    state = bench.orthanc.state("thick")
+    assert (state["status"], state["reason"], state["notices"]) == ("failed", "scorer_failed", ["notice"])
+    assert len(bench.calls) == 1
+
+
+def test_a_clock_that_is_set_back_ends_nothing(bench: Bench, clock: list[float]) -> None:
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(500, b""))
+    scoring = bench.scoring(store_patience_s=600)
+    scoring.handle("study")
+    clock[0] -= 10_000
+    assert scoring.handle("study") == 2.0
+    clock[0] += 599
+    assert scoring.handle("study") == 60.0
+    clock[0] += 1
+    assert scoring.handle("study") is None
+
+
+def test_what_a_filter_of_the_site_keeps_out_was_not_stored(bench: Bench) -> None:
+    bench.orthanc.add("thick")
+    refuse(bench, lambda content: Response(200, b'{"ID": "x", "Status": "FilteredOut"}'))
+    assert bench.scoring(max_attempts=1).handle("study") is None
+    assert bench.orthanc.state("thick")["reason"] == "output_rejected"
 
 
 def test_an_output_that_orthanc_refuses_is_a_failed_attempt(bench: Bench) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from orthanc_plugin import worker
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.worker import AttemptError
 from orthanc_plugin.workspace import PREFIX, sweep, workspace
+from tests.ct_factory import write_series
 from tests.unit.orthanc_plugin.fakes import make_settings
 
 NO_STOP = threading.Event()
@@ -207,6 +211,58 @@ def test_the_engines_that_were_passed_over_are_in_the_answer(tmp_path: Path) -> 
     with workspace(str(tmp_path)) as folder:
         assert score(scorer(tmp_path, code), folder).fallbacks == tuple(fallbacks)
     assert worker.Answer({"model": None}, (), None).fallbacks == ()
+
+
+def head(folder: Path, **tags: str) -> list[bytes]:
+    return [path.read_bytes() for path in write_series(folder, slices=3, tags=tags)]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_picture_is_made_without_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    settings = make_settings(tmp_path / "gone", python=sys.executable)
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    images = head(tmp_path)
+    moment = "2026-01-01T00:00:00+00:00"
+    (picture,) = worker.notice(settings, images, NO_STOP, "quarantined", moment, waits=waits)
+    dataset = pydicom.dcmread(io.BytesIO(picture))
+    source = pydicom.dcmread(io.BytesIO(images[0]))
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert (dataset.PatientID, dataset.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
+    assert worker.notice(settings, images, NO_STOP, "quarantined", moment, waits=waits) == (picture,)
+
+
+@pytest.mark.parametrize("what", ["nothing", "no image", "contrast", "two persons", "cut off"])
+def test_no_picture_where_there_is_no_head_ct(tmp_path: Path, what: str) -> None:
+    images = {
+        "nothing": list,
+        "no image": lambda: [b"", b"x" * 5000],
+        "contrast": lambda: head(tmp_path, ContrastBolusAgent="IOHEXOL"),
+        "two persons": lambda: head(tmp_path) + head(tmp_path / "b", PatientName="OTHER^PERSON"),
+        "cut off": lambda: [image[:200] for image in head(tmp_path)],
+    }[what]()
+    settings = make_settings(tmp_path, python=sys.executable)
+    assert worker.notice(settings, images, NO_STOP, "io_error", "2026-01-01T00:00:00+00:00") == ()
+
+
+def test_a_picture_that_cannot_be_made_hurts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "notice.py"
+    monkeypatch.setattr(worker, "NOTICE", script)
+    call = ([b"x" * 1_000_000], NO_STOP, "io_error", "2026-01-01T00:00:00+00:00")
+    script.write_text("raise ValueError('the patient is DOE^JANE')")  # and reads nothing
+    assert worker.notice(make_settings(tmp_path, python=sys.executable), *call) == ()
+    script.write_text("import time; time.sleep(600)")
+    assert worker.notice(make_settings(tmp_path, python=sys.executable, timeout_s=1.0), *call) == ()
+    assert worker.notice(make_settings(tmp_path, python="/no/such/python"), *call) == ()
+    assert "JANE" not in caplog.text
+    assert "notice.py:1 ValueError" in caplog.text
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(worker.Stopped):
+        worker.notice(make_settings(tmp_path, python=sys.executable), call[0], stop, *call[2:])
 
 
 def test_the_scorer_and_its_images_go_with_the_server(tmp_path: Path) -> None:
