@@ -21,7 +21,7 @@ from strokecore.reading import tags
 from strokecore.reading.files import read_header
 from strokecore.reading.series import read_candidate_header
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.reports import dicom
+from strokecore.reports import dicom, marks
 from strokecore.reports.dicom.instance import MANUFACTURER
 from strokecore.reports.html import write_html
 from strokecore.reports.pages import Drawing
@@ -121,13 +121,14 @@ def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
     start = time.perf_counter()
     drawing = None
     if scored.series is not None and scored.masks is not None:
-        drawing = Drawing.of(scored.series, scored.result, scored.masks)
-        dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
+        masks = marks.shown(scored.series, scored.result, scored.masks)
+        drawing = Drawing.of(scored.series, scored.result, masks)
+        dicom.write_outputs(scored.series, scored.result, masks, out, drawing)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
     write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
-    write_json(scored.result, out / "result.json")
+    write_json(scored.result, out / "result.json", drawing.volumes if drawing else None)
     return scored
 
 

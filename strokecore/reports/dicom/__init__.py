@@ -35,6 +35,8 @@ def write_outputs(
     if result.model is None:
         raise ValueError("a scored or withheld result names its model")
     stamp = Stamp.of(result)
+    drawing = drawing or Drawing.of(series, result, masks)
+    captures = capture.build(series, drawing, stamp)
     lesion = seg.build_lesion(series, masks, result.model, stamp)
     regions = seg.build_regions(series, masks, result.model, stamp)
     report = sr.build(
@@ -46,13 +48,13 @@ def write_outputs(
         lesion=lesion,
         segments=seg.lesion_segments(masks),
         regions=regions,
+        captures=captures,
     )
     written = []
     for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions), ("sr.dcm", report)):
         if dataset is not None:
             written.append(write(dataset, out / name))
-    drawing = drawing or Drawing.of(series, result, masks)
-    for index, image in enumerate(capture.build(series, drawing, stamp), start=1):
+    for index, image in enumerate(captures, start=1):
         written.append(write(image, out / "sc" / f"{index:02d}.dcm"))
     return written
 
