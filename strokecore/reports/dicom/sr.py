@@ -399,7 +399,7 @@ def _statements(
     if volumes.uncounted_words:
         items.append(_text(codes.SEGMENTATION_NOTE, f"{'; '.join(volumes.uncounted_words)}."))
     if lesion is None:
-        words = "Nothing was segmented, so no segmentation of findings was written."
+        words = "No segmentation of findings was written."
         items.append(_text(codes.SEGMENTATION_NOTE, words))
     if result.series is not None:
         items.append(_text(codes.SERIES_CHOICE, result.series.chosen_because))
