@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from strokecore.anatomy.regions import SIDES, RegionId, Side
-from strokecore.arrays import BoolArray, Float64Array
+from strokecore.arrays import BoolArray
 from strokecore.reading.series import Series
 from strokecore.reports.palette import MARKS
 from strokecore.reports.wording import marked, whole_ml
@@ -58,10 +58,9 @@ class Volumes:
     @classmethod
     def of(cls, series: Series, masks: SourceMasks) -> Volumes:
         """Of marks as ``shown`` gives them, so that numbers say what pictures and segments show."""
-        ml = _voxels_ml(series)
 
         def volume(value: int) -> float:
-            return round(float((masks.lesion == value).sum(axis=(1, 2)) @ ml), 3)
+            return round(series.ml(masks.lesion == value), 3)
 
         early = {side: volume(INFARCT[side]) for side in SIDES}
         return cls(early, volume(OTHER_HYPODENSITY), volume(OLD_INFARCT))
@@ -96,14 +95,3 @@ def _specks(mask: BoolArray, least_voxels: float) -> BoolArray:
         small[0] = False
         specks[k] = small[parts]
     return specks
-
-
-def _voxels_ml(series: Series) -> Float64Array:
-    """Millilitres that one voxel of each slice stands for: up to halfway to the slices beside it."""
-    row_mm, column_mm = series.pixel_spacing_mm
-    offsets = np.asarray(series.slice_offsets_mm, np.float64)
-    if len(offsets) < 2:
-        return np.full(len(offsets), row_mm * column_mm * series.slice_thickness_mm / 1000.0)
-    gaps = np.diff(offsets)
-    heights = (np.concatenate([gaps[:1], gaps]) + np.concatenate([gaps, gaps[-1:]])) / 2
-    return np.asarray(heights * row_mm * column_mm / 1000.0)
