@@ -23,7 +23,7 @@ from strokecore.reading.candidates import (
 )
 from strokecore.reading.files import DicomFile, Folder, find_dicom
 from strokecore.reading.geometry import slice_normal
-from strokecore.reading.stack import Stack, noise_hu, read_stack
+from strokecore.reading.stack import Stack, noise_hu, read_stack, refuse_wrongly_excluded
 from strokecore.reading.tags import quiet_pydicom
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
             _, candidates = _study(folder, series_uid)
         except (Refusal, UsageError):
             return None
-        usable = [c for c in candidates if c.excluded is None and series_uid in (None, c.uid)]
+        asked = [c for c in candidates if series_uid in (None, c.uid)]
+        usable = [c for c in asked if c.excluded is None] or [c for c in asked if _wrongly_excluded(c)]
         # stable sort: within each kind the order of rank stays
         usable.sort(key=lambda c: not c.summary.tags_say_head)
         return usable[0].files[0].header if usable else None
@@ -136,7 +137,19 @@ def _read_series(folder: Path, series_uid: str | None) -> Series:
             refusals.append((candidate, refusal))
             continue
         return _series(candidate, stack, candidates, refusals, found, forced=series_uid is not None)
-    raise _most_telling([refusal for _, refusal in refusals])
+    telling = _most_telling([refusal for _, refusal in refusals])
+    if telling.ineligible:  # nothing of the study is a native head by its header
+        for candidate in tried:
+            refuse_wrongly_excluded(candidate)
+    raise telling
+
+
+def _wrongly_excluded(candidate: Candidate) -> bool:
+    try:
+        refuse_wrongly_excluded(candidate)
+    except Refusal:
+        return True
+    return False
 
 
 def _study(folder: Path, series_uid: str | None) -> tuple[Folder, list[Candidate]]:

@@ -410,10 +410,11 @@ def _statements(
 
 
 def _region_measurements(result: Result, finding: RegionFinding) -> list[Measurement]:
-    withheld = result.status == "withheld"
+    # nothing that is 0 in a sound region: viewers write every number beside its contour
+    affected = marked(result, finding)
     values = (
         (codes.PROBABILITY, finding.probability, codes.NO_UNIT),
-        (codes.INVOLVED_FRACTION, None if withheld else finding.involved_fraction, codes.NO_UNIT),
+        (codes.INVOLVED_FRACTION, finding.involved_fraction if affected else None, codes.NO_UNIT),
         (codes.MEAN_ATTENUATION, finding.mean_hu, codes.HOUNSFIELD),
         (codes.ATTENUATION_DIFFERENCE, finding.contralateral_difference_hu, codes.HOUNSFIELD),
     )
@@ -422,7 +423,7 @@ def _region_measurements(result: Result, finding: RegionFinding) -> list[Measure
         for name, value, unit in values
         if value is not None
     ]
-    return measured if withheld else [*measured, _volume_measurement(finding.volume_ml)]
+    return [*measured, _volume_measurement(finding.volume_ml)] if affected else measured
 
 
 def _volume_measurement(volume_ml: float, name: Code = codes.VOLUME) -> Measurement:

@@ -277,7 +277,7 @@ def test_algorithm_is_named(report):
 def test_no_lesion_is_said(read, series, masks):
     empty = SourceMasks(np.zeros_like(masks.lesion), masks.regions)
     normal = read(series, cases.made_up_result(series, empty, affected=False), empty)
-    assert any("no segmentation of findings was written" in words for _, words in texts(normal))
+    assert any("No segmentation of findings was written" in words for _, words in texts(normal))
 
 
 def test_the_cut_of_the_site_is_said(read, series, masks, result):
