@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orthanc_plugin.log_line import FORMATS, TEXT
-from strokecore.config import read_region_cut
+from strokecore.config import OUTPUT_KINDS, check_outputs, read_region_cut
 from strokecore.errors import UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
 
@@ -53,7 +53,7 @@ class Settings:
     timeout_s: one attempt that takes longer is killed.
     max_attempts: attempts per acquisition before it ends ``failed``.
     retry_delay_s: pause before the next attempt.
-    engine, model, region_cut: passed to the scorer.
+    engine, model, region_cut, outputs: passed to the scorer.
     temporary_directory: where the private working folders are made; the system's when None.
     cache_directory: what the scorer compiled and checked, kept from one scan to the next; None where no
         folder is known for it, and every scan then does it again.
@@ -75,6 +75,7 @@ class Settings:
     engine: str = "auto"
     model: str | None = None
     region_cut: str | None = None
+    outputs: tuple[str, ...] = OUTPUT_KINDS
     temporary_directory: str | None = None
     cache_directory: str | None = None
     recovery_hours: float = 24.0
@@ -99,6 +100,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
     command = reader.command("Command")
     model = reader.path("Model")
     region_cut = reader.path("RegionCut")
+    outputs = reader.outputs("Outputs")
     folder = reader.path("TemporaryDirectory")
     cache = reader.path("CacheDirectory")
     settings = Settings(
@@ -111,6 +113,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         engine=reader.choice("Engine", "auto", ENGINE_CHOICES),
         model=model,
         region_cut=region_cut,
+        outputs=outputs,
         temporary_directory=folder,
         cache_directory=cache or _default_cache(configuration),
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
@@ -222,6 +225,17 @@ class _Section:
 
     def choice(self, name: str, default: str, values: tuple[str, ...]) -> str:
         return str(self._read(name, default, lambda v: v in values, "one of " + ", ".join(values)))
+
+    def outputs(self, name: str) -> tuple[str, ...]:
+        def is_list(value: Any) -> bool:
+            return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+        names = self._read(name, list(OUTPUT_KINDS), is_list, "a list of texts")
+        try:
+            return check_outputs(names)
+        except UsageError as error:
+            self._problems.append(Problem("option_invalid", f"StrokeCore.{name}: {error}"))
+            return OUTPUT_KINDS
 
     def number(self, name: str, default: float, low: float, high: float, *, whole: bool = False) -> float:
         def fits(value: Any) -> bool:

@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from orthanc_plugin.header import read_header
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
-from strokecore.reading.acquisition import SeriesSummary, exclusion, group_acquisitions, summary_from_tags
+from strokecore.reading.acquisition import (
+    SeriesSummary,
+    doubtful_exclusion,
+    exclusion,
+    group_acquisitions,
+    summary_from_tags,
+)
 
 UNDECODED: Final = "\N{REPLACEMENT CHARACTER}"
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
@@ -74,6 +80,9 @@ def read_acquisitions(api: OrthancApi, study: str) -> list[Acquisition]:
         if _texts(series.get("MainDicomTags")).get("Modality") == "CT" and series.get("Instances"):
             member = _member(api, series)
             members[member.summary.series_instance_uid] = member
+    if all(m.excluded for m in members.values()):
+        # what only one attribute excludes is looked at by its pixels where the study has nothing else
+        members |= {uid: _not_excluded(api, m) for uid, m in members.items() if doubtful_exclusion(m.summary)}
     groups = group_acquisitions(m.summary for m in members.values())
     grouped = {s.series_instance_uid for group in groups for s in group}
     # Secondary captures that call themselves CT belong to no acquisition, yet each gets its state.
@@ -89,23 +98,27 @@ def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
     }
     summary = summary_from_tags(tags, len(identifiers))
     excluded = exclusion(summary)
-    if excluded is None:
-        instances = api.get(f"/series/{series['ID']}/instances")
-        numbers = {_texts(i.get("MainDicomTags")).get("AcquisitionNumber") for i in instances}
-        if len(numbers) > 1:  # a scanner that counts slices with it
-            summary = replace(summary, acquisition_number=None)
-        files = tuple(sorted((i["ID"], str(i.get("FileUuid", ""))) for i in instances))
-    else:
-        # A perfusion series has thousands of instances, and its files do not matter here.
-        files = tuple((i, "") for i in identifiers)
-    return Member(
+    member = Member(
         series["ID"],
         summary,
         excluded,
-        files,
+        # A perfusion series has thousands of instances, and its files do not matter here.
+        tuple((i, "") for i in identifiers),
         series.get("IsStable") is True,
         parse_orthanc_time(series.get("LastUpdate")),
     )
+    return member if excluded else _not_excluded(api, member)
+
+
+def _not_excluded(api: OrthancApi, member: Member) -> Member:
+    """``member`` as a candidate, with its files."""
+    instances = api.get(f"/series/{member.id}/instances")
+    numbers = {_texts(i.get("MainDicomTags")).get("AcquisitionNumber") for i in instances}
+    summary = member.summary
+    if len(numbers) > 1:  # a scanner that counts slices with it
+        summary = replace(summary, acquisition_number=None)
+    files = tuple(sorted((i["ID"], str(i.get("FileUuid", ""))) for i in instances))
+    return replace(member, summary=summary, excluded=None, instances=files)
 
 
 def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:

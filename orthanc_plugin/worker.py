@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orthanc_plugin.settings import Settings
+from strokecore.config import OUTPUT_KINDS
 from strokecore.files import CACHE_VARIABLE
 
 log = logging.getLogger(__name__)
@@ -132,12 +133,14 @@ def score(
         command += ["--model", settings.model]
     if settings.region_cut:
         command += ["--region-cut", settings.region_cut]
+    if settings.outputs != OUTPUT_KINDS:
+        command += ["--outputs", ",".join(settings.outputs)]
     if supersedes:
         command += ["--supersedes", supersedes]
     status = run(settings, command, folder, stop, settings.timeout_s)
     if status not in STATUSES:
         raise AttemptError(_failure(status), _trace(folder))
-    return _answer(folder / "out", status)
+    return _answer(folder / "out", status, settings.outputs)
 
 
 def check_scorer(settings: Settings, folder: Path, stop: threading.Event) -> None:
@@ -318,7 +321,7 @@ def _threads(settings: Settings, environment: Mapping[str, str]) -> dict[str, st
     return {THREADS_VARIABLES[0]: str(max(1, len(os.sched_getaffinity(0)) // settings.workers))}
 
 
-def _answer(out: Path, status: int) -> Answer:
+def _answer(out: Path, status: int, kinds: Sequence[str]) -> Answer:
     try:
         result = json.loads((out / "result.json").read_text("utf-8"))
         known = result["schema"] == 1 and result["status"] in STATUSES[status]
@@ -331,16 +334,17 @@ def _answer(out: Path, status: int) -> Answer:
     answer = Answer(result, files, report if report.is_file() else None)
     if status == 0 and (answer.result_key is None or answer.series_uid is None):
         raise AttemptError("result_incomplete", "result key or scored series missing")
-    if status == 0 and (not any(f.name == "sr.dcm" for f in files) or files[-1].parent.name != "sc"):
-        raise AttemptError("result_incomplete", "SR or Secondary Capture missing")
+    there = {"sc" if f.parent.name == "sc" else f.stem for f in files}
+    if status == 0 and (missing := {"sr", "pdf", "sc"} & set(kinds) - there):
+        raise AttemptError("result_incomplete", f"missing: {', '.join(sorted(missing))}")
     return answer
 
 
 def dicom_outputs(out: Path) -> tuple[Path, ...]:
-    """Segmentations first, then the report that refers to them, the pictures last."""
-    order = {"seg.dcm": 0, "regions.dcm": 1, "sr.dcm": 2}
+    """Segmentations first, then the report that refers to them, document and pictures last."""
+    order = {"seg.dcm": 0, "regions.dcm": 1, "sr.dcm": 2, "pdf.dcm": 3}
     files = [f for f in out.rglob("*.dcm") if f.is_file() and not f.is_symlink()] if out.is_dir() else []
-    return tuple(sorted(files, key=lambda f: (order.get(f.name, 3), str(f))))
+    return tuple(sorted(files, key=lambda f: (order.get(f.name, 4), str(f))))
 
 
 def _failure(status: int) -> str:

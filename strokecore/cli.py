@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from strokecore._version import __version__
+from strokecore.config import OUTPUT_KINDS
 from strokecore.errors import EngineError, ModelPackageError, StrokeCoreError, UsageError
 from strokecore.learned.runtimes import ENGINE_CHOICES
 
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from strokecore.config import ScoringConfig
+    from strokecore.config import ScoringConfig, check_outputs
     from strokecore.pipeline import score_folder
     from strokecore.reading.files import archive_kind
     from strokecore.reading.tags import quiet_pydicom
@@ -76,6 +77,7 @@ def _score(options: argparse.Namespace) -> int:
         region_cut=options.region_cut,
         withhold_on_blood=not options.score_despite_blood,
         minimum_age_years=options.minimum_age,
+        outputs=check_outputs(options.outputs),
     )
     given = {"content_datetime": options.content_datetime, "supersedes": options.supersedes}
 
@@ -95,11 +97,11 @@ def _score(options: argparse.Namespace) -> int:
         except Exception as error:
             scored = failed(error)
         try:
-            scored = write_all(scored, options.folder, options.out, options.series)
+            scored = write_all(scored, options.folder, options.out, options.series, config.outputs)
         except (StrokeCoreError, OSError):
             raise
         except Exception as error:
-            scored = write_all(failed(error), options.folder, options.out, options.series)
+            scored = write_all(failed(error), options.folder, options.out, options.series, config.outputs)
     except OSError as error:
         print(f"strokecore: cannot write to the output folder: {reason(error)}", file=sys.stderr)
         return EXIT_FAILED
@@ -333,6 +335,13 @@ def _parser() -> argparse.ArgumentParser:
         "--region-cut", type=Path, metavar="FILE", help="the site's own decision point, as JSON"
     )
     score.add_argument("--series", metavar="UID", help="score this series instead of choosing")
+    score.add_argument(
+        "--outputs",
+        type=_words,
+        default=OUTPUT_KINDS,
+        metavar="KIND,KIND",
+        help=f"what is written as DICOM, of {','.join(OUTPUT_KINDS)}; all",
+    )
     score.add_argument("--minimum-age", type=int, default=18, metavar="YEARS", help="refuse younger patients")
     score.add_argument("--score-despite-blood", action="store_true", help="do not withhold the score")
     score.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,11 @@ from strokecore.errors import UsageError
 WEIGHT_FREE: Final = "asymmetry"
 """The engine that needs no model package, by its name in ``--engine`` and in every result."""
 REGION_CUT_SCHEMA: Final = 1
+
+OUTPUT_KINDS: Final = ("sc", "pdf", "sr", "seg", "regions")
+"""What can be written into the PACS, by its name in ``--outputs``; report.html and result.json always are."""
+# A finding may leave nothing to segment: one of these says that the scan was scored.
+_ALWAYS_SOMETHING: Final = ("sc", "pdf", "sr")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class ScoringConfig:
     region_cut: file with the site's own decision point, or None for the engine's.
     withhold_on_blood: withhold the score when haemorrhage is suspected.
     minimum_age_years: refuse younger patients when the age is known; 0 scores every age.
+    outputs: which of OUTPUT_KINDS are written of a scored or withheld scan.
     """
 
     engine: str = "auto"
@@ -49,6 +56,7 @@ class ScoringConfig:
     region_cut: Path | None = None
     withhold_on_blood: bool = True
     minimum_age_years: int = 18
+    outputs: tuple[str, ...] = OUTPUT_KINDS
 
     @property
     def sha256(self) -> str:
@@ -56,7 +64,10 @@ class ScoringConfig:
 
         Raises UsageError as load_region_cut does.
         """
-        values = {k: v for k, v in asdict(self).items() if k not in ("model", "atlas", "engine")}
+        values = {k: v for k, v in asdict(self).items() if k not in ("model", "atlas", "engine", "outputs")}
+        if set(self.outputs) != set(OUTPUT_KINDS):
+            # a report refers to what else is written: another choice is another result
+            values["outputs"] = sorted(self.outputs)
         cut = self.load_region_cut()
         values["region_cut"] = None if cut is None else cut.sha256
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -67,6 +78,21 @@ class ScoringConfig:
         Raises UsageError for a file that is not one.
         """
         return None if self.region_cut is None else read_region_cut(self.region_cut)
+
+
+def check_outputs(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of output that ``names`` ask for, in the order of OUTPUT_KINDS.
+
+    Raises UsageError for an unknown name, and for a choice that would leave nothing of a normal head.
+    """
+    if unknown := sorted(set(names) - set(OUTPUT_KINDS)):
+        raise UsageError(f"unknown outputs {', '.join(unknown)}; expected some of {', '.join(OUTPUT_KINDS)}.")
+    if not set(names) & set(_ALWAYS_SOMETHING):
+        raise UsageError(
+            f"outputs without any of {', '.join(_ALWAYS_SOMETHING)} leave nothing of a head without "
+            "findings, which looks like a scan that never arrived; add one of them."
+        )
+    return tuple(kind for kind in OUTPUT_KINDS if kind in names)
 
 
 def read_region_cut(path: Path) -> RegionCut:

@@ -63,6 +63,15 @@ def refusal_key(identity: tuple[str, ...], software: SoftwareInfo, codes: tuple[
     )
 
 
+def is_key(text: str) -> bool:
+    """Whether ``text`` can be the name of a result; a command line may name anything as superseded."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
 def output_uid(key: str, kind: str, index: int = 0) -> str:
     """UID of one part of one output of the result ``key``; ``index`` numbers parts of a kind."""
     return f"2.25.{uuid5(UUID(key), f'{kind}:{index}').int}"

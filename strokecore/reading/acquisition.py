@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from strokecore.reading.header_words import contrast_evidence, contrast_in_description, head_by_tags
+from strokecore.reading.header_words import contrast_attributes, contrast_in_description, head_by_tags
 
 ACQUISITION_WINDOW_S: Final = 600.0  # of one visit to the scanner: a repeat after motion joins it
 DAY_S: Final = 86400.0
@@ -60,7 +60,8 @@ class SeriesSummary:
     acquisition_number: None also when it differs between the instances of the series (some scanners
         count slices with it).
     orientation: ImageOrientationPatient, six direction cosines.
-    contrast_given: whether any attribute names a contrast agent or shows that one was given.
+    contrast_given: whether any attribute names a contrast agent or shows that one was given;
+        contrast_attributes: keywords of those that do.
     extent_mm: length of the stack along its normal, slice thickness included; only for ranking.
     noise_hu: standard deviation of noise; only for ranking.
     """
@@ -80,6 +81,7 @@ class SeriesSummary:
     study_description: str = ""
     body_part: str = ""
     contrast_given: bool = False
+    contrast_attributes: tuple[str, ...] = ()
     rescale_type: str = ""
     orientation: tuple[float, ...] = ()
     slice_thickness_mm: float | None = None
@@ -121,6 +123,7 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
 
     orientation = tuple(_number(part) for part in values("ImageOrientationPatient"))
     date, time_s = _acquisition_moment(text)
+    contrast = contrast_attributes({k: v for k, v in tags.items() if isinstance(v, str)})
     number = _number(text("AcquisitionNumber"))
     return SeriesSummary(
         series_instance_uid=text("SeriesInstanceUID"),
@@ -137,7 +140,8 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
         protocol=text("ProtocolName"),
         study_description=text("StudyDescription"),
         body_part=text("BodyPartExamined"),
-        contrast_given=contrast_evidence({k: v for k, v in tags.items() if isinstance(v, str)}),
+        contrast_given=bool(contrast),
+        contrast_attributes=contrast,
         rescale_type=text("RescaleType").upper(),
         orientation=tuple(o for o in orientation if o is not None) if None not in orientation else (),
         slice_thickness_mm=_number(text("SliceThickness")),
@@ -179,6 +183,22 @@ def exclusion(series: SeriesSummary) -> tuple[str, str] | None:
     if series.tags_say_head is False:
         return "not_head", "another body part"
     return None
+
+
+def doubtful_exclusion(series: SeriesSummary) -> str | None:
+    """The one attribute that excludes what all others call a native head CT, by its keyword; None otherwise.
+
+    A body part left over from another protocol, or an agent that a scanner sets by default. The pixels then
+    decide whether anybody should hear of it.
+    """
+    without = {"BodyPartExamined": replace(series, body_part="")}
+    if series.rescale_type == "US":  # unspecified (PS3.3 C.11.1.1.2); any other word names what it is
+        without["RescaleType"] = replace(series, rescale_type="")
+    if len(series.contrast_attributes) == 1:
+        without[series.contrast_attributes[0]] = replace(series, contrast_given=False)
+    if exclusion(series) is None:
+        return None
+    return next((k for k, s in without.items() if s.tags_say_head and exclusion(s) is None), None)
 
 
 def kernel_kind(kernel: str, description: str = "") -> Kernel:

@@ -21,7 +21,7 @@ from strokecore.reading.acquisition import (
 )
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
-from strokecore.reading.header_words import contrast_evidence
+from strokecore.reading.header_words import contrast_attributes
 from strokecore.reading.passes import latest_pass, without_odd_images
 from strokecore.reading.patient import one_person
 
@@ -131,7 +131,7 @@ def why_not(other: Candidate, chosen: Candidate) -> str:
 def _candidate(files: Sequence[DicomFile]) -> Candidate:
     images = [f for f in files if _is_image(f)] or list(files)
     left_out = len(files) - len(images)
-    given = any(contrast_evidence(tags.contrast_tags(f.header)) for f in images)
+    contrast = {k for f in images for k in contrast_attributes(tags.contrast_tags(f.header))}
     images, odd = without_odd_images(images)
     images, passes = latest_pass(images)
     first = images[0].header
@@ -145,7 +145,8 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
         values,
         acquisition_number=values.acquisition_number if len(numbers) == 1 else None,
         acquisition_time_s=min(times, default=None),
-        contrast_given=given,
+        contrast_given=bool(contrast),
+        contrast_attributes=tuple(sorted(contrast)),
         slice_thickness_mm=float(np.median(thicknesses)) if thicknesses else None,
         extent_mm=max(offsets) - min(offsets) + max(thicknesses, default=0.0) if offsets else None,
     )

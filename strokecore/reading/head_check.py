@@ -20,6 +20,12 @@ SOFT_HU: Final = (-10.0, 100.0)  # CSF to fresh blood
 MIN_BRAIN_AREA_CM2: Final = 30.0  # orbits, sinuses, vertebral canal and limbs enclose less
 MIN_SOFT_FRACTION: Final = 0.6  # real head 0.8-0.98 (bone rims are the rest), plastic phantom 0.1
 
+# Vessels after contrast measure 120-400 HU, clots and sinuses of a native head 50-80 and brain 20-45. Bone's
+# partial volume reaches as far as VESSEL_STEPS blocks.
+VESSEL_HU: Final = 90.0
+VESSEL_STEPS: Final = 4
+MIN_VESSEL_AREA_CM2: Final = 0.12
+
 # A skull opened by surgery: 12 cm of its 50-55 cm are missing, the rest still goes round.
 SECTORS: Final = 72
 MIN_SECTORS_WITH_BONE: Final = 0.65
@@ -44,6 +50,22 @@ def shows_brain(hu: Float32Array, pixel_spacing_mm: tuple[float, float], *, open
     inside = _within_open_ring(bone) & ~bone
     low, high = OPEN_SKULL_AREA_CM2
     return bool(low <= inside.sum() * area_cm2 <= high) and _is_soft(coarse[inside])
+
+
+def shows_opacified_vessels(hu: Float32Array, pixel_spacing_mm: tuple[float, float]) -> bool | None:
+    """Whether a slice [j, i] has vessels as dense as only a contrast agent makes them; None without a brain.
+
+    Calcium of the plexus and the pineal body is as dense, but on a slice or two: ask all slices.
+    """
+    coarse, area_cm2 = _coarsen(hu, pixel_spacing_mm)
+    bone = coarse > BONE_HU
+    if not bone.any():
+        return None
+    inside = _largest_part(_enclosed(bone) & ~bone)
+    if inside.sum() * area_cm2 < MIN_BRAIN_AREA_CM2 or not _is_soft(coarse[inside]):
+        return None
+    inside &= ~ndimage.binary_dilation(bone, iterations=VESSEL_STEPS)
+    return float((coarse[inside] > VESSEL_HU).sum()) * area_cm2 >= MIN_VESSEL_AREA_CM2
 
 
 def _is_soft(values: Float32Array) -> bool:

@@ -207,16 +207,24 @@ def contrast_declared(agent: str) -> bool:
 
 
 def contrast_evidence(tags: Mapping[str, str]) -> bool:
-    r"""Whether the attributes of the Contrast/Bolus module show that an agent was given.
+    """Whether the attributes of the Contrast/Bolus module show that an agent was given."""
+    return bool(contrast_attributes(tags))
+
+
+def contrast_attributes(tags: Mapping[str, str]) -> tuple[str, ...]:
+    r"""The keywords of the Contrast/Bolus module that show that an agent was given.
 
     ``tags``: DICOM keywords to text as in ``summary_from_tags``; a sequence is its codes' meanings, joined by
     a backslash. Each attribute counts for itself: a volume beside the agent "NONE" is a volume.
     """
-    words = [part for keyword in _CONTRAST_WORDS for part in tags.get(keyword, "").split("\\")]
-    amounts = [part for keyword in CONTRAST_NUMBERS for part in tags.get(keyword, "").split("\\")]
-    times = [re.sub(r"[0:. \0]", "", tags.get(keyword, "")) for keyword in CONTRAST_TIMES]
+
+    def parts(keyword: str) -> list[str]:
+        return tags.get(keyword, "").split("\\")
+
     return (
-        any(map(contrast_declared, words)) or any(map(_some, amounts)) or any(map(contrast_declared, times))
+        *(k for k in _CONTRAST_WORDS if any(map(contrast_declared, parts(k)))),
+        *(k for k in CONTRAST_NUMBERS if any(map(_some, parts(k)))),
+        *(k for k in CONTRAST_TIMES if contrast_declared(re.sub(r"[0:. \0]", "", tags.get(k, "")))),
     )
 
 

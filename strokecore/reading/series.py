@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,6 +13,7 @@ import numpy as np
 from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
+from strokecore.reading.acquisition import doubtful_exclusion
 from strokecore.reading.candidates import (
     Candidate,
     find_candidates,
@@ -23,7 +24,7 @@ from strokecore.reading.candidates import (
 )
 from strokecore.reading.files import DicomFile, Folder, find_dicom, headers_in_memory
 from strokecore.reading.geometry import slice_normal
-from strokecore.reading.stack import Stack, noise_hu, read_stack
+from strokecore.reading.stack import Stack, noise_hu, read_stack, refuse_wrongly_excluded
 from strokecore.reading.tags import quiet_pydicom
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
             _, candidates = _study(folder, series_uid)
         except (Refusal, UsageError):
             return None
-        return _most_like_a_head([c for c in candidates if series_uid in (None, c.uid)])
+        asked = [c for c in candidates if series_uid in (None, c.uid)]
+        return _most_like_a_head(asked, _wrongly_excluded)
 
 
 def candidate_header_in_memory(contents: Iterable[bytes]) -> Dataset | None:
@@ -131,12 +133,16 @@ def candidate_header_in_memory(contents: Iterable[bytes]) -> Dataset | None:
             candidates = find_candidates(files, lambda candidate: None)
         except Refusal:
             return None
-        return _most_like_a_head(candidates)
+        return _most_like_a_head(candidates, lambda c: doubtful_exclusion(c.summary) is not None)
 
 
-def _most_like_a_head(candidates: Sequence[Candidate]) -> Dataset | None:
+def _most_like_a_head(
+    candidates: Sequence[Candidate], excluded_yet_a_head: Callable[[Candidate], bool]
+) -> Dataset | None:
+    usable = [c for c in candidates if c.excluded is None]
+    usable = usable or [c for c in candidates if excluded_yet_a_head(c)]
     # stable sort: within each kind the order of rank stays
-    usable = sorted((c for c in candidates if c.excluded is None), key=lambda c: not c.summary.tags_say_head)
+    usable.sort(key=lambda c: not c.summary.tags_say_head)
     return usable[0].files[0].header if usable else None
 
 
@@ -152,7 +158,19 @@ def _read_series(folder: Path, series_uid: str | None) -> Series:
             refusals.append((candidate, refusal))
             continue
         return _series(candidate, stack, candidates, refusals, found, forced=series_uid is not None)
-    raise _most_telling([refusal for _, refusal in refusals])
+    telling = _most_telling([refusal for _, refusal in refusals])
+    if telling.ineligible:  # nothing of the study is a native head by its header
+        for candidate in tried:
+            refuse_wrongly_excluded(candidate)
+    raise telling
+
+
+def _wrongly_excluded(candidate: Candidate) -> bool:
+    try:
+        refuse_wrongly_excluded(candidate)
+    except Refusal:
+        return True
+    return False
 
 
 def _study(folder: Path, series_uid: str | None) -> tuple[Folder, list[Candidate]]:

@@ -11,16 +11,19 @@ import numpy as np
 from pydicom import Dataset
 
 from strokecore.arrays import Float32Array, Float64Array
+from strokecore.errors import Refusal
 from strokecore.flags import QualityFlag
 from strokecore.reading import hounsfield, tags
-from strokecore.reading.acquisition import kernel_kind
+from strokecore.reading.acquisition import doubtful_exclusion, kernel_kind
 from strokecore.reading.candidates import Candidate
 from strokecore.reading.files import DicomFile, read_with_pixels
 from strokecore.reading.geometry import even, off_line_mm, slice_plane, tilt_deg, unscanned_gaps
-from strokecore.reading.head_check import shows_brain
+from strokecore.reading.head_check import shows_brain, shows_opacified_vessels
 from strokecore.reading.pixels import SlicePixels, UnreadablePixelsError, decode
 from strokecore.reading.refusals import (
     MIN_BRAIN_EXTENT_MM,
+    MIN_BRAIN_SHARE,
+    MIN_SLICES,
     Slice,
     refuse_by_header,
     refuse_damaged,
@@ -32,6 +35,9 @@ from strokecore.reading.refusals import (
 )
 
 HEAD_CHECK_SLICES: Final = 40  # looked at for brain; more add time, not certainty
+# Calcium makes native heads look opacified on a sixth of the slices; after contrast most show vessels or
+# sinuses
+MIN_OPACIFIED_SHARE: Final = 0.33
 COVERAGE_STEP_MM: Final = 3.0
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
@@ -94,6 +100,49 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_incomplete(slices, brain_mm, ineligible=not is_head)
     stack = _stack(candidate, slices, dropped)
     return replace(stack, flags=(*stack.flags, SIGN_CORRECTED)) if sign_corrected else stack
+
+
+def refuse_wrongly_excluded(candidate: Candidate) -> None:
+    """Raises Refusal, with the exclusion's code, for a native head by its pixels that one attribute excludes.
+
+    Not scored, since the attribute may be right, but said: a head that is passed over in silence looks like
+    one that never arrived.
+    """
+    keyword = doubtful_exclusion(candidate.summary)
+    if keyword is None or candidate.excluded is None or not _native_head(candidate):
+        return
+    code, reason = candidate.excluded
+    raise Refusal(
+        code,
+        f"One attribute of the header excludes the series ({keyword}: {reason}); all else says that it is a "
+        "non-contrast head CT.",
+        f"Look at the images; let {keyword} be corrected at the scanner, and send the series again.",
+    )
+
+
+def _native_head(candidate: Candidate) -> bool:
+    """Whether the pixels show a head without contrast, looked at on every few slices."""
+    if len(candidate.files) < MIN_SLICES:
+        return False
+    seen: list[SlicePixels] = []
+    opacified: list[bool] = []
+    step = max(1, len(candidate.files) // HEAD_CHECK_SLICES)
+    for file in candidate.files[::step]:
+        decoded, spacing = _decode(file), tags.numbers(file.header, "PixelSpacing", 2)
+        if decoded is None or spacing is None or min(spacing) <= 0:
+            continue
+        seen.append(decoded)
+        vessels = shows_opacified_vessels(decoded.hu, (spacing[0], spacing[1]))
+        opacified += [] if vessels is None else [vessels]
+    if not seen or not opacified or not hounsfield.plausible(seen):
+        return False
+    summary = candidate.summary
+    extent = summary.extent_mm or len(candidate.files) * (summary.slice_thickness_mm or 1.0)
+    brain_mm = len(opacified) / len(seen) * extent
+    return (
+        brain_mm >= max(MIN_BRAIN_EXTENT_MM, MIN_BRAIN_SHARE * extent)
+        and float(np.mean(opacified)) < MIN_OPACIFIED_SHARE
+    )
 
 
 def noise_hu(candidate: Candidate) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from strokecore.anatomy.atlas import load_atlas
-from strokecore.config import ScoringConfig
+from strokecore.config import OUTPUT_KINDS, ScoringConfig
 from strokecore.errors import UsageError
 from strokecore.files import PARTIAL_SUFFIX, locked, partial_pattern
 from strokecore.flags import QualityFlag
@@ -21,7 +21,7 @@ from strokecore.reading import tags
 from strokecore.reading.files import read_header
 from strokecore.reading.series import candidate_header_in_memory, read_candidate_header
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.reports import dicom
+from strokecore.reports import dicom, marks
 from strokecore.reports.dicom.instance import MANUFACTURER
 from strokecore.reports.html import write_html
 from strokecore.reports.pages import Drawing
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 # result.json goes first and comes last: it never stands beside half a result
-_OURS: Final = ("result.json", "seg.dcm", "regions.dcm", "sr.dcm", "report.html")
+_OURS: Final = ("result.json", "seg.dcm", "regions.dcm", "sr.dcm", "pdf.dcm", "report.pdf", "report.html")
 _PICTURES: Final = "sc"
 
 
@@ -58,13 +58,21 @@ def prepare(folder: Path, out: Path) -> None:
             )
 
 
-def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = None) -> Scored:
+def write_all(
+    scored: Scored,
+    folder: Path,
+    out: Path,
+    series_uid: str | None = None,
+    kinds: Sequence[str] = OUTPUT_KINDS,
+) -> Scored:
     """Write everything ``scored`` calls for into ``out``; returns it as written.
 
     An earlier run's files in ``out`` are removed first, so that no stale picture stands beside a new
     result. A repeated run of the same inputs keeps the earlier run's content date and so its bytes.
     result.json is removed first and written last: where it stands, the rest is complete. Of two runs into one
-    folder the second waits and replaces the first. ``series_uid`` is the series that was asked for, if any.
+    folder the second waits and replaces the first. ``series_uid`` is the series that was asked for, if any;
+    ``kinds``: of OUTPUT_KINDS, what is written of a scored or withheld scan. A refusal has its picture
+    always.
 
     Raises
     ------
@@ -83,7 +91,7 @@ def write_all(scored: Scored, folder: Path, out: Path, series_uid: str | None = 
         scored = _same_date_for_same_key(scored, out)
         _clear(out)
         try:
-            return _write(scored, header, out)
+            return _write(scored, header, out, kinds)
         except BaseException as error:
             _clear(out)
             if isinstance(error, OSError):
@@ -132,17 +140,18 @@ def reason(error: OSError) -> str:
     return type(error).__name__
 
 
-def _write(scored: Scored, header: Dataset | None, out: Path) -> Scored:
+def _write(scored: Scored, header: Dataset | None, out: Path, kinds: Sequence[str]) -> Scored:
     start = time.perf_counter()
     drawing = None
     if scored.series is not None and scored.masks is not None:
-        drawing = Drawing.of(scored.series, scored.result, scored.masks)
-        dicom.write_outputs(scored.series, scored.result, scored.masks, out, drawing)
+        masks = marks.shown(scored.series, scored.result, scored.masks)
+        drawing = Drawing.of(scored.series, scored.result, masks)
+        dicom.write_outputs(scored.series, scored.result, masks, out, drawing, kinds)
     elif header is not None:
         dicom.write_refusal(header, scored.result, out)
     write_html(scored.result, out / "report.html", drawing)
     scored = _timed(scored, time.perf_counter() - start)
-    write_json(scored.result, out / "result.json")
+    write_json(scored.result, out / "result.json", drawing.volumes if drawing else None)
     return scored
 
 
@@ -155,7 +164,7 @@ def _replaced(out: Path) -> list[Path]:
 
 def _replaceable(path: Path) -> bool:
     """Whether a file may be removed: one that is not ours may be someone's only copy."""
-    if path.suffix in (".json", ".html", PARTIAL_SUFFIX):
+    if path.suffix in (".json", ".html", ".pdf", PARTIAL_SUFFIX):
         return True
     if path.suffix != ".dcm":
         return False

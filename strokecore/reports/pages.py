@@ -1,11 +1,16 @@
 """The pages a radiologist looks at: summary, all slices, or why there is no score.
 
-The summary holds both ASPECTS levels, the region table and the warnings; the montage every slice that
-crosses a region or a lesion. They are drawn once here, for the Secondary Capture and for the report.
+The summary holds both ASPECTS levels, marked beside bare, the region table and the warnings; the montage
+every slice that crosses a region or a mark. They are drawn once here, for the Secondary Capture and for the
+report.
+
+Viewers write over their pictures: OHIF has text in the corners and, for this modality, its cine bar at the
+top centre. So the top and the corners of every page hold nothing.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,89 +21,117 @@ from strokecore.anatomy.regions import Side
 from strokecore.reading import tags
 from strokecore.reading.series import Series
 from strokecore.reports import picture
-from strokecore.reports.picture import Rgb, Rgb8, draw_slice, text
+from strokecore.reports.marks import Volumes
+from strokecore.reports.palette import (
+    AFFECTED,
+    AFFECTED_ROW,
+    ALARM,
+    BORDERLINE,
+    CARD,
+    MARKS,
+    MUTED,
+    NOT_ASSESSABLE,
+    PAPER,
+    RULE,
+    TEXT,
+    UNAFFECTED,
+    WARNING,
+    Mark,
+    Rgb,
+)
+from strokecore.reports.picture import BLOOD_WINDOW, STROKE_WINDOW, Rgb8, Window, draw_slice, text
 from strokecore.reports.wording import (
+    INTENDED_USE,
+    NO_ALL_CLEAR,
+    RESEARCH_USE,
+    SUPERSEDES,
+    affected_regions,
+    decision,
     doubtful,
+    flags,
     haemorrhage,
+    headline,
     marked,
     number,
-    other_volumes,
     probability,
     reasons,
     region_rows,
-    summary_line,
 )
-from strokecore.result import (
-    HAEMORRHAGE,
-    INFARCT,
-    OLD_INFARCT,
-    OTHER_HYPODENSITY,
-    RegionFinding,
-    Result,
-    SourceMasks,
-)
+from strokecore.result import HAEMORRHAGE, RegionFinding, Result, SourceMasks
 
-RESEARCH_USE: Final = "RESEARCH USE ONLY"
 PAGE: Final = 1024
-PANEL: Final = 496
 GAP: Final = 16
-# Montage: legible tiles; a head of 150 mm at 5 mm is 30 slices, two pages
+# What viewers write over: the top of a page, and its lower corners (width, height)
+TOP: Final = 112
+CORNER: Final = (226, 72)
+# Side of a slice on the summary, and between two of a pair
+PANEL: Final = 302
+PAIR_GAP: Final = 6
+# Montage: a head of 150 mm at 5 mm is 30 slices, two pages
 TILES_ACROSS: Final = 4
-LEGEND_COLUMNS: Final = 3
-BORDERLINE_NAME: Final = "borderline"
+TILE: Final = 204
 MAXIMUM_TILES: Final = 2 * TILES_ACROSS**2
+BORDERLINE_NAME: Final = "borderline"
 
 # Side of a slice in the HTML report, pixels.
 _REPORT_SIDE: Final = 512
 
-PAPER: Final[Rgb] = (13, 17, 23)
-CARD: Final[Rgb] = (22, 27, 36)
-RULE: Final[Rgb] = (48, 56, 70)
-MUTED: Final[Rgb] = (150, 160, 175)
-WARNING: Final[Rgb] = (255, 200, 87)
-ALARM: Final[Rgb] = (255, 107, 107)
-GOOD: Final[Rgb] = (99, 214, 137)
-AFFECTED_ROW: Final[Rgb] = (74, 40, 22)
+
+@dataclass(frozen=True)
+class _Shown:
+    """A slice of the summary: what it is, its index k, and the window it is seen in."""
+
+    title: str
+    k: int
+    window: Window
 
 
 def summary_page(series: Series, result: Result, masks: SourceMasks) -> Rgb8:
-    """Scores, both levels, table and warnings; uint8 [1024, 1024, 3]."""
+    """Scores, both levels, table and warnings; uint8 [1024, 1024, 3]. ``masks`` as marks.shown gives them."""
     page, draw = _page()
-    _header(draw, result)
-    panel_top = 92
-    shown_slices = [picture.level_slice(masks, level) for level in picture.LEVELS]
-    views = picture.head_views(series, shown_slices)
-    for column, (level, k) in enumerate(zip(picture.LEVELS, shown_slices, strict=True)):
-        left = GAP // 2 + column * (PANEL + GAP)
-        shown = draw_slice(series, masks, result, k, PANEL, views[k])
-        page.paste(Image.fromarray(shown), (left, panel_top))
-        draw.rectangle((left, panel_top, left + PANEL - 1, panel_top + PANEL - 1), outline=RULE)
-        caption = f"{level.capitalize()} level{_image_name(series, k)}"
-        text(draw, (left + 10, panel_top + PANEL - 10), caption, 15, MUTED, anchor="ld", halo=2)
-    _table(draw, result, (GAP // 2, panel_top + PANEL + 12))
-    _notes(draw, result, (PANEL + GAP + GAP // 2, panel_top + PANEL + 12))
-    _footer(draw, result)
+    top = _header(draw, result)
+    shown = _shown_slices(result, masks)
+    views = picture.head_views(series, [one.k for one in shown])
+    for row, one in enumerate(shown):
+        for column, marks in enumerate((True, False)):
+            left, upper = GAP + column * (PANEL + PAIR_GAP), top + row * (PANEL + PAIR_GAP)
+            panel = draw_slice(
+                series, masks, result, one.k, PANEL, views[one.k], marks=marks, window=one.window
+            )
+            page.paste(Image.fromarray(panel), (left, upper))
+            draw.rectangle((left, upper, left + PANEL - 1, upper + PANEL - 1), outline=RULE)
+            caption = f"{one.title}{_image_name(series, one.k)}" if marks else str(one.window)
+            text(draw, (left + 6, upper + PANEL - 5), caption, 17, TEXT, anchor="ld", halo=2)
+    right = GAP + 2 * PANEL + PAIR_GAP + 12
+    bottom = top + 2 * PANEL + PAIR_GAP
+    table_bottom = _table(draw, result, (right, top))
+    _legend(page, draw, series, result, masks, (right, table_bottom + 8), bottom)
+    _notes(draw, series, result, masks, bottom + 8)
+    _footer(draw, result, _series_words(series))
     return np.asarray(page)
 
 
 def montage_pages(series: Series, result: Result, masks: SourceMasks) -> list[Rgb8]:
-    """Every slice that crosses a region or a lesion, from below upwards, 16 to a page."""
+    """Every slice that crosses a region or a mark, from below upwards, 16 to a page."""
     shown = _montage_slices(series, masks)
     views = picture.head_views(series, shown)
     per_page = TILES_ACROSS**2
-    tile = (PAGE - 2 * 32) // TILES_ACROSS
+    left_edge = (PAGE - TILES_ACROSS * TILE) // 2
+    window = BLOOD_WINDOW if _blood_slice(result, masks) is not None else STROKE_WINDOW
     pages = []
     for first in range(0, len(shown), per_page):
         page, draw = _page()
-        text(draw, (GAP, 8), "All slices through the ASPECTS regions, from below upwards", 15, MUTED)
-        text(draw, (PAGE - GAP, 8), RESEARCH_USE, 15, WARNING, anchor="ra", bold=True)
+        title = headline(result) or "All slices through the ASPECTS regions, from below upwards"
+        colour = ALARM if headline(result) else TEXT
+        text(draw, (left_edge, TOP - 2), title, _fitting(title, 26, TILES_ACROSS * TILE), colour)
         for index, k in enumerate(shown[first : first + per_page]):
-            left = 32 + (index % TILES_ACROSS) * tile
-            top = 36 + (index // TILES_ACROSS) * tile
-            image = draw_slice(series, masks, result, k, tile - 6, views[k], labels=False)
+            left = left_edge + (index % TILES_ACROSS) * TILE
+            top = TOP + 34 + (index // TILES_ACROSS) * TILE
+            image = draw_slice(series, masks, result, k, TILE - 4, views[k], labels=False, window=window)
             page.paste(Image.fromarray(image), (left, top))
             name = _image_name(series, k).lstrip(" ,")
-            text(draw, (left + 6, top + 4), name, 13, MUTED, halo=2)
+            text(draw, (left + 5, top + 3), name, 15, TEXT, halo=2)
+        _footer(draw, result, f"{_series_words(series)}, {window}")
         pages.append(np.asarray(page))
     return pages
 
@@ -106,20 +139,19 @@ def montage_pages(series: Series, result: Result, masks: SourceMasks) -> list[Rg
 def refusal_page(result: Result) -> Rgb8:
     """ "ASPECTS NOT SCORED - reason - what to do"; uint8 [1024, 1024, 3]."""
     page, draw = _page()
-    draw.rectangle((0, 0, PAGE, 10), fill=ALARM)
     text(draw, (64, 120), "ASPECTS NOT SCORED", 64, ALARM, bold=True)
-    text(draw, (64, 204), "StrokeCore received this head CT and could not score it.", 24, picture.TEXT)
+    text(draw, (64, 204), "StrokeCore received this head CT and could not score it.", 24, TEXT)
     y = 300
     for flag in reasons(result)[:3]:
         text(draw, (64, y), "Reason", 20, MUTED)
-        y = _paragraph(draw, (64, y + 30), flag.message, 30, picture.TEXT, PAGE - 128)
+        y = _paragraph(draw, (64, y + 30), flag.message, 30, TEXT, PAGE - 128)
         if flag.remedy:
             text(draw, (64, y + 24), "What to do", 20, MUTED)
             y = _paragraph(draw, (64, y + 54), flag.remedy, 30, WARNING, PAGE - 128)
         text(draw, (64, y + 24), f"Code: {flag.code}", 18, MUTED)
         y += 84
-    text(draw, (64, PAGE - 150), "The images themselves are unchanged: read them as usual.", 24, picture.TEXT)
-    _footer(draw, result)
+    text(draw, (64, PAGE - 150), "The images themselves are unchanged: read them as usual.", 24, TEXT)
+    _footer(draw, result, "")
     return np.asarray(page)
 
 
@@ -128,151 +160,214 @@ def _page() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return page, ImageDraw.Draw(page)
 
 
-def _header(draw: ImageDraw.ImageDraw, result: Result) -> None:
-    text(draw, (GAP, 14), "ASPECTS", 34, picture.TEXT, bold=True)
-    text(draw, (GAP, 58), "non-contrast head CT", 16, MUTED)
-    text(draw, (PAGE - GAP, 14), RESEARCH_USE, 22, WARNING, anchor="ra", bold=True)
-    text(draw, (PAGE - GAP, 46), "Not for diagnosis. Check the images.", 16, MUTED, anchor="ra")
+def _header(draw: ImageDraw.ImageDraw, result: Result) -> int:
+    """The scores, or why there is none, in the page's largest letters; returns the y below."""
+    y = TOP
+    if headline(result):
+        size = _fitting(headline(result), 46, PAGE - 2 * GAP)
+        text(draw, (GAP, y), headline(result), size, ALARM, bold=True)
+        y += 52
     if result.status == "withheld":
-        blood = haemorrhage(result)
-        text(draw, (216, 10), "SUSPECTED HAEMORRHAGE" if blood else "SCORE WITHHELD", 34, ALARM, bold=True)
-        if blood:
-            _paragraph(draw, (216, 50), f"{blood}. ASPECTS withheld.", 16, ALARM, 560)
-        return
+        if haemorrhage(result):
+            text(draw, (GAP, y), haemorrhage(result), 24, ALARM)
+        return y + 36
     # as on the image below: the patient's right is on the left
     sides: tuple[Side, Side] = ("right", "left")
-    for side, left in zip(sides, (216, 456), strict=True):
+    for side, left in zip(sides, (GAP, PAGE // 2), strict=True):
         score = result.aspects[side]
-        text(draw, (left, 12), side.upper(), 17, picture.TEXT, bold=True)
+        words = f"ASPECTS {side.upper()}"
+        text(draw, (left, y + 58), words, 24, TEXT, anchor="ls", bold=True)
+        x = left + picture.font(24).getlength(words) + 14
         partial = score.assessed < 10
         assessed = f"{score.assessed} of 10 assessed" if partial else "of 10"
         if score.score is None:
-            text(draw, (left, 36), "not scored", 28, WARNING, bold=True)
-            text(draw, (left, 70), f"({assessed})", 15, WARNING)
+            text(draw, (x, y + 58), "not scored", 32, WARNING, anchor="ls", bold=True)
+            text(draw, (x, y + 78), f"({assessed})", 18, WARNING, anchor="ls")
             continue
-        colour = GOOD if score.score == 10 else picture.AFFECTED
-        text(draw, (left, 82), str(score.score), 58, colour, anchor="ls", bold=True)
-        beside = left + picture.font(58).getlength(str(score.score)) + 12
+        # no green: a full score is no all-clear
+        colour = TEXT if score.score == 10 else AFFECTED
+        text(draw, (x, y + 58), str(score.score), 68, colour, anchor="ls", bold=True)
+        beside = x + picture.font(68).getlength(str(score.score)) + 12
         if score.doubt:
-            text(draw, (beside, 62), f"({score.doubt})", 28, WARNING, anchor="ls", bold=True)
-        text(draw, (beside, 82), assessed, 16, WARNING if partial else MUTED, anchor="ls")
+            text(draw, (beside, y + 32), f"({score.doubt})", 30, WARNING, anchor="ls", bold=True)
+        text(draw, (beside, y + 58), assessed, 18, WARNING if partial else MUTED, anchor="ls")
+    return y + 82
 
 
-def _table(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> None:
+def _shown_slices(result: Result, masks: SourceMasks) -> tuple[_Shown, _Shown]:
+    """The slices of the summary: both levels, or the blood and the level below."""
+    ganglionic, above = (picture.level_slice(masks, level) for level in picture.LEVELS)
+    blood = _blood_slice(result, masks)
+    first = _Shown("Ganglionic", ganglionic, STROKE_WINDOW)
+    if blood is not None:
+        return _Shown("Most blood", blood, BLOOD_WINDOW), first
+    return first, _Shown("Supraganglionic", above, STROKE_WINDOW)
+
+
+def _blood_slice(result: Result, masks: SourceMasks) -> int | None:
+    """Index k of the slice that shows most of the haemorrhage that withholds the score."""
+    areas = (masks.lesion == HAEMORRHAGE).sum(axis=(1, 2))
+    return int(areas.argmax()) if result.status == "withheld" and areas.any() else None
+
+
+def _table(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> int:
+    """Regions, and the y below."""
     left, top = corner
-    bottom = PAGE - 44
-    draw.rounded_rectangle((left, top, left + PANEL, bottom), 8, fill=CARD)
-    columns = {"right": left + 74, "left": left + 290}
-    for side, x in columns.items():
-        text(draw, (x, top + 10), side.upper(), 16, picture.TEXT, bold=True)
-        text(draw, (x + 120, top + 33), "prob.", 14, MUTED, anchor="ra")
-        text(draw, (x + 188, top + 33), "diff. HU", 14, MUTED, anchor="ra")
+    right = PAGE - GAP
     rows = region_rows(result)
-    height = (bottom - top - 62) / max(1, len(rows))
-    for row, (name, right, left_finding) in enumerate(rows):
-        y = top + 66 + (row + 0.35) * height
-        draw.line((left + 12, y - height / 2, left + PANEL - 12, y - height / 2), fill=RULE)
-        text(draw, (left + 18, y), name, 19, picture.TEXT, anchor="lm", bold=True)
-        _cells(draw, result, right, columns["right"], y)
+    height = 33
+    bottom = top + 54 + height * len(rows) + 44
+    draw.rounded_rectangle((left, top, right, bottom), 8, fill=CARD)
+    columns = {"right": left + 62, "left": left + 168}
+    for side, x in columns.items():
+        text(draw, (x, top + 6), side.upper(), 19, TEXT, bold=True)
+        text(draw, (x + 92, top + 30), "prob.", 16, MUTED, anchor="ra")
+    text(draw, (right - 10, top + 6), "R - L", 19, TEXT, anchor="ra", bold=True)
+    text(draw, (right - 10, top + 30), "HU", 16, MUTED, anchor="ra")
+    for row, (name, right_finding, left_finding) in enumerate(rows):
+        y = top + 54 + (row + 0.5) * height
+        draw.line((left + 8, y - height / 2, right - 8, y - height / 2), fill=RULE)
+        _cells(draw, result, right_finding, columns["right"], y)
         _cells(draw, result, left_finding, columns["left"], y)
+        text(draw, (left + 12, y), name, 22, TEXT, anchor="lm", bold=True)
+        difference = right_finding.contralateral_difference_hu
+        mirrored = difference is not None
+        words = number(difference, "{:+.1f}") if mirrored else "no mirror"
+        size, colour = (20, TEXT) if mirrored else (14, WARNING)
+        text(draw, (right - 10, y), words, size, colour, anchor="rm")
+    text(draw, (left + 12, bottom - 40), "R - L: mean density right minus left;", 15, MUTED)
+    text(draw, (left + 12, bottom - 22), "negative: the right side is darker.", 15, MUTED)
+    return bottom
 
 
 def _cells(draw: ImageDraw.ImageDraw, result: Result, finding: RegionFinding, x: int, y: float) -> None:
     note = (finding.reason or "").replace("_", " ")
     if not finding.assessable:
-        text(draw, (x, y), f"n/a {note}".strip(), 16, MUTED, anchor="lm")
+        text(draw, (x, y), "n/a", 18, MUTED, anchor="lm")
+        text(draw, (x + 32, y), note, 11, MUTED, anchor="lm")
         return
     affected, borderline = marked(result, finding), doubtful(result, finding)
     if affected:
-        draw.rounded_rectangle((x - 8, y - 13, x + 194, y + 13), 5, fill=AFFECTED_ROW)
-        draw.ellipse((x, y - 6, x + 12, y + 6), fill=picture.AFFECTED)
-    elif borderline:
-        draw.ellipse((x, y - 6, x + 12, y + 6), outline=picture.BORDERLINE, width=2)
-    elif result.status == "scored":
-        draw.ellipse((x + 3, y - 3, x + 9, y + 3), fill=RULE)
-    colour = picture.AFFECTED if affected else picture.BORDERLINE if borderline else picture.TEXT
-    difference = number(finding.contralateral_difference_hu, "{:+.1f}")
-    text(draw, (x + 120, y), probability(result, finding), 17, colour, anchor="rm")
-    text(draw, (x + 188, y), difference, 17, colour, anchor="rm")
+        draw.rounded_rectangle((x - 6, y - 15, x + 98, y + 15), 5, fill=AFFECTED_ROW)
+        draw.ellipse((x, y - 7, x + 14, y + 7), fill=AFFECTED)
     if borderline:
-        text(draw, (x + 18, y), "borderline", 11, picture.BORDERLINE, anchor="lm")
-    elif note:
-        text(draw, (x + 18, y), note, 11, MUTED, anchor="lm")
+        draw.ellipse((x, y - 7, x + 14, y + 7), outline=BORDERLINE, width=3)
+        text(draw, (x + 20, y), "?", 20, BORDERLINE, anchor="lm", bold=True)
+    colour = AFFECTED if affected else BORDERLINE if borderline else TEXT
+    text(draw, (x + 92, y), probability(result, finding), 20, colour, anchor="rm")
 
 
-def _notes(draw: ImageDraw.ImageDraw, result: Result, corner: tuple[int, int]) -> None:
-    left, top = corner
-    bottom, width = PAGE - 44, PANEL - 32
-    draw.rounded_rectangle((left, top, left + PANEL, bottom), 8, fill=CARD)
-    x, y = left + 16, top + 12
-    y = _paragraph(draw, (x, y), summary_line(result), 18, picture.TEXT, width) + 4
-    if haemorrhage(result) and result.status == "scored":  # otherwise it is the page's headline
-        y = _paragraph(draw, (x, y), f"Suspected haemorrhage: {haemorrhage(result)}", 16, ALARM, width)
+def _notes(draw: ImageDraw.ImageDraw, series: Series, result: Result, masks: SourceMasks, top: int) -> None:
+    """Volumes and warnings, as many as there is room for."""
+    bottom, width, size = PAGE - CORNER[1], PAGE - 2 * GAP, 17
+    y = top
     if result.status == "scored":
-        volumes = (
-            f"Infarct: right {result.infarct_volume_ml.get('right', 0.0):.1f} ml, "
-            f"left {result.infarct_volume_ml.get('left', 0.0):.1f} ml"
-        )
-        y = _paragraph(draw, (x, y), volumes, 16, picture.TEXT, width)
-    others = other_volumes(result)
-    if others:
-        y = _paragraph(draw, (x, y + 2), "; ".join(others).capitalize(), 15, MUTED, width)
-    y += 10
-    order = {"refusal": 0, "warning": 1, "info": 2}
-    flags = sorted(result.quality, key=lambda flag: order[flag.severity])
-    if not any(flag.severity != "info" for flag in flags):
-        y = _paragraph(draw, (x, y), "No warnings.", 16, GOOD, width) + 4
-    legend = _legend(result)
-    legend_top = bottom - 10 - 24 * -(-len(legend) // LEGEND_COLUMNS)
-    for position, flag in enumerate(flags):
+        volumes = Volumes.of(series, masks)
+        words = f"Affected: {affected_regions(result)}. Early ischaemic change: {volumes.early_words}."
+        y = _paragraph(draw, (GAP, y), words, 21, TEXT, width)
+    if decision(result):
+        y = _paragraph(draw, (GAP, y), decision(result), size, MUTED, width)
+    if result.supersedes:
+        y = _paragraph(draw, (GAP, y), SUPERSEDES, size, WARNING, width)
+    named = flags(result)
+    for position, flag in enumerate(named):
         colour = {"refusal": ALARM, "warning": WARNING, "info": MUTED}[flag.severity]
-        words = f"{flag.message} {flag.remedy}".strip()
-        needed = len(_wrapped(words, 15, width - 16)) * 20 + 6
-        if y + needed > legend_top - 22:
-            rest = len(flags) - position
-            text(draw, (x, legend_top - 24), f"and {rest} more in the report", 15, MUTED)
+        rest = len(named) - position
+        room = bottom - y - (_line(size) if rest > 1 else 0)
+        # the remedy gives way to another warning
+        for words in (f"{flag.message} {flag.remedy}".strip(), flag.message):
+            needed = len(_wrapped(words, size, width - 14)) * _line(size)
+            if needed <= room:
+                break
+        else:
+            text(draw, (GAP, y), f"and {rest} more in the report", size, MUTED)
             break
-        draw.rectangle((x, y + 2, x + 4, y + needed - 8), fill=colour)
+        draw.rectangle((GAP, y + 2, GAP + 4, y + needed - 4), fill=colour)
         y = _paragraph(
-            draw, (x + 16, y), words, 15, picture.TEXT if flag.severity != "info" else MUTED, width - 16
+            draw, (GAP + 14, y), words, size, TEXT if flag.severity != "info" else MUTED, width - 14
         )
-        y += 6
-    draw.line((x, legend_top, left + PANEL - 16, legend_top), fill=RULE)
-    for index, (colour, name) in enumerate(legend):
-        entry_x = x + (index % LEGEND_COLUMNS) * 156
-        entry_y = legend_top + 18 + (index // LEGEND_COLUMNS) * 24
-        draw.rectangle((entry_x, entry_y - 6, entry_x + 12, entry_y + 6), fill=colour)
-        if name == BORDERLINE_NAME:  # dashed, as its outline is
-            draw.rectangle((entry_x + 5, entry_y - 6, entry_x + 7, entry_y + 6), fill=CARD)
-        text(draw, (entry_x + 20, entry_y), name, 15, MUTED, anchor="lm")
 
 
-def _legend(result: Result) -> list[tuple[Rgb, str]]:
-    """Colours and names of what this result's pictures can show."""
-    if result.status == "withheld":  # the outlines then say nothing of the regions
-        entries = [(picture.UNAFFECTED, "region")]
-    else:
-        entries = [
-            (picture.AFFECTED, "affected"),
-            (picture.BORDERLINE, BORDERLINE_NAME),
-            (picture.UNAFFECTED, "not affected"),
-            (picture.NOT_ASSESSABLE, "not assessed"),
-            (picture.LESION_COLOURS[INFARCT["left"]], "infarct"),
+def _legend(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    series: Series,
+    result: Result,
+    masks: SourceMasks,
+    corner: tuple[int, int],
+    bottom: int,
+) -> None:
+    """What lines and patterns mean, as far as this result's pictures show them."""
+    left, y = corner
+    draw.rounded_rectangle((left, y, PAGE - GAP, bottom), 8, fill=CARD)
+    lines = [(UNAFFECTED, "region")]
+    if result.status == "scored":  # otherwise the outlines say nothing of the regions
+        lines = [
+            (AFFECTED, "affected"),
+            (BORDERLINE, BORDERLINE_NAME),
+            (UNAFFECTED, "not affected"),
+            (NOT_ASSESSABLE, "not assessed"),
         ]
-    marks = (
-        (OLD_INFARCT, "old infarct", result.old_infarct_volume_ml > 0),
-        (OTHER_HYPODENSITY, "other hypodensity", result.other_hypodensity_volume_ml > 0),
-        (HAEMORRHAGE, "haemorrhage", result.haemorrhage is not None),
-    )
-    return entries + [(picture.LESION_COLOURS[value], name) for value, name, there in marks if there]
+    for index, (colour, name) in enumerate(lines):
+        x, middle = left + 12 + (index % 2) * 184, y + 18 + (index // 2) * 24
+        draw.rectangle((x, middle - 2, x + 24, middle + 1), fill=colour)
+        if name == BORDERLINE_NAME:  # dashed, as its outline is
+            draw.rectangle((x + 9, middle - 2, x + 15, middle + 1), fill=CARD)
+        text(draw, (x + 34, middle), name, 17, TEXT, anchor="lm")
+    y += 18 + 24 * -(-len(lines) // 2)
+    volumes = dict(Volumes.of(series, masks).uncounted)
+    for mark, label in _legend_marks(masks):
+        page.paste(Image.fromarray(picture.sample(mark, 24, 16, CARD)), (left + 12, y - 8))
+        words = f"{label}: {volumes[label]}" if label in volumes else label
+        text(draw, (left + 46, y), words, _fitting(words, 17, PAGE - GAP - left - 54), TEXT, anchor="lm")
+        y += 24
+    if result.status == "scored":
+        text(draw, (left + 12, bottom - 30), NO_ALL_CLEAR, _fitting(NO_ALL_CLEAR, 17, 350), WARNING)
 
 
-def _footer(draw: ImageDraw.ImageDraw, result: Result) -> None:
-    y = PAGE - 22
-    model = f"{result.model.name} {result.model.version}, " if result.model is not None else ""
-    words = f"StrokeCore {result.software.version}, {model}result {(result.result_key or '-')[:8]}"
-    text(draw, (GAP, y), words, 14, MUTED, anchor="lm")
-    text(draw, (PAGE - GAP, y), f"{RESEARCH_USE}. Unverified.", 14, WARNING, anchor="rm")
+def _legend_marks(masks: SourceMasks) -> list[tuple[Mark, str]]:
+    """Marks that the pictures show; both sides of one kind look alike and are one entry."""
+    named = {}
+    for value, mark in MARKS.items():
+        if (masks.lesion == value).any():
+            label = mark.label.removesuffix(" left").removesuffix(" right")
+            named[label] = mark
+    return [(mark, label) for label, mark in named.items()]
+
+
+def _footer(draw: ImageDraw.ImageDraw, result: Result, scan: str) -> None:
+    """Between the lower corners."""
+    middle, width = PAGE / 2, PAGE - 2 * CORNER[0]
+    y = PAGE - CORNER[1] + 4
+    model = f", {result.model.name} {result.model.version}" if result.model is not None else ""
+    words = f"StrokeCore {result.software.version}{model}"
+    words = ", ".join(filter(None, (words, scan, f"result {(result.result_key or '-')[:8]}")))
+    text(draw, (middle, y), f"{RESEARCH_USE}. Unverified.", 16, WARNING, anchor="ma", bold=True)
+    text(draw, (middle, y + 20), words, _fitting(words, 13, width), MUTED, anchor="ma")
+    for row, line in enumerate(_wrapped(INTENDED_USE, 13, width)):
+        text(draw, (middle, y + 35 + row * 15), line, 13, MUTED, anchor="ma")
+
+
+def _series_words(series: Series) -> str:
+    """How the reader finds the scan: "series 4, scanned 03:12"."""
+    first = series.datasets[0]
+    series_number = tags.number(first, "SeriesNumber")
+    time = tags.text(first, "AcquisitionTime")
+    words = [] if series_number is None else [f"series {series_number:.0f}"]
+    if re.match(r"([01]\d|2[0-3])[0-5]\d", time):
+        words.append(f"scanned {time[:2]}:{time[2:4]}")
+    return ", ".join(words)
+
+
+def _fitting(words: str, size: int, width: float) -> int:
+    """The largest size up to ``size`` at which the words are not wider than ``width``."""
+    while size > 8 and picture.font(size).getlength(picture.printable(words)) > width:
+        size -= 1
+    return size
+
+
+def _line(size: int) -> int:
+    return round(size * 1.25)
 
 
 def _paragraph(
@@ -282,7 +377,7 @@ def _paragraph(
     x, y = corner
     for line in _wrapped(words, size, width):
         text(draw, (x, y), line, size, colour)
-        y += round(size * 1.33)
+        y += _line(size)
     return round(y)
 
 
@@ -309,8 +404,13 @@ def _montage_slices(series: Series, masks: SourceMasks) -> list[int]:
 
 def _image_name(series: Series, k: int) -> str:
     """How a viewer names the slice: its InstanceNumber."""
-    instance_number = tags.number(series.datasets[k], "InstanceNumber")
-    return f", slice {k + 1}" if instance_number is None else f", image {instance_number:.0f}"
+    numbers = [tags.number(header, "InstanceNumber") for header in series.datasets]
+    mine = numbers[k]
+    if mine is None:
+        return f", slice {k + 1}"
+    # several stacks in one series count from 1 again: then only the position tells
+    place = f" at {series.positions_mm[k][2]:.1f} mm" if numbers.count(mine) > 1 else ""
+    return f", image {mine:.0f}{place}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,20 +420,38 @@ class Drawing:
     Attributes
     ----------
     summary, montage: the pages of the Secondary Capture.
-    levels: both ASPECTS levels side by side, for the report, which has its own table.
+    levels: the summary's slices, marked above bare, for the report, which has its own table.
+    volumes: what the marks measure.
+    windows: the windows of ``levels`` in words.
+    legend: name and patch of each mark that the pictures show.
     """
 
     summary: Rgb8
     montage: tuple[Rgb8, ...]
     levels: Rgb8
+    volumes: Volumes
+    windows: str
+    legend: tuple[tuple[str, Rgb8], ...]
 
     @classmethod
     def of(cls, series: Series, result: Result, masks: SourceMasks) -> Drawing:
-        shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
-        views = picture.head_views(series, shown)
-        levels = [draw_slice(series, masks, result, k, _REPORT_SIDE, views[k]) for k in shown]
+        """``masks`` as marks.shown gives them."""
+        shown = _shown_slices(result, masks)
+        views = picture.head_views(series, [one.k for one in shown])
+        rows = [
+            [
+                draw_slice(
+                    series, masks, result, one.k, _REPORT_SIDE, views[one.k], marks=marks, window=one.window
+                )
+                for one in shown
+            ]
+            for marks in (True, False)
+        ]
         return cls(
             summary=summary_page(series, result, masks),
             montage=tuple(montage_pages(series, result, masks)),
-            levels=np.concatenate(levels, axis=1),
+            levels=np.concatenate([np.concatenate(row, axis=1) for row in rows]),
+            volumes=Volumes.of(series, masks),
+            windows="; ".join(f"{one.title}{_image_name(series, one.k)}, {one.window}" for one in shown),
+            legend=tuple((label, picture.sample(mark, 32, 20, CARD)) for mark, label in _legend_marks(masks)),
         )

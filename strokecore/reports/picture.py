@@ -6,7 +6,7 @@ Orientation is computed from the series' direction cosines, never from array sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
@@ -21,16 +21,22 @@ from strokecore.anatomy.regions import ALL_REGIONS, GANGLIONIC, SUPRAGANGLIONIC,
 from strokecore.arrays import BoolArray, UInt8Array
 from strokecore.reading.series import Series
 from strokecore.reports.dicom.contour import region_contour
-from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, Result, SourceMasks
+from strokecore.reports.palette import (
+    AFFECTED,
+    BORDERLINE,
+    MARKS,
+    NOT_ASSESSABLE,
+    TEXT,
+    UNAFFECTED,
+    Mark,
+    Rgb,
+)
+from strokecore.result import Result, SourceMasks
 
-Rgb = tuple[int, int, int]
 Level = Literal["ganglionic", "supraganglionic"]
 LEVELS: Final[tuple[Level, Level]] = ("ganglionic", "supraganglionic")
 Rgb8 = UInt8Array
 
-# The narrow window that shows early ischaemic change (the "stroke window", centre 35-40, width 40)
-WINDOW_CENTRE_HU: Final = 36.0
-WINDOW_WIDTH_HU: Final = 44.0
 # Between air and skin: where the head begins in a picture
 SKIN_HU: Final = -300.0
 # The head is sought on a grid of about 2 mm: near enough for a frame, and many times quicker
@@ -43,36 +49,32 @@ OVERSAMPLING: Final = 2
 SMOOTHING: Final = 2.2
 
 BACKGROUND: Final[Rgb] = (0, 0, 0)
-TEXT: Final[Rgb] = (236, 239, 244)
-AFFECTED: Final[Rgb] = (255, 146, 43)
-UNAFFECTED: Final[Rgb] = (92, 190, 206)
-BORDERLINE: Final[Rgb] = (255, 224, 102)
-NOT_ASSESSABLE: Final[Rgb] = (150, 156, 168)
-# by SourceMasks.lesion value
-LESION_COLOURS: Final[Mapping[int, Rgb]] = {
-    INFARCT["left"]: (240, 62, 62),
-    INFARCT["right"]: (240, 62, 62),
-    OLD_INFARCT: (116, 143, 252),
-    OTHER_HYPODENSITY: (148, 216, 45),
-    HAEMORRHAGE: (230, 73, 210),
-}
-# by region, for the segmentation object, where a viewer draws all twenty at once
-REGION_COLOURS: Final[Mapping[str, Rgb]] = {
-    "C": (255, 212, 59),
-    "L": (255, 146, 43),
-    "IC": (240, 240, 240),
-    "I": (247, 103, 170),
-    "M1": (105, 219, 124),
-    "M2": (56, 217, 169),
-    "M3": (59, 201, 219),
-    "M4": (77, 171, 247),
-    "M5": (116, 143, 252),
-    "M6": (177, 151, 252),
-}
 LESION_OPACITY: Final = 0.24
 LINE_OPACITY: Final = 0.85
+# Distance of the lines that hatch a mark, and their width, in picture pixels
+HATCH: Final = 7
+HATCH_WIDTH: Final = 1.5
+# Width of a clot's outline: its inside stays bare, because its brightness is the finding
+CLOT_WIDTH: Final = 3
 # Dashes of a borderline region's outline, and the gaps between them, in picture pixels
 DASH: Final = 6
+
+
+@dataclass(frozen=True)
+class Window:
+    """Centre and width of a grey scale, HU."""
+
+    centre: float
+    width: float
+
+    def __str__(self) -> str:
+        return f"W {self.width:.0f} L {self.centre:.0f}"
+
+
+# The narrow window that shows early ischaemic change, and a wider one, in which a clot is told from its
+# oedema and from the skull
+STROKE_WINDOW: Final = Window(40.0, 40.0)
+BLOOD_WINDOW: Final = Window(50.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,36 @@ def draw_slice(
     view: View,
     *,
     labels: bool = True,
+    marks: bool = True,
+    window: Window = STROKE_WINDOW,
 ) -> Rgb8:
-    """Slice ``k`` with lesion, region outlines and R/L letters; uint8 [size, size, 3].
+    """Slice ``k`` with marks, region outlines and R/L letters; uint8 [size, size, 3].
 
-    Affected regions are orange, others teal, regions that were not assessed grey. Where the score is
-    withheld no region is marked, so that it cannot be read off the picture.
+    ``marks``: False shows the bare scan, for the picture beside a marked one. Affected regions are orange,
+    others teal, regions that were not assessed grey. Where the score is withheld no region is marked, so
+    that it cannot be read off the picture.
     """
     axes = display_axes(series)
-    canvas = _grey(oriented(series.hu[k], axes), view, size)
+    canvas = _grey(oriented(series.hu[k], axes), view, size, window)
+    if marks:
+        _draw_marks(canvas, series, masks, result, k, view, labels)
+    draw = ImageDraw.Draw(canvas)
+    letter = max(12, size // 18)
+    text(draw, (letter * 0.35, size / 2), "R", letter, TEXT, anchor="lm", halo=2)
+    text(draw, (size - letter * 0.35, size / 2), "L", letter, TEXT, anchor="rm", halo=2)
+    return np.asarray(canvas)
+
+
+def _draw_marks(
+    canvas: Image.Image,
+    series: Series,
+    masks: SourceMasks,
+    result: Result,
+    k: int,
+    view: View,
+    labels: bool,
+) -> None:
+    axes, size = display_axes(series), canvas.width
     regions, lesion = oriented(masks.regions[k], axes), oriented(masks.lesion[k], axes)
     names: list[tuple[str, Rgb, tuple[float, float]]] = []
     for region in ALL_REGIONS:
@@ -183,17 +207,31 @@ def draw_slice(
         rim = mask.dashed_outline(width) if dashed else mask.outline(width)
         _blend(canvas, rim, colour, LINE_OPACITY)
         names.append((f"{region.name}?" if dashed else region.name, colour, mask.centre))
-    for value, colour in LESION_COLOURS.items():
+    for value, mark in reversed(list(MARKS.items())):
         mask = _enlarged(lesion == value, view, size)
         if mask is not None:
-            _blend(canvas, mask, colour, LESION_OPACITY)
-            _blend(canvas, mask.outline(1), colour, 1.0)
+            _paint(canvas, mask, mark)
     draw = ImageDraw.Draw(canvas)
     for name, colour, centre in names if labels else ():
-        text(draw, centre, name, max(11, size // 38), colour, anchor="mm", halo=2)
-    letter = max(12, size // 22)
-    text(draw, (letter * 0.35, size / 2), "R", letter, TEXT, anchor="lm", halo=2)
-    text(draw, (size - letter * 0.35, size / 2), "L", letter, TEXT, anchor="rm", halo=2)
+        text(draw, centre, name, max(11, size // 26), colour, anchor="mm", halo=2)
+
+
+def _paint(canvas: Image.Image, mask: _Mask, mark: Mark) -> None:
+    if mark.pattern == "outlined":
+        _blend(canvas, mask.outline(CLOT_WIDTH), mark.colour, 1.0)
+        return
+    if mark.pattern == "filled":
+        _blend(canvas, mask, mark.colour, LESION_OPACITY)
+    else:
+        _blend(canvas, mask.hatched(both_ways=mark.pattern == "crossed"), mark.colour, LINE_OPACITY)
+    _blend(canvas, mask.outline(1), mark.colour, 1.0)
+
+
+def sample(mark: Mark, width: int, height: int, paper: Rgb) -> Rgb8:
+    """A patch that is painted as tissue is, for a legend; uint8 [height, width, 3]."""
+    canvas = Image.new("RGB", (width, height), paper)
+    whole = np.ones((height * OVERSAMPLING, width * OVERSAMPLING), bool)
+    _paint(canvas, _Mask(whole, (0, 0)), mark)
     return np.asarray(canvas)
 
 
@@ -256,6 +294,16 @@ class _Mask:
             inner = rows[:, 1:-1] & rows[:, :-2] & rows[:, 2:]
         return _Mask(self.values & ~inner, self.corner)
 
+    def hatched(self, *, both_ways: bool) -> _Mask:
+        """Diagonal lines through it, that run on from one mark to the next."""
+        rows, columns = np.ogrid[: self.values.shape[0], : self.values.shape[1]]
+        x, y = self.corner
+        step, width = HATCH * OVERSAMPLING, HATCH_WIDTH * OVERSAMPLING
+        lines = (rows + y + columns + x) % step < width
+        if both_ways:
+            lines = lines | ((rows + y - columns - x) % step < width)
+        return _Mask(self.values & lines, self.corner)
+
     def dashed_outline(self, width: int) -> _Mask:
         """The inner rim, every other stretch of DASH picture pixels along it."""
         rim = self.outline(width).values
@@ -272,10 +320,10 @@ class _Mask:
         return _Mask(values, self.corner)
 
 
-def _grey(plane: npt.NDArray[np.generic], view: View, size: int) -> Image.Image:
-    low = WINDOW_CENTRE_HU - WINDOW_WIDTH_HU / 2
+def _grey(plane: npt.NDArray[np.generic], view: View, size: int, window: Window) -> Image.Image:
+    low = window.centre - window.width / 2
     # clipping before scaling keeps bone from ringing into the brain
-    shown = np.clip((plane.astype(np.float32) - low) / WINDOW_WIDTH_HU, -0.5, 1.5)
+    shown = np.clip((plane.astype(np.float32) - low) / window.width, -0.5, 1.5)
     values = np.asarray(_resized(shown, view, size, Image.Resampling.BICUBIC))
     grey = Image.fromarray(np.clip(values * 255.0, 0, 255).astype(np.uint8))
     return Image.merge("RGB", (grey, grey, grey))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from strokecore.anatomy.regions import SIDES
 from strokecore.files import write_atomically
+from strokecore.reports.marks import Volumes
+from strokecore.reports.wording import INTENDED_USE
 from strokecore.result import AspectsScore, Result
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = 1
 
 
-def to_json(result: Result) -> dict[str, Any]:
-    """``result`` as result.json says it, in plain JSON values."""
+def to_json(result: Result, volumes: Volumes | None = None) -> dict[str, Any]:
+    """``result`` as result.json says it, in plain JSON values; ``volumes``: of the marks that the outputs
+    show."""
     none = AspectsScore(None, 0)
     record = {
         "schema": SCHEMA_VERSION,
@@ -32,6 +35,8 @@ def to_json(result: Result) -> dict[str, Any]:
         "old_infarct_volume_ml": result.old_infarct_volume_ml,
         "outside_regions_volume_ml": result.outside_regions_volume_ml,
         "other_hypodensity_ml": result.other_hypodensity_volume_ml,
+        "shown_ml": _shown(volumes),
+        "intended_use": INTENDED_USE,
         "haemorrhage": asdict(result.haemorrhage) if result.haemorrhage else None,
         "quality": [asdict(flag) for flag in result.quality],
         "series": asdict(result.series) if result.series else None,
@@ -52,15 +57,26 @@ def to_json(result: Result) -> dict[str, Any]:
     return plain
 
 
-def write_json(result: Result, path: Path) -> None:
+def write_json(result: Result, path: Path, volumes: Volumes | None = None) -> None:
     """Write result.json, complete or not at all.
 
     Raises ValueError for a value that is not finite and jsonschema.ValidationError for a result that
     breaks its own contract: both are defects.
     """
-    record = to_json(result)
+    record = to_json(result, volumes)
     _validator().validate(record)
     write_atomically(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _shown(volumes: Volumes | None) -> dict[str, float] | None:
+    """By the names of the segments that hold them."""
+    if volumes is None:
+        return None
+    return {
+        **{f"early_{side}": volumes.early[side] for side in SIDES},
+        "other_hypodensity": volumes.other,
+        "old_infarct": volumes.old,
+    }
 
 
 @cache

@@ -8,8 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from strokecore.reports.wording import (
+    INTENDED_USE,
     decision,
     doubtful,
+    flags,
+    headline,
     marked,
     number,
     probability,
@@ -42,9 +45,9 @@ def print_table(result: Result, console: Console) -> None:
                 cells += [f"[{style}]{escape(word)}[/]" if style else escape(word) for word in words]
             table.add_row(*cells)
         console.print(table)
-    for flag in result.quality:
+    for flag in flags(result):
         console.print(escape(f"{flag.severity}: {flag.message} {flag.remedy}".strip()), style="yellow")
     if decision(result):
         console.print(escape(decision(result)))
-    console.print(escape(summary_line(result)), style="bold")
-    console.print("Research use only.", style="dim")
+    console.print(escape(summary_line(result)), style="bold red" if headline(result) else "bold")
+    console.print(INTENDED_USE, style="dim")

@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from strokecore.anatomy.regions import REGION_NAMES, Side
+from strokecore.anatomy.regions import REGION_NAMES, SIDES, Side
 from strokecore.flags import QualityFlag
 from strokecore.result import RegionFinding, Result
 
 # The flag that withholds a score (scoring/quality.py).
 WITHHOLDING: Final = "suspected_haemorrhage"
 
+RESEARCH_USE: Final = "RESEARCH USE ONLY"
+INTENDED_USE: Final = (
+    "For adults with suspected stroke of the anterior circulation, non-contrast CT; time window and vessel "
+    "occlusion are not considered; research use only."
+)
+NO_ALL_CLEAR: Final = "A normal score does not exclude stroke or haemorrhage."
+SUPERSEDES: Final = "Replaces an earlier result of this scan."
+
+
+def headline(result: Result) -> str:
+    """What a reader must see first: "HAEMORRHAGE SUSPECTED, left, 14 ml - no ASPECTS"; "" where the scores
+    are it."""
+    if result.status == "withheld":
+        return f"{_blood_headline(result)} - no ASPECTS"
+    if result.status != "scored":
+        return "ASPECTS NOT SCORED"
+    # scored all the same where the site asked for it: the score must not come first
+    return f"{_blood_headline(result)} - scored all the same" if _blood(result) else ""
+
 
 def summary_line(result: Result) -> str:
     """One line to copy into a report: "ASPECTS right 7: I, M1, M2; left 10"."""
     if result.status == "withheld":
-        reason = reasons(result)[0]
-        why = ", haemorrhage suspected" if reason.code == WITHHOLDING else ""
-        return f"ASPECTS withheld{why}: {reason.message}"
+        return f"{headline(result)}. {reasons(result)[0].message}"
     if result.status != "scored":
         reason = reasons(result)[0]
         return f"ASPECTS NOT SCORED: {reason.message} {reason.remedy}".strip()
     first: Side = "left" if result.affected_side == "left" else "right"
     second: Side = "left" if first == "right" else "right"
-    # scored all the same where the site asked for it; what is copied must still say so
-    blood = "; haemorrhage suspected" if any(flag.code == WITHHOLDING for flag in result.quality) else ""
-    return f"ASPECTS {_hemisphere(result, first)}; {_hemisphere(result, second)}{blood}"
+    scores = f"ASPECTS {_hemisphere(result, first)}; {_hemisphere(result, second)}"
+    return f"{headline(result)}: {scores}" if headline(result) else scores
+
+
+def affected_regions(result: Result) -> str:
+    """ "right I, M1, M2"; "none" where no region counts."""
+    sides = {side: [f.name for f in result.regions if f.side == side and marked(result, f)] for side in SIDES}
+    named = [f"{side} {', '.join(names)}" for side, names in reversed(sides.items()) if names]
+    return "; ".join(named) or "none"
+
+
+def whole_ml(volume: float) -> str:
+    """ "14 ml": more digits than a density rule has would feign precision; "under 1 ml"."""
+    return f"{volume:.0f} ml" if volume >= 0.5 else "under 1 ml"
+
+
+def flags(result: Result) -> list[QualityFlag]:
+    """The quality flags in the outputs' words, refusals and warnings first.
+
+    Scoring calls all that is outlined infarct; where no region counts, outputs call it hypodensity.
+    """
+    order = {"refusal": 0, "warning": 1, "info": 2}
+    said = [
+        replace(flag, message=flag.message.replace("Infarct is marked", "Hypodensity is marked", 1))
+        for flag in result.quality
+    ]
+    return sorted(said, key=lambda flag: order[flag.severity])
 
 
 def reasons(result: Result) -> list[QualityFlag]:
@@ -87,19 +129,23 @@ def probability(result: Result, finding: RegionFinding) -> str:
 
 
 def haemorrhage(result: Result) -> str:
-    """ "12.3 ml, parenchymal, right, most of it in right L"; "" where none is suspected."""
+    """ "12 ml, parenchymal, right, most of it in right L"; "" where none is suspected."""
     found = result.haemorrhage
-    return "" if found is None else f"{found.ml:.1f} ml, {found.place}"
+    return "" if found is None else f"{whole_ml(found.ml)}, {found.place}"
 
 
-def other_volumes(result: Result) -> list[str]:
-    """What is marked or measured beside the infarct of the score, where there is any."""
-    volumes = (
-        ("old infarct {:.1f} ml, not counted", result.old_infarct_volume_ml),
-        ("other hypodensity {:.1f} ml, not counted", result.other_hypodensity_volume_ml),
-        ("infarct outside the ten regions {:.1f} ml", result.outside_regions_volume_ml),
-    )
-    return [words.format(volume) for words, volume in volumes if volume > 0]
+def _blood(result: Result) -> bool:
+    return result.haemorrhage is not None or any(flag.code == WITHHOLDING for flag in result.quality)
+
+
+def _blood_headline(result: Result) -> str:
+    if not _blood(result):
+        return "SCORE WITHHELD"
+    found = result.haemorrhage
+    if found is None:
+        return "HAEMORRHAGE SUSPECTED"
+    side = "both sides" if found.side == "both" else found.side
+    return f"HAEMORRHAGE SUSPECTED, {side}, {whole_ml(found.ml)}"
 
 
 def decision(result: Result) -> str:

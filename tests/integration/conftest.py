@@ -26,7 +26,9 @@ class FakeNode(OrthancServer):
     def __init__(self, folder: Path, *, locale: str = "C.UTF-8", **strokecore: Any) -> None:
         self.plan_folder = folder / "plan"
         command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
-        super().__init__(folder, strokecore={"Command": command, **strokecore}, locale=locale)
+        super().__init__(
+            folder, strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore}, locale=locale
+        )
         self.plan_folder.mkdir()
 
     def plan(self, *behaviours: str) -> None:

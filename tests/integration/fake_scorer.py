@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    for name in ("--engine", "--model", "--content-datetime", "--supersedes"):
+    for name in ("--engine", "--model", "--content-datetime", "--outputs", "--supersedes"):
         parser.add_argument(name)
     options = parser.parse_args(sys.argv[3:])
     behaviour = _next(plan_folder)

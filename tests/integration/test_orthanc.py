@@ -25,10 +25,11 @@ from tests.integration.variants import Patient
 
 pytestmark = pytest.mark.orthanc
 
-SEG, SR, CAPTURE = (
+SEG, SR, CAPTURE, PDF = (
     "1.2.840.10008.5.1.4.1.1.66.4",
     "1.2.840.10008.5.1.4.1.1.88.34",
     "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.104.1",
 )
 RESULT_S = 120  # 10 s alone; the machine may be busy
 _numbers = itertools.count(1)
@@ -91,6 +92,7 @@ def test_a_head_ct_comes_back_scored_and_only_once(
     counts = by_class(outputs)
     assert counts[SR] == 1
     assert counts[SEG] == 2  # infarct and regions
+    assert counts[PDF] == 1
     assert counts[CAPTURE] >= 1
     source_errors = errors(next(folder.glob("*.dcm")))
     for index, dataset in enumerate(outputs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from strokecore.cli import main
-from strokecore.config import RegionCut, ScoringConfig, read_region_cut
+from strokecore.config import OUTPUT_KINDS, RegionCut, ScoringConfig, check_outputs, read_region_cut
 from strokecore.errors import UsageError
 
 CUT = {"schema": 1, "threshold": 0.42, "cases": "40 of this site, read by two"}
@@ -66,6 +66,31 @@ def test_the_content_of_the_cut_and_not_its_place_is_hashed(tmp_path: Path) -> N
 def test_what_has_a_hash_of_its_own_is_not_hashed_twice(tmp_path: Path) -> None:
     assert ScoringConfig(engine="onnx", model=tmp_path, atlas=tmp_path).sha256 == ScoringConfig().sha256
     assert ScoringConfig(withhold_on_blood=False).sha256 != ScoringConfig().sha256
+
+
+def test_a_choice_of_outputs_is_another_result_and_all_of_them_is_none() -> None:
+    """A report refers to what else is written, so the same key would have other bytes."""
+    every = ScoringConfig().sha256
+    assert ScoringConfig(outputs=check_outputs(OUTPUT_KINDS[::-1])).sha256 == every
+    some = [
+        ScoringConfig(outputs=check_outputs(names)).sha256 for names in (["sr", "sc"], ["sc", "sr"], ["sc"])
+    ]
+    assert some[0] == some[1]
+    assert len({every, *some}) == 3
+
+
+@pytest.mark.parametrize("names", [["png"], ["sc", ""], ["seg"], ["seg", "regions"], []])
+def test_outputs_that_say_nothing_of_a_normal_head_are_refused(names: list[str]) -> None:
+    with pytest.raises(UsageError):
+        check_outputs(names)
+
+
+def test_unknown_outputs_end_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    words = ["score", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--outputs", "sc,png"]
+    assert main(words) == 2
+    assert "unknown outputs png; expected some of sc, pdf, sr, seg, regions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["score", "evaluate"])

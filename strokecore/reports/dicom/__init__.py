@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from strokecore.config import OUTPUT_KINDS
+from strokecore.files import write_atomically
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -19,40 +23,56 @@ __all__ = ["encode_refusal", "refusal_key", "write_outputs", "write_refusal"]
 
 
 def write_outputs(
-    series: Series, result: Result, masks: SourceMasks, out: Path, drawing: Drawing | None = None
+    series: Series,
+    result: Result,
+    masks: SourceMasks,
+    out: Path,
+    drawing: Drawing | None = None,
+    kinds: Sequence[str] = OUTPUT_KINDS,
 ) -> list[Path]:
-    """Write seg.dcm (only when there is a lesion), regions.dcm, sr.dcm and sc/*.dcm into ``out``.
+    """Write those of ``kinds``: seg.dcm (only when something is marked), regions.dcm, sr.dcm, pdf.dcm,
+    sc/*.dcm.
 
     ``result`` is scored or withheld and carries model, result_key and content_datetime; all objects
-    follow from it and the source alone, so a second call writes the same bytes. ``drawing`` is made here
-    when None. Returns the paths.
+    follow from it and the source alone, so a second call writes the same bytes. ``masks`` as marks.shown
+    gives them. ``drawing`` is made here when None. Returns the paths; report.pdf, which pdf.dcm holds, is
+    not among them.
     """
     # highdicom takes half a second to import; the command line's help must not wait for it
-    from strokecore.reports.dicom import capture, seg, sr
+    from strokecore.reports.dicom import capture, document, seg, sr
     from strokecore.reports.dicom.instance import Stamp, write
     from strokecore.reports.pages import Drawing
+    from strokecore.reports.pdf import pdf_bytes
 
     if result.model is None:
         raise ValueError("a scored or withheld result names its model")
     stamp = Stamp.of(result)
-    lesion = seg.build_lesion(series, masks, result.model, stamp)
-    regions = seg.build_regions(series, masks, result.model, stamp)
-    report = sr.build(
-        series,
-        result,
-        masks,
-        result.model,
-        stamp,
-        lesion=lesion,
-        segments=seg.lesion_segments(masks),
-        regions=regions,
-    )
+    drawing = drawing or Drawing.of(series, result, masks)
+    captures = capture.build(series, drawing, stamp) if "sc" in kinds else []
+    lesion = seg.build_lesion(series, masks, result.model, stamp) if "seg" in kinds else None
+    regions = seg.build_regions(series, masks, result.model, stamp) if "regions" in kinds else None
     written = []
-    for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions), ("sr.dcm", report)):
+    for name, dataset in (("seg.dcm", lesion), ("regions.dcm", regions)):
         if dataset is not None:
             written.append(write(dataset, out / name))
-    drawing = drawing or Drawing.of(series, result, masks)
-    for index, image in enumerate(capture.build(series, drawing, stamp), start=1):
+    if "sr" in kinds:
+        report = sr.build(
+            series,
+            result,
+            masks,
+            result.model,
+            stamp,
+            lesion=lesion,
+            segments=seg.lesion_segments(masks),
+            regions=regions,
+            captures=captures,
+        )
+        written.append(write(report, out / "sr.dcm"))
+    if "pdf" in kinds:
+        pdf = pdf_bytes(result, drawing)
+        write_atomically(out / "report.pdf", pdf)
+        written.append(write(document.build(pdf, series.datasets, stamp), out / "pdf.dcm"))
+    for index, image in enumerate(captures, start=1):
         written.append(write(image, out / "sc" / f"{index:02d}.dcm"))
     return written
 

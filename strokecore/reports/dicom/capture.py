@@ -15,6 +15,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import inherit
 from strokecore.reports.dicom.instance import Stamp, finish
+from strokecore.reports.dicom.references import references_to
 from strokecore.reports.pages import Drawing, refusal_page
 from strokecore.reports.picture import Rgb8
 from strokecore.result import Result
@@ -51,7 +52,7 @@ def _secondary_capture(
     # no text in the image identifies the patient
     dataset.BurnedInAnnotation = "NO"
     dataset.DerivationDescription = "ASPECTS regions and early ischemic change drawn on CT slices"
-    references = _references(sources)
+    references = references_to(sources)
     if references:
         dataset.SourceImageSequence = references
     dataset.LossyImageCompression = "00"
@@ -70,15 +71,3 @@ def _secondary_capture(
     dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
     dataset["PixelData"].VR = "OB"
     return dataset
-
-
-def _references(sources: Sequence[Dataset]) -> list[Dataset]:
-    items = []
-    for source in sources:
-        if "SOPInstanceUID" not in source or "SOPClassUID" not in source:
-            continue
-        item = Dataset()
-        item.ReferencedSOPClassUID = source.SOPClassUID
-        item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-        items.append(item)
-    return items

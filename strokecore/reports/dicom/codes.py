@@ -36,6 +36,8 @@ def _ucum(value: str, meaning: str) -> Code:
 
 # Name of the algorithm behind the suspected haemorrhage, which is the same beside every engine
 HAEMORRHAGE_RULE: Final = "StrokeCore haemorrhage"
+# and of what makes the score; its engine and model are parameters
+ASPECTS_ALGORITHM: Final = "StrokeCore ASPECTS"
 
 # Findings and categories
 ASPECTS: Final = _sct("1290002002", "Alberta Stroke Program Early CT Score")
@@ -76,6 +78,7 @@ MEAN_ATTENUATION: Final = _dcm("112181", "Mean Attenuation Coefficient")
 ATTENUATION_DIFFERENCE: Final = _own("MIRROR_DIFF", "Attenuation difference to contralateral region")
 VOLUME: Final = _sct("118565006", "Volume")
 AREA: Final = _sct("42798000", "Area")
+EARLY_VOLUME: Final = _own("EARLY_VOLUME", "Volume of early ischemic change in affected regions")
 
 # Statements
 EARLY_ISCHEMIC_CHANGE: Final = _own("EARLY_CHANGE", "Early ischemic change")
@@ -88,7 +91,12 @@ QUALITY_FLAG: Final = _own("QUALITY", "Quality flag")
 ENGINE: Final = _own("ENGINE", "Engine")
 SEGMENTATION_NOTE: Final = _own("SEG_NOTE", "Segmentation object")
 INTENDED_USE: Final = _own("INTENDED_USE", "Intended use")
-SUPERSEDES: Final = _own("SUPERSEDES", "Supersedes result")
+SUPERSEDES: Final = _own("SUPERSEDES", "Supersedes")
+SUPERSEDES_KEY: Final = _own("SUPERSEDES_KEY", "Supersedes result")
+SUMMARY_HEADING: Final = _dcm("121111", "Summary")
+AFFECTED_REGIONS: Final = _own("AFFECTED", "Affected regions")
+LIMITATION: Final = _own("LIMITATION", "Limitation")
+NOT_OUTLINED: Final = _own("NOT_OUTLINED", "Finding without an outline")
 SERIES_CHOICE: Final = _own("SERIES_CHOICE", "Reason for series selection")
 QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 

@@ -28,12 +28,13 @@ IMPLEMENTATION_VERSION: Final = f"STROKECORE{__version__}".replace(".", "_")[:16
 DEVICE_SERIAL_NUMBER: Final = __version__
 
 # Series numbers far from any scanner's, so that ours sort last in a viewer; one series per kind.
-SERIES_NUMBER: Final = {"seg": 9801, "regions": 9802, "sr": 9803, "sc": 9804}
+SERIES_NUMBER: Final = {"seg": 9801, "regions": 9802, "sr": 9803, "sc": 9804, "pdf": 9805}
 SERIES_DESCRIPTION: Final = {
     "seg": "StrokeCore findings (research)",
     "regions": "StrokeCore ASPECTS regions (research)",
     "sr": "StrokeCore ASPECTS report (research)",
     "sc": "StrokeCore ASPECTS summary (research)",
+    "pdf": "StrokeCore ASPECTS document (research)",
 }
 
 

@@ -30,7 +30,7 @@ from strokecore.config import WEIGHT_FREE
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
-from strokecore.reports.picture import LESION_COLOURS, REGION_COLOURS
+from strokecore.reports.palette import MARKS, REGION_COLOURS
 from strokecore.result import (
     HAEMORRHAGE,
     INFARCT,
@@ -40,13 +40,6 @@ from strokecore.result import (
     SourceMasks,
 )
 
-LESION_LABELS: Final = {
-    INFARCT["left"]: "Infarct left",
-    INFARCT["right"]: "Infarct right",
-    OLD_INFARCT: "Old infarct",
-    OTHER_HYPODENSITY: "Other hypodensity",
-    HAEMORRHAGE: "Suspected haemorrhage",
-}
 # Property types of CID 7194, and what modifies them (CID 244 and CID 3770).
 _LESION_TYPES: Final[dict[int, Code]] = {
     **dict.fromkeys((*INFARCT.values(), OLD_INFARCT), codes.INFARCT),
@@ -63,10 +56,10 @@ _LESION_MODIFIERS: Final[dict[int, Code]] = {
 def lesion_segments(masks: SourceMasks) -> dict[int, int]:
     """Segment number of each lesion value that has a voxel; {} when there is no lesion at all.
 
-    Numbers are consecutive, as DICOM asks, so an infarct of the right side alone is segment 1; the
+    Numbers are consecutive, as DICOM asks, so change on the right side alone is segment 1; the
     segment's label and laterality, not its number, say what it is.
     """
-    present = [value for value in LESION_LABELS if bool((masks.lesion == value).any())]
+    present = [value for value in MARKS if bool((masks.lesion == value).any())]
     return {value: number for number, value in enumerate(present, start=1)}
 
 
@@ -109,13 +102,13 @@ def _lesion_description(number: int, value: int, model: ModelInfo) -> SegmentDes
         algorithm = _algorithm(codes.HAEMORRHAGE_RULE, __version__, trained=False)
     description = SegmentDescription(
         segment_number=number,
-        segment_label=LESION_LABELS[value],
+        segment_label=MARKS[value].label,
         segmented_property_category=codes.ABNORMAL_STRUCTURE,
         segmented_property_type=_LESION_TYPES[value],
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         anatomic_regions=[codes.BRAIN],
-        display_color=CIELabColor.from_rgb(*LESION_COLOURS[value]),
+        display_color=CIELabColor.from_rgb(*MARKS[value].colour),
     )
     if value in _LESION_MODIFIERS:
         _modify(description, _LESION_MODIFIERS[value])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.settings import SHIPPED_MODEL, Settings, SettingsError, parse_settings
+from strokecore.config import OUTPUT_KINDS
 from strokecore.learned import shipped
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "deploy" / "orthanc.json"
@@ -60,6 +61,13 @@ def test_a_region_cut_is_read_when_the_plugin_loads(tmp_path: Path) -> None:
     assert codes(configuration(RegionCut="cut.json")) == ["option_invalid"]  # relative to what?
     cut.write_text('{"schema": 1, "threshold": 0.42}')
     assert parse_settings(configuration(RegionCut=str(cut))).region_cut == str(cut)
+
+
+def test_outputs_are_some_of_those_that_there_are() -> None:
+    assert parse_settings(configuration()).outputs == OUTPUT_KINDS
+    assert parse_settings(configuration(Outputs=["sr", "sc"])).outputs == ("sc", "sr")
+    for wrong in ("sc,sr", ["sc", "png"], ["seg", "regions"], [], [1]):
+        assert codes(configuration(Outputs=wrong)) == ["option_invalid"], wrong
 
 
 def test_the_cache_lies_beside_orthancs_database_unless_it_is_named() -> None:

@@ -45,6 +45,22 @@ def test_evidence_of_a_contrast_agent(tags: dict[str, Any], code: str | None) ->
     assert (member.excluded and member.excluded[0]) == code
 
 
+def test_what_one_attribute_excludes_is_a_candidate_where_the_study_has_nothing_else() -> None:
+    orthanc = FakeOrthanc()
+    wrong = {"BodyPartExamined": "CHEST", "SeriesDescription": "5 mm", "ProtocolName": "Head routine"}
+    orthanc.add("wrong", **wrong)
+    orthanc.add("scout", ImageType="ORIGINAL\\PRIMARY\\LOCALIZER")
+    (acquisition,) = read_acquisitions(orthanc.api, "study")
+    assert [m.id for m in acquisition.candidates] == ["wrong"]
+    assert [m.id for m in acquisition.excluded] == ["scout"]
+    alone = acquisition.fingerprint
+    orthanc.add("native", AcquisitionTime="140000")
+    beside, native = read_acquisitions(orthanc.api, "study")
+    assert beside.candidates == ()
+    assert [m.id for m in native.candidates] == ["native"]
+    assert beside.fingerprint != alone
+
+
 @pytest.mark.parametrize("modality", ["SEG", "SR", "OT"])
 def test_our_own_outputs_are_not_seen(modality: str) -> None:
     orthanc = FakeOrthanc()

@@ -59,11 +59,12 @@ SCORED = {
 
 
 def test_outputs_come_in_the_order_of_storing(tmp_path: Path) -> None:
-    names = ["sc/02.dcm", "sr.dcm", "sc/01.dcm", "regions.dcm", "seg.dcm"]
+    names = ["sc/02.dcm", "sr.dcm", "sc/01.dcm", "regions.dcm", "pdf.dcm", "seg.dcm"]
     code = WRITE.format(files=names, result=repr(SCORED), status=0)
     with workspace(str(tmp_path)) as folder:
         answer = score(scorer(tmp_path, code), folder)
-        assert [f.name for f in answer.files] == ["seg.dcm", "regions.dcm", "sr.dcm", "01.dcm", "02.dcm"]
+        stored = ["seg.dcm", "regions.dcm", "sr.dcm", "pdf.dcm", "01.dcm", "02.dcm"]
+        assert [f.name for f in answer.files] == stored
         assert (answer.result_key, answer.series_uid, answer.status) == ("k", "1.2", "scored")
 
 
@@ -77,6 +78,7 @@ def test_outputs_come_in_the_order_of_storing(tmp_path: Path) -> None:
         ("raise SystemExit(9)", "scorer_failed"),
         ("", "result_unreadable"),
         (WRITE.format(files=["sr.dcm"], result=repr(SCORED), status=0), "result_incomplete"),
+        (WRITE.format(files=["sr.dcm", "sc/1.dcm"], result=repr(SCORED), status=0), "result_incomplete"),
         (WRITE.format(files=["sr.dcm", "sc/1.dcm"], result=repr(SCORED), status=3), "result_unexpected"),
         (WRITE.format(files=[], result="[]", status=0), "result_unreadable"),
         (
@@ -185,9 +187,19 @@ def test_the_scorer_gets_the_sites_options(tmp_path: Path) -> None:
     note = tmp_path / "words"
     code = f"import sys; open({str(note)!r}, 'w').write(' '.join(sys.argv[1:]))"
     settings = replace(scorer(tmp_path, code), engine="onnx", model="shipped", region_cut="/etc/cut.json")
+    settings = replace(settings, outputs=("sc", "sr"))
     with workspace(str(tmp_path)) as folder, pytest.raises(AttemptError):
         score(settings, folder)
-    assert note.read_text().endswith("--model shipped --region-cut /etc/cut.json")
+    assert note.read_text().endswith("--model shipped --region-cut /etc/cut.json --outputs sc,sr")
+
+
+def test_a_choice_of_outputs_is_complete_without_the_others(tmp_path: Path) -> None:
+    code = WRITE.format(files=["pdf.dcm"], result=repr(SCORED), status=0)
+    settings = scorer(tmp_path, code)
+    with workspace(str(tmp_path)) as folder, pytest.raises(AttemptError, match="missing: sc, sr"):
+        score(settings, folder)
+    with workspace(str(tmp_path)) as folder:
+        assert score(replace(settings, outputs=("pdf", "seg")), folder).status == "scored"
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
@@ -207,7 +219,7 @@ def test_the_engine_is_proved_before_the_first_patient(tmp_path: Path, status: i
 def test_the_engines_that_were_passed_over_are_in_the_answer(tmp_path: Path) -> None:
     fallbacks = ["openvino bf16: refused by the parity gate (dice_loss 0.1 > 0.005)"]
     result = {**SCORED, "model": {"fallbacks": fallbacks}}
-    code = WRITE.format(files=["sr.dcm", "sc/01.dcm"], result=repr(result), status=0)
+    code = WRITE.format(files=["sr.dcm", "pdf.dcm", "sc/01.dcm"], result=repr(result), status=0)
     with workspace(str(tmp_path)) as folder:
         assert score(scorer(tmp_path, code), folder).fallbacks == tuple(fallbacks)
     assert worker.Answer({"model": None}, (), None).fallbacks == ()

@@ -53,13 +53,8 @@ def on_slice(k: int, change: Callable[[Dataset], Any]) -> Callable[[Dataset, int
         ("localizer_only", {"tags": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}}),
         ("not_hounsfield", {"tags": {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}}),
         ("not_hounsfield", {"tags": {"RescaleType": "CBF"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NON IONIC"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusVolume": "50"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastFlowRate": ["0", "4"]}}),
-        ("contrast_agent", {"tags": {"ContrastBolusTotalDose": "70"}}),
-        ("contrast_agent", {"tags": {"ContrastBolusStartTime": "121500"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400", "ContrastBolusVolume": "50"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400"}, "hu_at": body_hu}),
         ("contrast_agent", {"tags": {"SeriesDescription": "HEAD W/WO"}}),
         ("contrast_agent", {"tags": {"SeriesDescription": "CTA HEAD"}}),
         ("not_head", {"tags": {"BodyPartExamined": "CHEST"}}),
@@ -75,6 +70,28 @@ def test_ineligible(tmp_path: Path, code: str, arguments: dict[str, Any]) -> Non
     found = refusal(tmp_path)
     assert found.code == code
     assert found.ineligible
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "Iomeprol 400"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NON IONIC"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusVolume": "50"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastBolusVolume": "80"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusAgent": "NONE", "ContrastFlowRate": ["0", "4"]}}),
+        ("contrast_agent", {"tags": {"ContrastBolusTotalDose": "70"}}),
+        ("contrast_agent", {"tags": {"ContrastBolusStartTime": "121500"}}),
+    ],
+)
+def test_a_single_attribute_against_pixels_without_contrast_is_refused(
+    tmp_path: Path, code: str, arguments: dict[str, Any]
+) -> None:
+    """Not scored, and not silent: see test_excluded.py."""
+    write_series(tmp_path, **arguments)
+    found = refusal(tmp_path)
+    assert found.code == code
+    assert not found.ineligible
 
 
 def test_contrast_agent_given_as_a_sequence(tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ def visible(page: str) -> str:
 def test_html_shows_line_pictures_table_and_remedies(page):
     assert "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)" in page
     assert "<b>7 <small>(6-8)</small></b>" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 2 + 2  # and a patch for each kind of mark
     assert page.count('<td class="affected">affected</td>') == 2
     assert page.count('<td class="affected borderline">affected, borderline</td>') == 1
     assert page.count('<td class="borderline">borderline (not outlined)</td>') == 1
-    assert "other hypodensity 2.6 ml, not counted" in page
+    assert "Old infarct, not counted: " in page
+    assert "W 40 L 40" in page
+    assert "For adults with suspected stroke of the anterior circulation" in page
     assert "This site counts" not in page
     assert "not assessed (old infarct)" in page
     assert "Send 5 mm slices." in page
@@ -44,7 +46,7 @@ def test_html_is_one_file_that_loads_nothing(page):
     seen = visible(page)
     assert "http" not in seen
     assert not re.search(r"<(script|link|iframe)", seen)
-    assert re.findall(r"src=\"([^\"]{0,20})", seen) == ["data:image/png;"] * 2
+    assert re.findall(r"src=\"([^\"]{0,20})", seen) == ["data:image/png;"] * 4
 
 
 def test_html_has_no_identity(page, series):
@@ -59,7 +61,8 @@ def test_html_of_withheld_hides_the_score(result, series, masks, tmp_path):
     withheld = cases.withheld(result)
     html.write_html(withheld, tmp_path / "r.html", Drawing.of(series, withheld, masks))
     seen = visible((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert "Suspected haemorrhage: 12.3 ml, right, most of it in right L. Score withheld" in seen
+    assert "Suspected haemorrhage: 12 ml, right, most of it in right L. Score withheld" in seen
+    assert '<p class="headline">HAEMORRHAGE SUSPECTED, right, 12 ml - no ASPECTS</p>' in seen
     assert "12.3 ml of blood-like density" in seen
     assert "0.91" not in seen
     assert '"affected"' not in seen

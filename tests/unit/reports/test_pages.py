@@ -10,7 +10,7 @@ from pydicom.tag import Tag
 
 from strokecore.flags import QualityFlag
 from strokecore.reading.tags import quiet_pydicom
-from strokecore.reports import pages, picture
+from strokecore.reports import pages, palette, picture
 from strokecore.reports.pages import Drawing
 from strokecore.result import AspectsScore, SourceMasks
 from tests.unit.reports import output_cases as cases
@@ -46,18 +46,84 @@ def test_summary_shows_scores_levels_table_and_warnings(case, words):
     assert page.shape == (1024, 1024, 3)
     assert page.dtype == np.uint8
     said = " ".join(words)
-    assert words[words.index("RIGHT") + 1] == "7"
-    assert words[words.index("LEFT") + 1] == "9"
+    assert words[words.index("ASPECTS RIGHT") + 1] == "7"
+    assert words[words.index("ASPECTS LEFT") + 1] == "9"
     assert "(6-8)" in words
     assert "(8-9)" in words
     assert "9 of 10 assessed" in words
-    assert words.count("borderline") == 4  # three rows and the legend
-    assert "Ganglionic level" in said
-    assert "Supraganglionic level" in said
+    assert words.count("?") == 3  # three rows
+    assert "borderline" in words
+    assert "Ganglionic" in said
+    assert "Supraganglionic" in said
+    assert words.count("W 40 L 40") == 2
     assert "RESEARCH USE ONLY" in said
+    assert "For adults with suspected stroke" in said
+    assert "does not exclude stroke or haemorrhage" in said
     assert "Brain noise is 9.1 HU" in said
-    assert "n/a old infarct" in said
+    assert "old infarct" in words
     assert said.count("0.91") == 3
+    assert words.count("no mirror") == 0
+    assert "Early ischaemic change: right " in said
+    assert "Infarct" not in said
+
+
+def test_top_and_corners_of_every_page_are_left_to_the_viewer(case):
+    series, result, masks = case
+    blood = SourceMasks(np.where(masks.lesion == 2, 5, 0).astype(np.uint8), masks.regions)
+    drawn = [
+        pages.summary_page(*case),
+        pages.summary_page(series, cases.withheld(result), blood),
+        *pages.montage_pages(*case),
+        pages.refusal_page(cases.refused(cases.GAP)),
+    ]
+    width, height = pages.CORNER
+    for page in drawn:
+        assert (page[:110] == palette.PAPER).all()
+        for corner in (page[-height:, :width], page[-height:, -width:]):
+            assert (corner == palette.PAPER).all()
+
+
+def test_a_marked_slice_stands_beside_the_bare_one(case):
+    series, result, masks = case
+    page = pages.summary_page(*case)
+    k = picture.level_slice(masks, "ganglionic")
+    views = picture.head_views(series, [picture.level_slice(masks, level) for level in picture.LEVELS])
+    bare = picture.draw_slice(series, masks, result, k, pages.PANEL, views[k], marks=False)
+    inner = (slice(2, 250), slice(2, 300))  # within the frame, above the caption
+    top = next(y for y in range(110, 260) if (page[y, 324:626] == palette.RULE).all())
+    right = page[top:, 324:626][inner]
+    left = page[top:, 16:318][inner]
+    assert np.array_equal(right, bare[inner])
+    assert (np.abs(left.astype(int) - right).sum(axis=2) > 60).mean() > 0.02
+
+
+def test_a_region_without_a_mirror_says_so(case, words):
+    series, result, masks = case
+    alone = tuple(
+        replace(f, contralateral_difference_hu=None) if f.name == "M4" else f for f in result.regions
+    )
+    pages.summary_page(series, replace(result, regions=alone), masks)
+    assert words.count("no mirror") == 1
+
+
+def test_what_it_replaces_is_said_in_words(case, words):
+    series, result, masks = case
+    pages.summary_page(series, replace(result, supersedes="0" * 36), masks)
+    assert "Replaces an earlier result of this scan." in words
+
+
+def test_series_number_and_time_find_the_scan(case, words):
+    series, result, masks = case
+    named = cases.recoded(series, SeriesNumber=4, AcquisitionTime="031207")
+    pages.summary_page(named, result, masks)
+    assert [word for word in words if "series 4, scanned 03:12" in word]
+
+
+def test_an_image_number_that_repeats_comes_with_its_position(case, words):
+    series, result, masks = case
+    pages.summary_page(cases.recoded(series, InstanceNumber=1), result, masks)
+    k = picture.level_slice(masks, "ganglionic")
+    assert f"Ganglionic, image 1 at {series.positions_mm[k][2]:.1f} mm" in words
 
 
 def test_summary_carries_no_identity(case, words):
@@ -76,24 +142,41 @@ def test_an_image_number_that_is_none_is_not_drawn(case, words):
     with quiet_pydicom():
         pages.summary_page(odd, result, masks)
     assert not [word for word in words if "secret" in word]
-    assert [word for word in words if "level, slice" in word]
+    assert [word for word in words if "Ganglionic, slice" in word]
 
 
-def test_withheld_page_hides_the_score_and_names_the_blood(case, words):
+def test_withheld_page_has_the_blood_as_headline_and_no_score(case, words):
     series, result, masks = case
-    pages.summary_page(series, cases.withheld(result), masks)
+    blood = SourceMasks(np.where(masks.lesion == 2, 5, 0).astype(np.uint8), masks.regions)
+    pages.summary_page(series, cases.withheld(result), blood)
     said = " ".join(words)
-    assert "SUSPECTED HAEMORRHAGE" in words
-    assert "ASPECTS withheld" in said
-    assert "12.3 ml" in said
+    assert words[0] == "HAEMORRHAGE SUSPECTED, right, 12 ml - no ASPECTS"
     assert "right L" in said
     assert "0.91" not in said
     assert "7" not in words
     # the outlines mean no more than where the regions lie
     assert "region" in words
-    assert not {"affected", "not affected", "borderline", "infarct"} & set(words)
-    assert "haemorrhage" in words
-    assert not [word for word in words if word.startswith("Infarct:")]
+    assert not {"affected", "not affected", "borderline"} & set(words)
+    assert "infarct" not in said.replace("n/a old infarct", "").lower()
+    assert "Early ischaemic" not in said
+    assert "Suspected haemorrhage" in words
+    most = int((blood.lesion == 5).sum(axis=(1, 2)).argmax())
+    assert f"Most blood, image {series.datasets[most].InstanceNumber}" in words
+    assert "W 100 L 50" in words
+
+
+def test_every_page_of_a_withheld_result_begins_with_the_blood(case, words):
+    series, result, masks = case
+    pages.montage_pages(series, cases.withheld(result), masks)
+    assert words[0] == "HAEMORRHAGE SUSPECTED, right, 12 ml - no ASPECTS"
+
+
+def test_a_score_despite_blood_comes_after_it(case, words):
+    series, result, masks = case
+    despite = replace(result, haemorrhage=cases.withheld(result).haemorrhage)
+    pages.summary_page(series, despite, masks)
+    assert words[0] == "HAEMORRHAGE SUSPECTED, right, 12 ml - scored all the same"
+    assert "7" in words
 
 
 def test_too_few_assessed_is_not_a_number(case, words):
@@ -142,6 +225,7 @@ def test_thin_stacks_are_thinned_out(case, words):
         series,
         hu=np.repeat(series.hu, 20, axis=0),
         datasets=tuple(header for header in series.datasets for _ in range(20)),
+        positions_mm=np.repeat(series.positions_mm, 20, axis=0),
     )
     thick = SourceMasks(np.repeat(masks.lesion, 20, axis=0), np.repeat(masks.regions, 20, axis=0))
     pages.montage_pages(many, result, thick)
@@ -181,12 +265,13 @@ def test_pages_are_those_of_the_secondary_capture(case):
     np.testing.assert_array_equal(np.stack(drawing.montage), np.stack(pages.montage_pages(*case)))
 
 
-def test_the_ganglionic_level_is_on_the_left(case):
+def test_the_ganglionic_level_is_on_the_left_and_the_bare_slices_below(case):
     series, result, masks = case
     levels = Drawing.of(*case).levels
-    assert levels.shape == (512, 1024, 3)
+    assert levels.shape == (1024, 1024, 3)
     shown = [picture.level_slice(masks, level) for level in picture.LEVELS]
     views = picture.head_views(series, shown)
     for left, k in zip((0, 512), shown, strict=True):
-        expected = picture.draw_slice(series, masks, result, k, 512, views[k])
-        np.testing.assert_array_equal(levels[:, left : left + 512], expected)
+        for top, marks in ((0, True), (512, False)):
+            expected = picture.draw_slice(series, masks, result, k, 512, views[k], marks=marks)
+            np.testing.assert_array_equal(levels[top : top + 512, left : left + 512], expected)

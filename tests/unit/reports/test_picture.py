@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from strokecore.anatomy.regions import RegionId
-from strokecore.reports import picture
+from strokecore.reports import palette, picture
+from strokecore.reports.palette import MARKS
 from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, SourceMasks
 from tests.unit.reports import output_cases as cases
 
@@ -157,12 +158,12 @@ def test_a_borderline_region_has_a_dashed_outline(upright):
             for f in (replace(f, borderline=False) for f in result.regions)
         )
 
-    solid = painted(picture.AFFECTED, drawn_as(affected=True))
+    solid = painted(palette.AFFECTED, drawn_as(affected=True))
     assert solid > 100
-    dashed = painted(picture.AFFECTED, drawn_as(affected=True, borderline=True))
+    dashed = painted(palette.AFFECTED, drawn_as(affected=True, borderline=True))
     assert 0.35 * solid < dashed < 0.65 * solid
-    assert painted(picture.BORDERLINE, drawn_as(borderline=True)) > 0.3 * solid
-    assert painted(picture.BORDERLINE, drawn_as()) < 0.05 * solid
+    assert painted(palette.BORDERLINE, drawn_as(borderline=True)) > 0.3 * solid
+    assert painted(palette.BORDERLINE, drawn_as()) < 0.05 * solid
 
 
 def test_haemorrhage_and_other_hypodensity_have_colours_of_their_own(upright):
@@ -184,6 +185,54 @@ def test_haemorrhage_and_other_hypodensity_have_colours_of_their_own(upright):
     for index, one in enumerate(pictures):
         for other in pictures[:index]:
             assert (np.abs(one - other).sum(axis=2) > 60).sum() > 20
+
+
+def test_marks_are_told_apart_without_hues():
+    """In grey print, and by readers who do not see hues: every mark has a pattern of its own."""
+    patterns = {m.label.removesuffix(" left").removesuffix(" right"): m.pattern for m in MARKS.values()}
+    assert len(set(patterns.values())) == len(patterns)
+    patches = [picture.sample(mark, 40, 40, (0, 0, 0)) for mark in MARKS.values()]
+    painted = [(patch.max(axis=2) > 100).mean() for patch in patches]
+    outlined, filled, _, hatched, crossed = painted
+    assert outlined < 0.35
+    assert filled < hatched < crossed  # a faint wash is not counted, lines are
+
+
+def test_the_inside_of_a_clot_stays_bare(upright):
+    series, masks, result = upright
+    k = same_height(series, 0.0)
+    lesion = np.where(masks.lesion == INFARCT["right"], HAEMORRHAGE, 0).astype(np.uint8)
+    bare = np.zeros_like(masks.regions)
+    clot = drawn(series, SourceMasks(lesion, bare), result, k, labels=False)
+    plain = drawn(series, SourceMasks(np.zeros_like(lesion), bare), result, k, labels=False)
+    share = (np.abs(clot - plain).sum(axis=2) > 0).sum() / picture_pixels(series, lesion[k] > 0, k)
+    assert 0.1 < share < 0.8  # of a small clot the rim is most
+
+
+def picture_pixels(series, mask, k, size=200) -> float:
+    view = picture.head_views(series, [k])[k]
+    return float(mask.sum() * np.prod(series.pixel_spacing_mm) / (view.extent_mm / size) ** 2)
+
+
+def test_no_mark_has_the_colour_of_a_region_or_of_another_mark():
+    marks = {mark.colour for mark in MARKS.values()}
+    others = [*palette.REGION_COLOURS.values(), palette.AFFECTED, palette.UNAFFECTED, palette.BORDERLINE]
+    for colour in marks:
+        for other in (*others, *(marks - {colour})):
+            assert np.linalg.norm(np.subtract(colour, other)) > 60, (colour, other)
+    for outline in (palette.AFFECTED, palette.BORDERLINE):
+        for other in palette.REGION_COLOURS.values():
+            assert np.linalg.norm(np.subtract(outline, other)) > 60, (outline, other)
+
+
+def test_the_bare_picture_has_no_mark_and_the_windows_differ(upright):
+    series, masks, result = upright
+    k = same_height(series, 0.0)
+    empty = SourceMasks(np.zeros_like(masks.lesion), np.zeros_like(masks.regions))
+    bare = drawn(series, masks, result, k, marks=False)
+    assert np.array_equal(bare, drawn(series, empty, result, k))
+    assert not np.array_equal(bare, drawn(series, masks, result, k, marks=False, window=picture.BLOOD_WINDOW))
+    assert str(picture.STROKE_WINDOW) == "W 40 L 40"
 
 
 def test_pictures_repeat(upright):

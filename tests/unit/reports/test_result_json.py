@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from strokecore.config import RegionCut
-from strokecore.reports import result_json
+from strokecore.reports import marks, result_json
+from strokecore.reports.marks import Volumes
 from strokecore.result import AspectsScore, HaemorrhageInfo
 from tests.unit.reports import output_cases as cases
 
@@ -51,13 +52,23 @@ def test_json_is_the_contract(result, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "result.json"]
 
 
-def test_json_has_exactly_the_keys_of_the_design_and_three_more(result):
+def test_json_has_exactly_the_keys_of_the_design_and_five_more(result):
     assert set(result_json.to_json(result)) == {
         *("schema", "status", "aspects", "affected_side", "regions", "infarct_volume_ml"),
         *("old_infarct_volume_ml", "outside_regions_volume_ml", "other_hypodensity_ml", "haemorrhage"),
         *("quality", "series", "model", "software", "supersedes", "timings_s"),
         *("result_key", "content_datetime", "not_selected"),
+        *("shown_ml", "intended_use"),
     }
+
+
+def test_json_says_what_the_outputs_mark(result, series, masks, tmp_path):
+    volumes = Volumes.of(series, marks.shown(series, result, masks))
+    result_json.write_json(result, tmp_path / "result.json", volumes)
+    said = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["shown_ml"]
+    assert said["early_right"] == volumes.early["right"] > 0
+    assert said["early_left"] == 0.0
+    assert set(said) == {"early_left", "early_right", "other_hypodensity", "old_infarct"}
 
 
 @pytest.mark.parametrize("status", ["refused", "ineligible", "failed"])

@@ -26,7 +26,7 @@ def test_table_in_the_terminal(result):
     assert "not assessed (old infarct)" in said
     assert "ASPECTS right 7 (6-8): I, M1, M2" in said
     assert "Send 5 mm slices." in said
-    assert "Research use only." in said
+    assert "research use only." in said
 
 
 def test_square_brackets_in_messages_are_printed_as_they_are():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from strokecore.config import RegionCut
+from strokecore.flags import QualityFlag
 from strokecore.reports import wording
 from strokecore.result import AspectsScore, RegionFinding, SoftwareInfo
 from tests.unit.reports import output_cases as cases
@@ -72,17 +73,8 @@ def test_what_is_said_of_a_region(result):
     assert not wording.doubtful(cases.withheld(result), said["borderline"])
 
 
-def test_only_volumes_that_are_there_are_named(result):
-    assert wording.other_volumes(result) == [
-        "old infarct 3.4 ml, not counted",
-        "other hypodensity 2.6 ml, not counted",
-        "infarct outside the ten regions 1.2 ml",
-    ]
-    assert wording.other_volumes(cases.refused(cases.GAP)) == []
-
-
 def test_the_haemorrhage_has_volume_and_place(result):
-    assert wording.haemorrhage(cases.withheld(result)) == "12.3 ml, right, most of it in right L"
+    assert wording.haemorrhage(cases.withheld(result)) == "12 ml, right, most of it in right L"
     assert wording.haemorrhage(result) == ""
 
 
@@ -95,15 +87,40 @@ def test_the_cut_of_the_site_is_named(result):
 def test_summary_of_withheld_names_place_and_volume_but_no_score(result):
     line = wording.summary_line(cases.withheld(result))
     assert line == (
-        "ASPECTS withheld, haemorrhage suspected: "
+        "HAEMORRHAGE SUSPECTED, right, 12 ml - no ASPECTS. "
         "12.3 ml of blood-like density, right, most of it in right L."
     )
 
 
 def test_summary_of_a_score_despite_blood_says_so(result):
-    despite = replace(result, quality=(*result.quality, cases.BLOOD))
+    blood = cases.withheld(result).haemorrhage
+    despite = replace(result, quality=(*result.quality, cases.BLOOD), haemorrhage=blood)
     line = wording.summary_line(despite)
-    assert line == ("ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed); haemorrhage suspected")
+    assert line == (
+        "HAEMORRHAGE SUSPECTED, right, 12 ml - scored all the same: "
+        "ASPECTS right 7 (6-8): I, M1, M2; left 9 (8-9; 9 of 10 assessed)"
+    )
+
+
+def test_the_headline_is_the_haemorrhage_with_side_and_volume(result):
+    withheld = cases.withheld(result)
+    assert wording.headline(withheld) == "HAEMORRHAGE SUSPECTED, right, 12 ml - no ASPECTS"
+    both = replace(withheld, haemorrhage=replace(withheld.haemorrhage, side="both", ml=0.31))
+    assert wording.headline(both) == "HAEMORRHAGE SUSPECTED, both sides, under 1 ml - no ASPECTS"
+    assert wording.headline(cases.refused(cases.GAP)) == "ASPECTS NOT SCORED"
+    assert wording.headline(result) == ""
+
+
+def test_affected_regions_are_named_by_side(result, series, masks):
+    assert wording.affected_regions(result) == "right I, M1, M2"
+    assert wording.affected_regions(cases.made_up_result(series, masks, affected=False)) == "none"
+    assert wording.affected_regions(cases.withheld(result)) == "none"
+
+
+def test_flags_speak_of_hypodensity_where_no_region_counts(result):
+    flag = QualityFlag("unconfirmed_infarct", "warning", "Infarct is marked although no region: 2.7 ml.", "")
+    said = wording.flags(replace(result, quality=(QualityFlag("a", "info", "A."), flag)))
+    assert [one.message for one in said] == ["Hypodensity is marked although no region: 2.7 ml.", "A."]
 
 
 def test_summary_of_a_refusal_says_what_to_do():

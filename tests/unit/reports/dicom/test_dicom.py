@@ -73,6 +73,7 @@ def test_any_source_gives_valid_outputs_of_its_patient(name, series, masks, tmp_
         "seg.dcm",
         "regions.dcm",
         "sr.dcm",
+        "pdf.dcm",
         "sc/01.dcm",
         "sc/02.dcm",
     ]
@@ -167,7 +168,7 @@ def test_same_result_is_the_same_bytes_in_another_process(written, tmp_path):
     )
     environment = {**os.environ, "PYTHONHASHSEED": "17", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, env=environment, cwd=ROOT)
-    for path in written:
+    for path in [*written, written[0].parent / "report.pdf"]:
         other = tmp_path / path.relative_to(written[0].parent)
         assert path.read_bytes() == other.read_bytes(), path.name
 
@@ -180,9 +181,41 @@ def test_another_key_shares_no_identity(series, masks, result, written, tmp_path
 def test_identities_are_unique_within_a_result(written):
     headers = [pydicom.dcmread(path) for path in written]
     assert len({h.SOPInstanceUID for h in headers}) == len(headers)
-    assert len({h.SeriesInstanceUID for h in headers}) == 4  # seg, regions, sr and one of captures
+    assert len({h.SeriesInstanceUID for h in headers}) == 5  # seg, regions, sr, pdf and one of captures
     assert all(str(h.file_meta.MediaStorageSOPInstanceUID) == h.SOPInstanceUID for h in headers)
     assert all(h.SOPInstanceUID.startswith("2.25.") and len(h.SOPInstanceUID) <= 64 for h in headers)
+
+
+def test_the_document_is_the_pdf_of_the_folder(written, series):
+    output = pydicom.dcmread(next(path for path in written if path.name == "pdf.dcm"))
+    assert output.SOPClassUID == "1.2.840.10008.5.1.4.1.1.104.1"
+    assert (output.Modality, output.MIMETypeOfEncapsulatedDocument) == ("DOC", "application/pdf")
+    content = output.EncapsulatedDocument[: output.EncapsulatedDocumentLength]
+    assert content == (written[0].parent / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert len(output.EncapsulatedDocument) % 2 == 0
+    assert {item.ReferencedSOPInstanceUID for item in output.SourceInstanceSequence} == {
+        header.SOPInstanceUID for header in series.datasets
+    }
+
+
+@pytest.mark.parametrize(
+    "kinds", [("sc",), ("pdf",), ("sr",), ("sc", "sr"), ("sr", "seg"), ("pdf", "regions")]
+)
+def test_only_the_chosen_outputs_are_written_and_referred_to(kinds, series, masks, result, tmp_path):
+    written = dicom.write_outputs(series, result, masks, tmp_path, kinds=kinds)
+    assert {path.parent.name if path.parent.name == "sc" else path.stem for path in written} == set(kinds)
+    assert (tmp_path / "report.pdf").exists() == ("pdf" in kinds)
+    ours = {pydicom.dcmread(path).SOPInstanceUID for path in written}
+    for path in written:
+        assert errors(path) == []
+        if path.name == "sr.dcm":
+            referred = {
+                str(e.value)
+                for e in pydicom.dcmread(path).iterall()
+                if e.keyword == "ReferencedSOPInstanceUID" and str(e.value).startswith("2.25.")
+            }
+            assert referred == ours - {pydicom.dcmread(path).SOPInstanceUID}
 
 
 def test_content_time_is_the_results(written):

@@ -6,13 +6,17 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from highdicom.color import CIELabColor
 
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.reports import dicom
 from strokecore.reports.dicom import seg
 from strokecore.reports.dicom.instance import Stamp, write
+from strokecore.reports.palette import MARKS
 from strokecore.result import HAEMORRHAGE, INFARCT, OLD_INFARCT, OTHER_HYPODENSITY, SourceMasks
 from tests.unit.reports import output_cases as cases
+
+EARLY_RIGHT, OLD = "Early ischaemic change right", "Old infarct, not counted"
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,8 @@ def read_back(path, series) -> dict[str, np.ndarray]:
 
 def check_both(series, masks, stamp, folder):
     lesion = read_back(write(seg.build_lesion(series, masks, cases.MODEL, stamp), folder / "seg.dcm"), series)
-    for value, label in seg.LESION_LABELS.items():
-        expected = masks.lesion == value
+    for value, mark in MARKS.items():
+        label, expected = mark.label, masks.lesion == value
         if expected.any():
             assert np.array_equal(lesion.pop(label), expected), label
     assert lesion == {}
@@ -83,7 +87,7 @@ def test_every_frame_lies_on_its_source_slice(series, masks, stamp):
 
 def test_empty_frames_are_left_out_and_the_series_is_referenced(series, masks, stamp):
     dataset = seg.build_lesion(series, masks, cases.MODEL, stamp)
-    filled = sum(int((masks.lesion == value).any(axis=(1, 2)).sum()) for value in seg.LESION_LABELS)
+    filled = sum(int((masks.lesion == value).any(axis=(1, 2)).sum()) for value in MARKS)
     assert dataset.NumberOfFrames == filled < 2 * len(series.datasets)
     references = dataset.ReferencedSeriesSequence
     assert [item.SeriesInstanceUID for item in references] == [series.series_instance_uid]
@@ -96,13 +100,22 @@ def test_segments_say_what_they_are(series, masks, stamp):
     dataset = seg.build_lesion(series, masks, cases.MODEL, stamp)
     assert dataset.SegmentationType == "BINARY"
     described = {item.SegmentLabel: item for item in dataset.SegmentSequence}
-    assert set(described) == {"Infarct right", "Old infarct"}
+    assert set(described) == {EARLY_RIGHT, OLD}
     for item in described.values():
         assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
         assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == "55641003"
         assert len(item.RecommendedDisplayCIELabValue) == 3
-    assert modifier(described["Infarct right"]) == "24028007"
-    assert modifier(described["Old infarct"]) == "90734009"
+    assert modifier(described[EARLY_RIGHT]) == "24028007"
+    assert modifier(described[OLD]) == "90734009"
+
+
+def test_segments_have_the_colours_of_the_pictures(series, masks, stamp):
+    dataset = seg.build_lesion(series, masks, cases.MODEL, stamp)
+    for item in dataset.SegmentSequence:
+        mark = next(mark for mark in MARKS.values() if mark.label == item.SegmentLabel)
+        stored = np.asarray(item.RecommendedDisplayCIELabValue) / 65535  # PS3.3 C.10.7.1.1
+        colour = CIELabColor(*(stored * [100, 255, 255] - [0, 128, 128]))
+        assert np.abs(np.subtract(colour.to_rgb(), mark.colour)).max() <= 3
 
 
 def test_haemorrhage_and_other_hypodensity_are_segments_of_their_own(series, masks, stamp):
@@ -110,8 +123,9 @@ def test_haemorrhage_and_other_hypodensity_are_segments_of_their_own(series, mas
     lesion[lesion == INFARCT["right"]] = HAEMORRHAGE
     lesion[lesion == OLD_INFARCT] = OTHER_HYPODENSITY
     dataset = seg.build_lesion(series, SourceMasks(lesion, masks.regions), cases.MODEL, stamp)
-    other, blood = dataset.SegmentSequence
-    assert (other.SegmentLabel, blood.SegmentLabel) == ("Other hypodensity", "Suspected haemorrhage")
+    blood, other = dataset.SegmentSequence
+    assert other.SegmentLabel == "Other hypodensity, age unknown, not counted"
+    assert blood.SegmentLabel == "Suspected haemorrhage"
     for item, kind in ((other, "52988006"), (blood, "50960005")):
         assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
         assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == kind
@@ -147,7 +161,7 @@ def test_left_infarct_alone_is_left(series, masks, stamp):
     only_left = SourceMasks(np.where(masks.lesion == 2, 1, 0).astype(np.uint8), masks.regions)
     assert seg.lesion_segments(only_left) == {1: 1}
     dataset = seg.build_lesion(series, only_left, cases.MODEL, stamp)
-    assert [item.SegmentLabel for item in dataset.SegmentSequence] == ["Infarct left"]
+    assert [item.SegmentLabel for item in dataset.SegmentSequence] == ["Early ischaemic change left"]
     assert modifier(dataset.SegmentSequence[0]) == "7771000"
 
 
