@@ -203,9 +203,7 @@ class Fitted:
         """As model.json says it, with this lesion threshold."""
         return {
             "metrics": {
-                "validation": figures(
-                    self.evidence, threshold, self.decisions.calibration, self.decisions.threshold
-                ),
+                "validation": figures(self.evidence, threshold, self.decisions),
                 "test": None,
             },
             "lesion": {"threshold": threshold, "minimum_component_ml": MINIMUM_COMPONENT_ML},
@@ -213,6 +211,7 @@ class Fitted:
             "regions": {
                 "aggregation": "logit_of_mean",
                 "threshold": self.decisions.threshold,
+                "mirror_weight": self.decisions.mirror_weight,
                 "calibration": {name: asdict(curve) for name, curve in self.decisions.calibration.items()},
             },
         }

@@ -6,7 +6,7 @@ the lesion threshold and the regions' calibration through these same functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -88,7 +88,7 @@ class LearnedEngine:
         judged = head.brain.intracranial & head.covered & ~near_old
         probability[~judged] = 0.0
         usable = head.brain.parenchyma & head.covered & ~near_old
-        own = region_log_odds(probability, head.regions, usable)
+        own = against_mirror(region_log_odds(probability, head.regions, usable), self.package.mirror_weight)
         other: dict[RegionId, float] = {}
         weight_free: Lesion | None = None
         if self.package.combination is not None:
@@ -191,6 +191,15 @@ def region_log_odds(probability: Float3D, regions: UInt8Array, usable: Bool3D) -
             mean = np.clip(total[region.label] / voxels[region.label], MEAN_MARGIN, 1 - MEAN_MARGIN)
             log_odds[region] = logit(float(mean))
     return log_odds
+
+
+def against_mirror(log_odds: Mapping[RegionId, float], weight: float) -> dict[RegionId, float]:
+    """Each region's evidence less ``weight`` times that of its partner across the midline.
+
+    What darkens both sides alike, such as old age or a scanner, is seldom an infarct. Without a partner a
+    region is compared with itself, so that it speaks for less.
+    """
+    return {region: own - weight * log_odds.get(region.mirror, own) for region, own in log_odds.items()}
 
 
 def logit(probability: float) -> float:

@@ -86,6 +86,7 @@ class ModelPackage:
     minimum_component_ml: smaller connected lesions are dropped.
     calibration: by region name; the same for left and right.
     region_threshold: probability from which a region is called affected.
+    mirror_weight: of the partner's evidence, which is taken off a region's own (engine.against_mirror).
     combination: how the weight-free engine's opinion is joined; None when the network stands alone.
     manifest: the whole of model.json.
     """
@@ -100,6 +101,7 @@ class ModelPackage:
     minimum_component_ml: float
     calibration: Mapping[str, Calibration]
     region_threshold: float
+    mirror_weight: float
     combination: Combination | None
     manifest: Mapping[str, Any]
 
@@ -180,6 +182,7 @@ def load_package(folder: Path, *, atlas_sha256: str | None = None, to_refit: boo
             }
         ),
         region_threshold=float(manifest["regions"].get("threshold", REGION_THRESHOLD)),
+        mirror_weight=float(manifest["regions"].get("mirror_weight", 0.0)),
         combination=None if to_refit else _combination(folder, manifest.get("combination")),
         manifest=MappingProxyType(manifest),
     )

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from strokecore.arrays import BoolArray, Float3D, Float4D, Float32Array
 from strokecore.learned.arms import infarct_probability
 from strokecore.learned.combination import combined
-from strokecore.learned.engine import region_log_odds
+from strokecore.learned.engine import against_mirror, region_log_odds
 from strokecore.learned.golden import Golden
 from strokecore.learned.package import ModelPackage
 from strokecore.learned.runtime import Answers, Runtime
@@ -328,7 +328,8 @@ def _decisions(answers: Answers, golden: Golden, package: ModelPackage) -> tuple
     probabilities = []
     for case in range(int(golden.case.max()) + 1):
         mine = golden.case == case
-        log_odds = region_log_odds(infarct[mine], golden.regions[mine], golden.brain[mine])
+        found = region_log_odds(infarct[mine], golden.regions[mine], golden.brain[mine])
+        log_odds = against_mirror(found, package.mirror_weight)
         probabilities += [package.calibration[r.name].probability(x) for r, x in log_odds.items()]
     outlined = _golden_infarct(answers, golden, package) >= package.lesion_threshold
     return outlined, np.array(probabilities) >= package.region_threshold

@@ -35,7 +35,7 @@ from trainer.loop.run_folder import load_network
 from trainer.measure.metrics import CLASS_NAMES
 from trainer.measure.prediction import Panel
 from trainer.measure.thresholds import THRESHOLDS, levels, reaching
-from trainer.package.calibrate import fit_calibration, probabilities
+from trainer.package.calibrate import fit_regions, mirrored, probabilities
 from trainer.package.combine import weight_free
 
 DEPTHS_HU: Final = (2.0, 3.0, 5.0, 8.0)
@@ -165,15 +165,14 @@ def _learned(dataset: Dataset, record: CaseRecord, panel: Panel) -> Arrays:
 
 def _by_other_persons(cases: Cases, mine: Float64Array, other: Float64Array | None) -> Float64Array:
     """Each region's log-odds by curves that were fitted on the other persons; [cases, 20]."""
-    judged = np.where(cases.judged, mine, np.nan)
     out = np.full(mine.shape, np.nan)
+    second = np.zeros_like(mine) if other is None else other
     for person in sorted(set(cases.person)):
         here = np.array([name == person for name in cases.person])
-        curves = fit_calibration(
-            judged[~here], cases.affected[~here], None if other is None else other[~here]
-        )
-        second = np.zeros_like(mine) if other is None else other
-        p = np.clip(probabilities(curves, mine[here], second[here]), 1e-9, 1 - 1e-9)
+        theirs = None if other is None else other[~here]
+        fitted = fit_regions(mine[~here], cases.affected[~here], cases.judged[~here], theirs)
+        compared = mirrored(mine[here], fitted.mirror_weight)
+        p = np.clip(probabilities(fitted.calibration, compared, second[here]), 1e-9, 1 - 1e-9)
         out[here] = np.log(p / (1 - p))
     return out
 

@@ -41,6 +41,7 @@ _FAIR_SHARE: Final = 0.5
 # hemispheres: nine in ten are to stay at 10 in new heads, and the fit flatters itself a little.
 CLEAN_SHARE: Final = 0.92
 FEWEST_CLEAN: Final = 40
+MIRROR_WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75)
 _CUTS: Final = (0.2, 0.8)
 
 
@@ -120,10 +121,33 @@ def fit_calibration(
 def fit_regions(
     log_odds: Float64Array, affected: BoolArray, judged: BoolArray, asymmetry: Float64Array | None = None
 ) -> Decisions:
-    """Curves of every region name and where they are cut; arguments as in Evidence."""
-    curves = fit_calibration(log_odds, affected, asymmetry)
+    """Curves of every region name, what they take off for the mirror's sake, and where they are cut.
+
+    Arguments as in Evidence. Of MIRROR_WEIGHTS the one whose curves explain the truth best.
+    """
     other = np.zeros_like(log_odds) if asymmetry is None else asymmetry
-    return Decisions(curves, clean_cut(probabilities(curves, log_odds, other), affected, judged))
+    best: tuple[float, Decisions] | None = None
+    for weight in MIRROR_WEIGHTS:
+        evidence = mirrored(log_odds, weight)
+        curves = fit_calibration(np.where(judged, evidence, np.nan), affected, asymmetry)
+        probability = probabilities(curves, evidence, other)
+        known = judged & ~np.isnan(probability)
+        loss = _log_loss(affected[known], probability[known])
+        if best is None or loss < best[0]:
+            best = loss, Decisions(curves, clean_cut(probability, affected, judged), weight)
+    assert best is not None, "there is a weight to try"
+    return best[1]
+
+
+def mirrored(log_odds: Float64Array, weight: float) -> Float64Array:
+    """strokecore.learned.engine.against_mirror of many cases, [cases, 20]."""
+    partner = log_odds[:, [ALL_REGIONS.index(region.mirror) for region in ALL_REGIONS]]
+    return log_odds - weight * np.where(np.isnan(partner), log_odds, partner)
+
+
+def _log_loss(truth: BoolArray, probability: Float64Array) -> float:
+    p = np.clip(probability, 1e-9, 1 - 1e-9)
+    return float(-np.mean(np.where(truth, np.log(p), np.log(1 - p))))
 
 
 def probabilities(
@@ -161,20 +185,16 @@ def clean_cut(probability: Float64Array, affected: BoolArray, judged: BoolArray)
     return math.ceil(cut * 1000) / 1000
 
 
-def figures(
-    evidence: Evidence, threshold: float, calibration: Mapping[str, Calibration], cut: float
-) -> dict[str, Any]:
-    """What the fit reaches on the cases it was made from, which flatter it; JSON-ready, None: undefined.
-
-    ``cut``: probability from which a region is called.
-    """
+def figures(evidence: Evidence, threshold: float, decisions: Decisions) -> dict[str, Any]:
+    """What the fit reaches on the cases it was made from, which flatter it; JSON-ready, None: undefined."""
     at = THRESHOLDS.index(threshold)
     asymmetry = np.zeros_like(evidence.log_odds) if evidence.asymmetry is None else evidence.asymmetry
-    known = ~np.isnan(evidence.log_odds) & ~np.isnan(asymmetry)
+    known = evidence.judged & ~np.isnan(evidence.log_odds) & ~np.isnan(asymmetry)
     y = evidence.affected[known]
-    probability = probabilities(calibration, evidence.log_odds, asymmetry)[known]
+    compared = mirrored(evidence.log_odds, decisions.mirror_weight)
+    probability = probabilities(decisions.calibration, compared, asymmetry)[known]
     outlined = evidence.outlined[..., at][known]
-    called = (probability >= cut) & outlined
+    called = (probability >= decisions.threshold) & outlined
     dice = evidence.dice[:, at]
     sick = ~np.isnan(dice)
     return {
@@ -195,7 +215,7 @@ def figures(
         "region_sensitivity": _rounded(np.mean(called[y])) if y.any() else None,
         "region_specificity": _rounded(np.mean(~called[~y])) if (~y).any() else None,
         "region_brier": _rounded(np.mean((probability - y) ** 2)) if y.size else None,
-        "probable_not_outlined": int(((probability >= cut) & ~outlined).sum()),
+        "probable_not_outlined": int(((probability >= decisions.threshold) & ~outlined).sum()),
     }
 
 

@@ -16,7 +16,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
-from strokecore.learned.engine import Run, infarct_map, logit, region_log_odds
+from strokecore.learned.engine import Run, against_mirror, infarct_map, logit, region_log_odds
 from strokecore.learned.package import Calibration
 from strokecore.learned.preprocessing import InputSpec
 from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, longest_run, spans_enough
@@ -27,10 +27,18 @@ from trainer.package.combine import fit_combination, voxel_sample, weight_free
 
 @dataclass(frozen=True)
 class Decisions:
-    """How regions are called: their curves by name, and the probability from which one is affected."""
+    """How regions are called.
+
+    Attributes
+    ----------
+    calibration: curves by region name, from evidence against the mirror's (learned.engine.against_mirror).
+    threshold: probability from which a region is affected.
+    mirror_weight: how much of the partner's evidence is taken off.
+    """
 
     calibration: Mapping[str, Calibration]
     threshold: float
+    mirror_weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +47,7 @@ class Evidence:
 
     Attributes
     ----------
-    log_odds: float64 [cases, 20], aggregated evidence of each region; NaN where it has no usable voxel, or
-        where the truth does not judge it.
+    log_odds: float64 [cases, 20], each region's own evidence; NaN where it has no usable voxel.
     affected: bool [cases, 20], the truth.
     outlined: bool [cases, 20, thresholds], the lesion in the region is tall enough to count (aspects.py).
     dice: float64 [cases, thresholds]; NaN for a case without infarct.
@@ -104,11 +111,13 @@ def collect_joined(
             done()
         affected = np.array([_affected(record) for record in records])
         judged = np.array([_judged(record) for record in records])
-        decisions = calibrate(np.where(judged, _table(own), np.nan), affected, judged, _table(other))
+        decisions = calibrate(_table(own), affected, judged, _table(other))
         curves, called_from = decisions.calibration, logit(decisions.threshold)
         both = [
             {r: curves[r.name].log_odds(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()}
-            for mine, theirs in zip(own, other, strict=True)
+            for mine, theirs in zip(
+                (against_mirror(mine, decisions.mirror_weight) for mine in own), other, strict=True
+            )
         ]
 
         def kept(number: int) -> tuple[Case, Float32Array]:
@@ -159,7 +168,7 @@ def _of_case(
     lesion = int(np.count_nonzero(case.lesion))
     dice = dice_of_counts(both, reached + lesion) if lesion else np.full(len(THRESHOLDS), np.nan)
     return (
-        np.where(_judged(case.record), _table([found])[0], np.nan),
+        _table([found])[0],
         np.array(_affected(case.record)),
         _outlined(level, case),
         dice,

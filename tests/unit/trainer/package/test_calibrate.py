@@ -13,6 +13,7 @@ from strokecore.errors import UsageError
 from strokecore.head.brain import Brain
 from strokecore.head.canonical import Head
 from strokecore.head.grid import CANONICAL_GRID
+from strokecore.learned.engine import against_mirror
 from strokecore.learned.preprocessing import STROKE_WINDOW
 from strokecore.scoring.aspects import find_regions
 from strokecore.scoring.engine import Lesion
@@ -28,7 +29,15 @@ from tests.unit.trainer.evaluation_cases import (
 )
 from trainer.data.cases import Case, Dataset
 from trainer.measure.thresholds import THRESHOLDS
-from trainer.package.calibrate import CLEAN_SHARE, clean_cut, figures, fit_calibration, ranked_thresholds
+from trainer.package.calibrate import (
+    CLEAN_SHARE,
+    clean_cut,
+    figures,
+    fit_calibration,
+    fit_regions,
+    mirrored,
+    ranked_thresholds,
+)
 from trainer.package.evidence import Evidence, collect
 
 LEFT_M2, LEFT_M5 = (ALL_REGIONS.index(RegionId(name, "left")) for name in ("M2", "M5"))
@@ -125,8 +134,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
 
 
 def test_the_figures_count_what_is_probable_and_outlined(evidence: Evidence) -> None:
-    calibration = fit_calibration(evidence.log_odds, evidence.affected)
-    found = figures(evidence, 0.5, calibration, 0.5)
+    found = figures(evidence, 0.5, fit_regions(evidence.log_odds, evidence.affected, evidence.judged))
     assert (found["cases"], found["with_infarct"]) == (4, 3)
     assert found["regions"] == np.isfinite(evidence.log_odds).sum()
     assert found["regions_affected"] == 4
@@ -155,6 +163,31 @@ def test_regions_are_cut_by_healthy_hemispheres() -> None:
     unknown = probability.copy()
     unknown[:, place] = np.nan
     assert clean_cut(unknown, affected, judged) == 0.2
+
+
+def test_the_partners_evidence_is_taken_off_where_it_misleads() -> None:
+    """Heads that look ill on both sides alike: the truth hangs on the difference alone."""
+    rng = np.random.default_rng(3)
+    pairs = [ALL_REGIONS.index(region.mirror) for region in ALL_REGIONS]
+    affected = rng.random((200, 20)) < 0.1
+    common = rng.normal(0, 3, (200, 20))
+    common = (common + common[:, pairs]) / np.sqrt(2)
+    log_odds = common + 4.0 * affected + rng.normal(0, 1, (200, 20)) - 4
+    judged = np.ones_like(affected)
+    assert fit_regions(log_odds, affected, judged).mirror_weight == 0.75
+    alone = rng.normal(0, 1, (200, 20)) + 4.0 * affected - 4
+    assert fit_regions(alone, affected, judged).mirror_weight == 0.0
+
+
+def test_a_region_is_compared_with_its_partner_as_on_the_node() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 20))
+    values[0, LEFT_M5] = np.nan
+    found = mirrored(values, 0.5)[0]
+    given = {r: float(v) for r, v in zip(ALL_REGIONS, values[0], strict=True) if not np.isnan(v)}
+    node = against_mirror(given, 0.5)
+    for region, value in zip(ALL_REGIONS, found, strict=True):
+        assert np.isnan(value) if region not in node else value == pytest.approx(node[region])
+    assert node[RegionId("M5", "right")] == pytest.approx(0.5 * given[RegionId("M5", "right")])
 
 
 def test_without_an_infarct_no_threshold_can_be_chosen() -> None:
