@@ -18,13 +18,15 @@ from strokecore.learned import openvino as module
 from strokecore.learned.onnx import OnnxRuntime
 from strokecore.learned.openvino import OpenVinoRuntime, load_openvino
 from strokecore.learned.package import ModelPackage, load_package
+from strokecore.learned.parity import LIMITS
 from strokecore.learned.shipped import SHIPPED
 from tests.unit.learned.package_cases import SPEC, mirror_network, write_package
 
 ROOT = Path(__file__).resolve().parents[3]
-# The parity gate's own limits, here on all pixels of the shipped model's golden slices.
+# The parity gate's own limit, here on all pixels of the shipped model's golden slices.
 LARGEST_AT_999 = 0.02
-LEAST_DICE = 0.995
+# Of each arm alone at one half, where its soft maps have their plateaus; the gate looks at what is outlined.
+LEAST_DICE = 0.98
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def differences(found: Any, golden: dict[str, Any]) -> Any:
 def test_fp32_gives_the_golden_answers(shipped: ModelPackage, golden: dict[str, Any]) -> None:
     engine = OpenVinoRuntime(shipped, "fp32", 1)
     assert engine.precision == "fp32"
-    assert differences(engine.run(golden["slices"]), golden).max() < 1e-4
+    assert differences(engine.run(golden["slices"]), golden).max() < LIMITS["fp32_difference"]
 
 
 def test_bf16_is_within_the_gates_limits_and_is_bf16(shipped: ModelPackage, golden: dict[str, Any]) -> None:

@@ -21,13 +21,13 @@ from tests.unit.scoring.heads import darken, flat_head
 from trainer.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPE = ROOT / "trainer" / "recipes" / "strokecore_tiny.yaml"
+RECIPE = ROOT / "trainer" / "recipes" / "strokecore_unet.yaml"
 MOST_BYTES = 15_000_000
 
 
 def test_the_package_is_whole_and_small() -> None:
     package = load_package(SHIPPED)
-    assert package.name == "strokecore-tiny"
+    assert package.name == "strokecore-unet"
     assert package.licence == "Apache-2.0"
     assert package.combination is not None
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < MOST_BYTES
