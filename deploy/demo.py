@@ -268,6 +268,9 @@ def _fetch(orthanc: Orthanc, series: str, state: Any) -> None:
         name = str(tags["Modality"]).lower()
         if name == "seg":
             name = "regions" if "regions" in str(tags.get("SeriesDescription", "")) else "seg"
+        elif name == "doc":
+            name = "pdf"
+            (OUT / "report.pdf").write_bytes(orthanc.get_bytes(f"/instances/{instance}/pdf"))
         elif name != "sr":
             pictures += 1
             name = f"picture-{pictures:02d}"

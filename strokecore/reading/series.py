@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,6 @@ import numpy as np
 from strokecore.arrays import BoolArray, Float32Array, Float64Array
 from strokecore.errors import Refusal, UsageError
 from strokecore.flags import QualityFlag
-from strokecore.reading.acquisition import doubtful_exclusion
 from strokecore.reading.candidates import (
     Candidate,
     find_candidates,
@@ -120,7 +119,8 @@ def read_candidate_header(folder: Path, series_uid: str | None = None) -> Datase
         except (Refusal, UsageError):
             return None
         asked = [c for c in candidates if series_uid in (None, c.uid)]
-        return _most_like_a_head(asked, _wrongly_excluded)
+        usable = [c for c in asked if c.excluded is None] or [c for c in asked if _wrongly_excluded(c)]
+        return _most_like_a_head(usable)
 
 
 def candidate_header_in_memory(contents: Iterable[bytes]) -> Dataset | None:
@@ -133,17 +133,14 @@ def candidate_header_in_memory(contents: Iterable[bytes]) -> Dataset | None:
             candidates = find_candidates(files, lambda candidate: None)
         except Refusal:
             return None
-        return _most_like_a_head(candidates, lambda c: doubtful_exclusion(c.summary) is not None)
+        # without a look at the pixels an excluded series may be anything
+        return _most_like_a_head([c for c in candidates if c.excluded is None])
 
 
-def _most_like_a_head(
-    candidates: Sequence[Candidate], excluded_yet_a_head: Callable[[Candidate], bool]
-) -> Dataset | None:
-    usable = [c for c in candidates if c.excluded is None]
-    usable = usable or [c for c in candidates if excluded_yet_a_head(c)]
+def _most_like_a_head(candidates: Sequence[Candidate]) -> Dataset | None:
     # stable sort: within each kind the order of rank stays
-    usable.sort(key=lambda c: not c.summary.tags_say_head)
-    return usable[0].files[0].header if usable else None
+    ordered = sorted(candidates, key=lambda c: not c.summary.tags_say_head)
+    return ordered[0].files[0].header if ordered else None
 
 
 def _read_series(folder: Path, series_uid: str | None) -> Series:

@@ -34,3 +34,4 @@ def test_deploy_run_ends_with_the_score_of_its_patient() -> None:
     assert {"I", "M1", "M2"} <= set(found.group(1).split(", "))
     assert "from the last slice to the result" in done.stdout
     assert (ROOT / ".strokecore" / "out" / "report.html").is_file()
+    assert (ROOT / ".strokecore" / "out" / "report.pdf").read_bytes().startswith(b"%PDF-")
