@@ -161,9 +161,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
             raise UsageError(f"name is {self.name!r}, expected letters, digits, '-', '_' and '.'.")
-        if len(self.input.channels) != self.network.channels:
+        if self.input.channel_count != self.network.channels:
             raise UsageError(
-                f"input has {len(self.input.channels)} channels and network.channels is "
+                f"input has {self.input.channel_count} channels and network.channels is "
                 f"{self.network.channels}; write down the same number."
             )
         unit = self.network.multiple

@@ -366,7 +366,7 @@ def _about(record: Mapping[str, Any], recipe: Recipe, dataset: Dataset, weights:
         "input": {
             "name": INPUT_NAME,
             "dtype": "float32",
-            "shape": ["n", len(recipe.input.channels), *recipe.input.size],
+            "shape": ["n", recipe.input.channel_count, *recipe.input.size],
             **recipe.input.to_dict(),
         },
         "outputs": [

@@ -196,7 +196,7 @@ def _losses(
 
     sigma = rng.uniform(0, training.config.noise_hu, (len(rows), 1, 1)).astype(np.float32)
     noise = rng.standard_normal(clean.shape, dtype=np.float32) * sigma
-    pixels = torch.from_numpy(to_channels((clean.numpy() + noise)[:, None], training.spec))
+    pixels = torch.from_numpy(to_channels((clean.numpy() + noise)[:, None], regions.numpy(), training.spec))
     rows_px, columns_px = (side // training.shape.patch_size for side in training.spec.size)
     masked = torch.from_numpy(rng.random((len(rows), rows_px * columns_px)) < training.config.masked_share)
     predicted = training.head(_taps(training.model, training.shape, pixels, masked))

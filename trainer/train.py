@@ -168,7 +168,7 @@ class Job:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-        taps = self.features(batch.keys, batch.hu)
+        taps = self.features(batch.keys, batch.hu, batch.territories)
         bg_logits, sg_logits = self.decoder(taps, tuple(batch.hu.shape[-2:]))
         bg, sg = batch.to(self.fabric.device).arms(bg_logits, sg_logits)
         if batch.kind == "pairs":

@@ -21,6 +21,7 @@ from strokecore.learned.package import ModelPackage
 from strokecore.learned.preprocessing import (
     InputSpec,
     hu_slices,
+    label_slices,
     mask_slices,
     slice_centres_mm,
     to_channels,
@@ -169,7 +170,8 @@ def infarct_map(
     found = np.zeros(slices.shape, np.float32)
     if shown.any():
         share = sg_share(slice_centres_mm(grid, spec)[shown], _plane_mm(regions, grid))
-        bg, sg = run(to_channels(with_neighbours(slices, np.flatnonzero(shown), spec), spec))
+        stacks = with_neighbours(slices, np.flatnonzero(shown), spec)
+        bg, sg = run(to_channels(stacks, label_slices(regions, grid, spec)[shown], spec))
         found[shown] = infarct_probability(bg, sg, share)
     if not np.isfinite(found).all():
         # never scored: a comparison with NaN is false, and all of it would look like healthy brain

@@ -289,7 +289,7 @@ def _checked_input(folder: Path, manifest: Mapping[str, Any]) -> InputSpec:
         spec = InputSpec.from_dict(manifest["input"])
     except UsageError as error:
         raise _damaged(folder, f"has an impossible input: {error}") from error
-    shape = ["n", len(spec.channels), *spec.size]
+    shape = ["n", spec.channel_count, *spec.size]
     if manifest["input"]["shape"] != shape:
         raise _damaged(
             folder, f"says input shape {manifest['input']['shape']} where its channels and size give {shape}"

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from strokecore.anatomy.regions import ALL_REGIONS, REGION_NAMES
 from strokecore.arrays import BoolArray, Float3D, Float4D, Float32Array, Float64Array, UInt8Array
 from strokecore.errors import UsageError
 from strokecore.head.grid import Grid
@@ -79,6 +80,8 @@ class InputSpec:
     slice_mm: thickness of the slabs and distance of their centres; contiguous.
     channels: in the order of the model's input.
     flat: without the scanner's slow density field (strokecore.head.density_field), else as scanned.
+    atlas: behind the windows, a channel for each region name (REGION_NAMES) that is 1 in the person's region
+        of either side, as the registration places it.
     """
 
     size: tuple[int, int] = (136, 112)
@@ -86,6 +89,7 @@ class InputSpec:
     slice_mm: float = 6.0
     channels: tuple[Channel, ...] = DEFAULT_CHANNELS
     flat: bool = False
+    atlas: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size) < 16:
@@ -96,6 +100,11 @@ class InputSpec:
             )
         if not self.channels:
             raise UsageError("input channels are empty, expected at least one window.")
+
+    @property
+    def channel_count(self) -> int:
+        """Of the model's input."""
+        return len(self.channels) + len(REGION_NAMES) * self.atlas
 
     @property
     def slabs(self) -> tuple[int, ...]:
@@ -119,6 +128,7 @@ class InputSpec:
                 for c in self.channels
             ],
             "flat": self.flat,
+            "atlas": self.atlas,
         }
 
     @classmethod
@@ -140,6 +150,7 @@ class InputSpec:
                 for c in values["channels"]
             ),
             flat=bool(values.get("flat", False)),
+            atlas=bool(values.get("atlas", False)),
         )
 
 
@@ -191,19 +202,23 @@ def with_neighbours(
     return np.asarray(padded[rows[:, None] + margin + np.array(spec.slabs)])
 
 
-def to_channels(stacks: Float4D, spec: InputSpec) -> Float32Array:
+def to_channels(stacks: Float4D, regions: UInt8Array, spec: InputSpec) -> Float32Array:
     """Slices with their neighbours to the model's input, float32 [n, channels, rows, columns].
 
     Parameters
     ----------
     stacks: [n, slabs, rows, columns], HU, as ``with_neighbours`` gives them.
+    regions: uint8 [n, rows, columns], RegionId.label; only looked at where ``spec.atlas``.
     """
-    out = np.empty((stacks.shape[0], len(spec.channels), *stacks.shape[2:]), np.float32)
+    out = np.empty((stacks.shape[0], spec.channel_count, *stacks.shape[2:]), np.float32)
     for index, channel in enumerate(spec.channels):
         low, high = channel.window_hu
         slices = stacks[:, spec.slabs.index(channel.slab)]
         scaled = np.clip((slices - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
         out[:, index] = ((scaled - channel.mean) / channel.std)[..., :: -1 if channel.mirror else 1]
+    if spec.atlas:
+        for index, name in enumerate(REGION_NAMES, start=len(spec.channels)):
+            out[:, index] = np.isin(regions, [region.label for region in ALL_REGIONS if region.name == name])
     return out
 
 

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
-from strokecore.arrays import Bool2D, Float2D, Float32Array
+from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.arrays import Bool2D, Float2D, Float32Array, UInt8Array
 from strokecore.learned.preprocessing import InputSpec, to_channels, with_neighbours
 
 HEADS: Final = 6
@@ -33,11 +34,13 @@ def random_slices(spec: InputSpec, seed: int) -> Float32Array:
     """
     rng = np.random.default_rng(seed)
     heads = np.stack([_head(spec, rng) for _ in range(HEADS)])
-    noise = rng.normal(size=(1, len(spec.channels), *spec.size)).astype(np.float32)
+    noise = rng.normal(size=(1, spec.channel_count, *spec.size)).astype(np.float32)
     air = np.full((1, *spec.size), _AIR_HU, np.float32)
+    nowhere = np.zeros(spec.size, np.uint8)
     # neighbours of one another, as the slices of a head are
     shown = np.concatenate([heads, air])
-    channels = to_channels(with_neighbours(shown, np.arange(len(shown)), spec), spec)
+    stacks = with_neighbours(shown, np.arange(len(shown)), spec)
+    channels = to_channels(stacks, np.stack([*(_regions(spec, rng) for _ in heads), nowhere]), spec)
     return np.concatenate([channels[:-1], noise, channels[-1:]])
 
 
@@ -70,6 +73,15 @@ def _head(spec: InputSpec, rng: np.random.Generator) -> Float2D:
         hu = hu - np.where(brain, np.float32(rng.uniform(5, 14)) * softened, np.float32(0))
     hu = hu + rng.normal(0, 2.0, spec.size).astype(np.float32)
     return np.asarray(hu, np.float32)
+
+
+def _regions(spec: InputSpec, rng: np.random.Generator) -> UInt8Array:
+    """Labels in patches, for models that see an atlas; a third of the slice has none."""
+    if not spec.atlas:
+        return np.zeros(spec.size, np.uint8)
+    grain = _smooth(spec, rng, 8.0, 1.0)
+    labels = np.digitize(grain, np.linspace(-1.0, 1.0, len(ALL_REGIONS)))
+    return np.where(_smooth(spec, rng, 20.0, 1.0) > -0.4, labels, 0).astype(np.uint8)
 
 
 def _ellipse(

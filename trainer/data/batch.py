@@ -79,7 +79,12 @@ class Batch:
 
     def channels(self, spec: InputSpec) -> Tensor:
         """The network's input, float32 [m, channels, H, W]; mirror channels mirror the augmented slice."""
-        return torch.from_numpy(to_channels(self.hu.numpy(), spec))
+        return torch.from_numpy(to_channels(self.hu.numpy(), self.territories.numpy(), spec))
+
+    @property
+    def territories(self) -> Tensor:
+        """Of all slices, as their truths have them; uint8 [m, H, W]."""
+        return torch.cat([self.bg.territories, self.sg.territories])
 
     def arms(self, bg_logits: Tensor, sg_logits: Tensor) -> tuple[ArmSlices, ArmSlices]:
         """The loss's input from both arms' logits [m, K, H, W] for the whole batch."""

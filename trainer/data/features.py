@@ -108,15 +108,15 @@ class FeatureCache:
 
     def taps(self, batch: Batch) -> tuple[Tensor, ...]:
         """Features of a batch's slices: four float32 tensors [m, hidden, h, w] on the network's device."""
-        return self.features(batch.keys, batch.hu)
+        return self.features(batch.keys, batch.hu, batch.territories)
 
-    def features(self, keys: Sequence[SliceKey], hu: Tensor) -> tuple[Tensor, ...]:
+    def features(self, keys: Sequence[SliceKey], hu: Tensor, territories: Tensor) -> tuple[Tensor, ...]:
         """Features of named slices; those not in the cache are computed in one batch and kept.
 
         Parameters
         ----------
         keys: names of the slices; version PLAIN for slices as they are, as validation sees them.
-        hu: float32 [m, slabs, H, W], their densities.
+        hu: float32 [m, slabs, H, W], their densities; territories: uint8 [m, H, W].
 
         Raises
         ------
@@ -127,7 +127,9 @@ class FeatureCache:
         missing = [i for i, key in enumerate(keys) if not self._read(key, found[i])]
         if missing:
             device = next(self.net.parameters()).device
-            x = torch.from_numpy(to_channels(hu[missing].numpy(), self.spec)).to(device)
+            x = torch.from_numpy(
+                to_channels(hu[missing].numpy(), territories[missing].numpy(), self.spec)
+            ).to(device)
             # full precision whatever the caller trains in: computed once, read by all
             with torch.autocast(device.type, enabled=False):
                 computed = torch.stack(self.net.taps(x), dim=1).to(torch.float16).cpu()

@@ -16,8 +16,9 @@ from trainer.data.features import FeatureCache
 from trainer.data.slices import CaseSlices
 from trainer.network.vit_dpt import StrokeNet
 
-# Keys and HU float32 [m, slabs, H, W] of slices, to the four taps [m, hidden, h, w] on the training's device.
-Features = Callable[[Sequence[SliceKey], Tensor], tuple[Tensor, ...]]
+# Keys, HU float32 [m, slabs, H, W] and territories uint8 [m, H, W] of slices, to the four taps
+# [m, hidden, h, w] on the training's device.
+Features = Callable[[Sequence[SliceKey], Tensor, Tensor], tuple[Tensor, ...]]
 
 
 def frozen_features(
@@ -30,8 +31,8 @@ def frozen_features(
     Raises UsageError when there is no room for those of ``slices``.
     """
 
-    def computed(keys: Sequence[SliceKey], hu: Tensor) -> tuple[Tensor, ...]:
-        channels = torch.from_numpy(to_channels(hu.numpy(), recipe.input))
+    def computed(keys: Sequence[SliceKey], hu: Tensor, territories: Tensor) -> tuple[Tensor, ...]:
+        channels = torch.from_numpy(to_channels(hu.numpy(), territories.numpy(), recipe.input))
         with fabric.autocast():
             return net.taps(channels.to(fabric.device))
 

@@ -62,7 +62,7 @@ class Validator:
 
     Parameters
     ----------
-    features: gives the frozen features of slices from their keys and HU [m, slabs, H, W].
+    features: gives the frozen features of slices from their keys, HU [m, slabs, H, W] and territories.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class Validator:
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             hu = torch.from_numpy(with_neighbours(case.hu, part, self.recipe.input).astype(np.float32))
-            taps = self.features([SliceKey(case.record.id, int(row), PLAIN) for row in part], hu)
+            territories = torch.from_numpy(case.territories[part])
+            taps = self.features([SliceKey(case.record.id, int(row), PLAIN) for row in part], hu, territories)
             logits: tuple[Tensor, Tensor] = decoder(taps, tuple(hu.shape[-2:]))
             bg, sg = (arm.float().softmax(1).cpu().numpy() for arm in logits)
             called = infarct_probability(bg, sg, share[part]) >= THRESHOLD

@@ -29,6 +29,7 @@ class TaglConfig:
     median_window: number of latest confidences per stratum of which tau is the median.
     dice_weight: weight of soft Dice in the plain loss.
     ce_weight: weight of cross-entropy in the plain loss.
+    region_weight: weight of the regions' cross-entropy in the plain loss; 0 leaves it out.
     gate: what gates the coupling: the confidence of the whole BG slice ("pair") or that inside the one
         BG territory ("territory"). SG slices are weighted by the pair's gate either way.
     """
@@ -42,6 +43,7 @@ class TaglConfig:
     median_window: int = 256
     dice_weight: float = 1.0
     ce_weight: float = 1.0
+    region_weight: float = 0.0
     gate: Literal["pair", "territory"] = "pair"
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class TaglConfig:
         self._check("median_window", self.median_window, self.median_window >= 1, "1 or more")
         self._check("dice_weight", self.dice_weight, self.dice_weight >= 0, "0 or more")
         self._check("ce_weight", self.ce_weight, self.ce_weight >= 0, "0 or more")
+        self._check("region_weight", self.region_weight, self.region_weight >= 0, "0 or more")
         if self.dice_weight == 0 and self.ce_weight == 0:
             raise UsageError(
                 "loss.dice_weight and loss.ce_weight are both 0; nothing is learned. Set one above 0."

@@ -20,6 +20,7 @@ from strokecore.learned.arms import CLASSES, Arm, infarct_probability, sg_share
 from strokecore.learned.preprocessing import (
     InputSpec,
     hu_slices,
+    label_slices,
     mask_slices,
     slice_centres_mm,
     to_channels,
@@ -80,7 +81,8 @@ class Panel:
         """Each network's class probabilities of the slices that hold brain, and which slices those are."""
         rows = np.flatnonzero(mask_slices(case.brain, CANONICAL_GRID, self.spec).any(axis=(1, 2)))
         slices = hu_slices(case.density(self.spec), CANONICAL_GRID, self.spec)
-        channels = to_channels(with_neighbours(slices, rows, self.spec), self.spec)
+        regions = label_slices(case.regions, CANONICAL_GRID, self.spec)[rows]
+        channels = to_channels(with_neighbours(slices, rows, self.spec), regions, self.spec)
         for probabilities in _class_probabilities(self.nets, channels, _BATCH):
             yield probabilities, rows
 

@@ -112,7 +112,7 @@ def golden(net: StrokeNet, cases: Sequence[Case], spec: InputSpec) -> dict[str, 
     rng = np.random.default_rng(_RANDOM_SEED)
     parts.append(
         {
-            "slices": rng.normal(size=(_RANDOM_SLICES, len(spec.channels), *spec.size)).astype(np.float32),
+            "slices": rng.normal(size=(_RANDOM_SLICES, spec.channel_count, *spec.size)).astype(np.float32),
             "case": np.full(_RANDOM_SLICES, -1, np.int16),
             "share": np.full(_RANDOM_SLICES, 0.5, np.float32),
             "regions": np.zeros(shape, np.uint8),
@@ -174,12 +174,13 @@ def _of_case(case: Case, index: int, number: int, spec: InputSpec) -> dict[str, 
     shown = np.flatnonzero(brain.any(axis=(1, 2)))
     chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(number, len(shown))).round().astype(int))]
     slices = hu_slices(case.density(spec), CANONICAL_GRID, spec)
+    regions = label_slices(case.regions, CANONICAL_GRID, spec)[chosen]
     share = sg_share(slice_centres_mm(CANONICAL_GRID, spec)[chosen], case.record.level_plane_mm)
     return {
-        "slices": to_channels(with_neighbours(slices, chosen, spec), spec),
+        "slices": to_channels(with_neighbours(slices, chosen, spec), regions, spec),
         "case": np.full(len(chosen), index, np.int16),
         "share": share.astype(np.float32),
-        "regions": label_slices(case.regions, CANONICAL_GRID, spec)[chosen],
+        "regions": regions,
         "brain": brain[chosen],
     }
 

@@ -106,12 +106,13 @@ def golden_arrays() -> dict[str, npt.NDArray[Any]]:
 def _golden_slices(head: Head, case: int) -> dict[str, npt.NDArray[Any]]:
     brain = mask_slices(head.brain.parenchyma, head.grid, SPEC)
     chosen = np.array([2, 4, 8, 10])  # two of each level
+    regions = label_slices(head.regions, head.grid, SPEC)[chosen]
     share = sg_share(slice_centres_mm(head.grid, SPEC)[chosen], level_plane_mm(head.regions, head.grid))
     return {
-        "slices": to_channels(hu_slices(head.hu, head.grid, SPEC)[chosen][:, None], SPEC),
+        "slices": to_channels(hu_slices(head.hu, head.grid, SPEC)[chosen][:, None], regions, SPEC),
         "case": np.full(len(chosen), case, np.int16),
         "share": share.astype(np.float32),
-        "regions": label_slices(head.regions, head.grid, SPEC)[chosen],
+        "regions": regions,
         "brain": brain[chosen],
     }
 

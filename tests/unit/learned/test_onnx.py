@@ -38,7 +38,7 @@ def engine(runtime: OnnxRuntime) -> LearnedEngine:
 
 def noisy_slices(number: int) -> Any:
     hu = np.random.default_rng(0).normal(35, 6, (number, *SPEC.size))
-    return to_channels(hu.astype(np.float32)[:, None], SPEC)
+    return to_channels(hu.astype(np.float32)[:, None], np.zeros(hu.shape, np.uint8), SPEC)
 
 
 def test_it_computes_what_the_network_means(runtime: OnnxRuntime) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strokecore.anatomy.regions import REGION_NAMES, RegionId
 from strokecore.errors import UsageError
 from strokecore.head.grid import CANONICAL_GRID, Grid
 from strokecore.learned.preprocessing import (
@@ -21,6 +22,7 @@ from strokecore.learned.preprocessing import (
     slice_centres_mm,
     to_channels,
     to_volume,
+    with_neighbours,
 )
 
 GRID = CANONICAL_GRID
@@ -149,9 +151,38 @@ def test_nothing_comes_back_beyond_the_slices() -> None:
     assert back.sum() == pytest.approx(back[inside].sum())
 
 
+NO_REGIONS = np.zeros((2, 16, 16), np.uint8)
+
+
+def test_the_atlas_is_a_channel_for_each_name_of_either_side() -> None:
+    spec = InputSpec(size=(16, 16), atlas=True)
+    regions = NO_REGIONS.copy()
+    regions[0, 2:5, 3] = RegionId("C", "right").label
+    regions[1, 7, 12] = RegionId("M6", "left").label
+    channels = to_channels(np.zeros((2, 1, 16, 16), np.float32), regions, spec)
+    assert channels.shape == (2, spec.channel_count, 16, 16) == (2, 13, 16, 16)
+    place = {name: 3 + index for index, name in enumerate(REGION_NAMES)}
+    np.testing.assert_array_equal(channels[0, place["C"]], regions[0] > 0)
+    np.testing.assert_array_equal(channels[1, place["M6"]], regions[1] > 0)
+    assert channels[:, 3:].sum() == 4
+    assert InputSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_neighbours_lie_beside_and_nothing_beyond_the_ends() -> None:
+    slices = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 16, 16), np.float32)
+    spec = InputSpec(
+        size=(16, 16), channels=(Channel((0, 8)), Channel((0, 8), slab=-1), Channel((0, 8), slab=1))
+    )
+    stacks = with_neighbours(slices, np.array([0, 2]), spec)
+    assert stacks[:, :, 5, 5].tolist() == [[-1024, 0, 1], [1, 2, 3]]
+    channels = to_channels(stacks, NO_REGIONS, spec)
+    shown = (channels[:, :, 5, 5] * 0.226 + 0.449) * 8
+    np.testing.assert_allclose(shown, [[0, 0, 1], [2, 1, 3]], atol=1e-5)
+
+
 def test_channels_are_windows_of_head_and_mirror() -> None:
     slices = np.linspace(-100, 120, 2 * 16 * 16, dtype=np.float32).reshape(2, 16, 16)
-    channels = to_channels(slices[:, None], InputSpec(size=(16, 16)))
+    channels = to_channels(slices[:, None], NO_REGIONS, InputSpec(size=(16, 16)))
     assert channels.shape == (2, 3, 16, 16)
     assert channels.dtype == np.float32
     for index, (low, high), source in (
@@ -164,7 +195,9 @@ def test_channels_are_windows_of_head_and_mirror() -> None:
 
 
 def test_outside_the_scan_is_black_in_every_window() -> None:
-    channels = to_channels(np.full((1, 1, 16, 16), -1024, np.float32), InputSpec(size=(16, 16)))
+    channels = to_channels(
+        np.full((1, 1, 16, 16), -1024, np.float32), NO_REGIONS[:1], InputSpec(size=(16, 16))
+    )
     np.testing.assert_allclose(channels, -0.449 / 0.226, rtol=1e-5)
 
 

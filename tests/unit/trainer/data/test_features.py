@@ -94,7 +94,7 @@ def test_the_backbone_sees_a_slice_once(tmp_path: Path, net: StrokeNet, batch: B
 def test_only_what_is_missing_is_computed(tmp_path: Path, net: StrokeNet, batch: Batch) -> None:
     counting = Counting(net)
     ours = cache(tmp_path, counting)
-    part = ours.features(batch.keys[1:2], batch.hu[1:2])
+    part = ours.features(batch.keys[1:2], batch.hu[1:2], batch.territories[1:2])
     whole = ours.taps(batch)
     assert counting.seen == 4
     assert equal(part, [tap[1:2] for tap in whole])
@@ -177,7 +177,7 @@ def test_damage_is_found_and_computed_again(
 
 def test_files_are_sparse(tmp_path: Path, net: StrokeNet, batch: Batch) -> None:
     ours = cache(tmp_path, net)
-    ours.features([SliceKey("case-0", 7, 2)], batch.hu[:1])
+    ours.features([SliceKey("case-0", 7, 2)], batch.hu[:1], batch.territories[:1])
     (path,) = tmp_path.rglob("*.taps")
     assert path.stat().st_size > 20 * ours.entry_bytes
     assert path.stat().st_blocks * 512 < 3 * ours.entry_bytes
@@ -214,7 +214,7 @@ def test_wrong_use_is_refused(tmp_path: Path, net: StrokeNet, batch: Batch) -> N
     with pytest.raises(UsageError, match="cached_features"):
         cache(tmp_path, net, recipe())
     with pytest.raises(ValueError, match="not in a cache"):
-        cache(tmp_path, net).features([SliceKey("case-0", 3, 3)], batch.hu[:1])
+        cache(tmp_path, net).features([SliceKey("case-0", 3, 3)], batch.hu[:1], batch.territories[:1])
     broken = Counting(net)
     with torch.no_grad():
         broken.backbone.model.norm.weight.fill_(1e6)

@@ -191,7 +191,7 @@ def test_mirror_channel_mirrors_the_augmented_slice() -> None:
     batch = first(TrainingData(CASES, recipe(augment=AugmentConfig(probability=1.0))), "pairs")
     channels = batch.channels(SPEC)
     assert channels.shape == (8, 3, *SPEC.size)
-    np.testing.assert_array_equal(channels, to_channels(batch.hu.numpy(), SPEC))
+    np.testing.assert_array_equal(channels, to_channels(batch.hu.numpy(), batch.territories.numpy(), SPEC))
     assert torch.equal(channels[:, 2], channels[:, 1].flip(-1))
     assert not torch.equal(channels[:, 2], channels[:, 1])
 

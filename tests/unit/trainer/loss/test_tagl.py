@@ -17,6 +17,7 @@ from monai.losses.dice import DiceCELoss
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from strokecore.anatomy.regions import RegionId
 from strokecore.errors import UsageError
 from strokecore.learned.arms import BG_CLASSES, SG_CLASSES
 from trainer.loss.coupling import PAIRS
@@ -26,6 +27,7 @@ from trainer.loss.tagl import (
     TaglConfig,
     TerritoryAwareGatedLoss,
     infarct_log_odds,
+    region_losses,
     slice_losses,
 )
 
@@ -138,6 +140,30 @@ def test_a_batch_may_mix_known_classes_and_infarct_only() -> None:
     mixed = ArmSlices(*(torch.cat([getattr(known, f), getattr(infarct_only, f)]) for f in fields))
     alone = torch.cat([slice_losses(s, TaglConfig()) for s in (known, infarct_only)])
     torch.testing.assert_close(slice_losses(mixed, TaglConfig()), alone)
+
+
+def test_regions_of_any_size_count_alike() -> None:
+    labels = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
+    labels[:, :2, :4] = RegionId("C", "right").label  # 8 pixels
+    labels[:, 4:] = RegionId("M2", "left").label  # 96 pixels
+    labels[1, 2, :7] = RegionId("I", "left").label  # too few to be judged
+    lesion = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    lesion[0, 0, :4] = True  # half of C
+    odds = torch.zeros(2, SIZE, SIZE).masked_fill(labels == RegionId("M2", "left").label, -1.0)
+    slices = dataclasses.replace(arm(0, lesion, 1), territories=labels)
+    caudate, cortex = np.log(2), np.log1p(np.exp(-1))
+    np.testing.assert_allclose(region_losses(odds, slices), [(caudate + cortex) / 2] * 2, rtol=1e-5)
+    no_brain = dataclasses.replace(slices, brain=torch.zeros_like(slices.brain))
+    assert region_losses(odds, no_brain).tolist() == [0, 0]
+    odds[0, :2, :4] = torch.nan
+    assert region_losses(odds, slices)[0].isnan(), "a network that diverges is seen"
+
+
+def test_the_regions_part_has_its_weight() -> None:
+    bg, _ = pairs(6)
+    added = slice_losses(bg, TaglConfig(region_weight=3)) - slice_losses(bg, TaglConfig())
+    torch.testing.assert_close(added, 3 * region_losses(infarct_log_odds(bg.logits), bg))
+    assert torch.autograd.grad(added.sum(), bg.logits)[0].isfinite().all()
 
 
 def test_weights_of_the_two_parts() -> None:

@@ -96,7 +96,7 @@ def test_a_case_is_made_of_its_slices(net: StrokeNet) -> None:
     case = make_case("a", "test", "coupled", (M2,))
     rows = mask_slices(case.brain, CANONICAL_GRID, SPEC).any(axis=(1, 2))
     hu = hu_slices(case.hu.astype(np.float32), CANONICAL_GRID, SPEC)[rows]
-    bg, _ = predict_slices(net, to_channels(hu[:, None], SPEC))
+    bg, _ = predict_slices(net, to_channels(hu[:, None], np.zeros(hu.shape, np.uint8), SPEC))
     infarct = Panel([net], SPEC).infarcts(case)[0]
     index = (slice(*[int(np.searchsorted(CANONICAL_GRID.axes_mm[0], v)) for v in (-16.5, -13.5)]),)
     middle = infarct[index][:, box(M2)[1], box(M2)[2]]
