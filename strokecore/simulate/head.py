@@ -31,9 +31,9 @@ from strokecore.simulate.scanner import (
     window_of,
 )
 from strokecore.simulate.shape import (
+    Bending,
     FineGrid,
     Warp,
-    bend,
     brain_part,
     face_part,
     fine_grid,
@@ -108,8 +108,8 @@ def build_head(spec: SampleSpec, base: BaseHead | None = None) -> BuiltHead:
             f"the specification's anatomy is {spec.anatomy or 'the average head'!r} and the head given is "
             f"{head.anatomy or 'the average head'!r}; give the label map that the specification names."
         )
-    person, warp = bend_person(spec, head)
-    return BuiltHead(person, add_lesions(spec, head, person, warp))
+    person, bending = bend_person(spec, head)
+    return BuiltHead(person, add_lesions(spec, head, person, bending))
 
 
 def scan(spec: SampleSpec, built: BuiltHead) -> SimulatedHead:
@@ -190,8 +190,8 @@ def simulate(spec: SampleSpec, base: BaseHead | None = None) -> SimulatedHead:
     return scan(spec, build_head(spec, base))
 
 
-def bend_person(spec: SampleSpec, head: BaseHead) -> tuple[Person, Warp]:
-    """Bend a base head into the seed's person and give it tissue densities."""
+def bend_person(spec: SampleSpec, head: BaseHead) -> tuple[Person, Bending]:
+    """Bend a base head into the seed's person and give it tissue densities; and how its brain was bent."""
     grid = fine_grid()
     brain_grid, brain_place = brain_part(grid)
     face_grid, face_place = face_part(grid)
@@ -199,52 +199,39 @@ def bend_person(spec: SampleSpec, head: BaseHead) -> tuple[Person, Warp]:
     warp = individual_warp(rng, spec.shape_spread, spec.midline_shift_mm)
     if head.interior is not None:
         warp = _with_own_ventricles(warp, head, spec, rng)
+    whole_brain, coarse_brain = (Bending.of(warp.brain, brain_grid, smooth=s) for s in (False, True))
+    coarse_skull = Bending.of(warp.skull, grid, smooth=True)
 
-    def brain(field: Float32Array, outside: float, *, smooth: bool = False) -> Float32Array:
-        return np.asarray(
-            bend(field, head.origin_mm, head.spacing_mm, warp.brain, brain_grid, outside, smooth=smooth),
-            np.float32,
-        )
-
-    def skull(field: Float32Array, outside: float) -> Float32Array:
-        return np.asarray(
-            bend(field, head.origin_mm, head.spacing_mm, warp.skull, grid, outside, smooth=True), np.float32
-        )
+    def bent(bending: Bending, field: npt.NDArray[np.generic], outside: float) -> Float32Array:
+        return np.asarray(bending.bend(field, head.origin_mm, head.spacing_mm, outside), np.float32)
 
     outer_hu = np.full(grid.shape, FAT, np.float32)
     outer_grid, outer_place = (face_grid, face_place) if head.skin_mm is not None else (grid, np.s_[:])
-    outer_hu[outer_place] = bend(head.outer_hu, head.origin_mm, head.spacing_mm, warp.skull, outer_grid, AIR)
+    outer_hu[outer_place] = bent(Bending.of(warp.skull, outer_grid), head.outer_hu, AIR)
     bent_skull = BentSkull(
         grid,
-        intracranial_mm=skull(head.intracranial_mm, FAR_MM),
-        skin_mm=None if head.skin_mm is None else skull(head.skin_mm, FAR_MM),
-        calvarium_mm=None if head.calvarium_mm is None else skull(head.calvarium_mm, 6.0),
+        intracranial_mm=bent(coarse_skull, head.intracranial_mm, FAR_MM),
+        skin_mm=None if head.skin_mm is None else bent(coarse_skull, head.skin_mm, FAR_MM),
+        calvarium_mm=None if head.calvarium_mm is None else bent(coarse_skull, head.calvarium_mm, 6.0),
         outer_hu=outer_hu,
     )
+    inner = head.interior
     bent_brain = BentBrain(
         brain_grid,
-        gm=brain(head.gm, 0.0),
-        wm=brain(head.wm, 0.0),
-        ventricle_mm=brain(head.ventricle_mm, FAR_MM, smooth=True),
-        deep_grey=brain(head.deep_grey, 0.0, smooth=True),
+        gm=bent(whole_brain, head.gm, 0.0),
+        wm=bent(whole_brain, head.wm, 0.0),
+        ventricle_mm=bent(coarse_brain, head.ventricle_mm, FAR_MM),
+        deep_grey=bent(coarse_brain, head.deep_grey, 0.0),
         intracranial_mm=bent_skull.intracranial_mm[brain_place],
-        interior=None if head.interior is None else _bent_interior(head, warp, brain_grid),
+        interior=None
+        if inner is None
+        else BentInterior(
+            bent(whole_brain, inner.dura, 0.0),
+            bent(whole_brain, inner.sinuses, 0.0),
+            bent(whole_brain, inner.structures, 0.0).astype(np.uint8),
+        ),
     )
-    return build_person(spec, bent_brain, brain_place, bent_skull), warp
-
-
-def _bent_interior(head: BaseHead, warp: Warp, grid: FineGrid) -> BentInterior:
-    inner = head.interior
-    assert inner is not None, "only a real head has an interior"
-    dura, sinuses, structures = (
-        bend(field, head.origin_mm, head.spacing_mm, warp.brain, grid, 0.0)
-        for field in (inner.dura, inner.sinuses, inner.structures)
-    )
-    return BentInterior(
-        dura.astype(np.float32, copy=False),
-        sinuses.astype(np.float32, copy=False),
-        structures.astype(np.uint8, copy=False),
-    )
+    return build_person(spec, bent_brain, brain_place, bent_skull), whole_brain
 
 
 def _with_own_ventricles(warp: Warp, head: BaseHead, spec: SampleSpec, rng: np.random.Generator) -> Warp:

@@ -19,7 +19,7 @@ from strokecore.head.grid import on_side, voxel_volume_ml
 from strokecore.simulate.anatomy import BaseHead
 from strokecore.simulate.blood import draw_blood
 from strokecore.simulate.scars import add_lacunes, cavity_profile, dig
-from strokecore.simulate.shape import FINE_MM, Warp, bend, perturbed, smooth_noise
+from strokecore.simulate.shape import FINE_MM, Bending, perturbed, smooth_noise
 from strokecore.simulate.solids import HEAD_SPACING_MM
 from strokecore.simulate.spec import STREAM_INFARCT, STREAM_OUTLINE, Definition, SampleSpec
 from strokecore.simulate.tissue import Person
@@ -68,18 +68,18 @@ class LesionTruth:
     numbers: dict[str, Any]
 
 
-def add_lesions(spec: SampleSpec, head: BaseHead, person: Person, warp: Warp) -> LesionTruth:
+def add_lesions(spec: SampleSpec, head: BaseHead, person: Person, bending: Bending) -> LesionTruth:
     """Darken, empty or fill ``person.hu`` in place as the specification asks, and say what was done."""
     person = replace(person, grey=person.grey.copy(), white=person.white.copy())
     rng = spec.rng(STREAM_INFARCT)
     grid = person.brain_grid
     regions, drawable = _base_labels(head, spec.definition, spec.seed if spec.definition == "between" else 0)
-    own = _bent(regions, head, warp, person)
+    own = _bent(regions, head, bending)
     # Only lesions that follow labels need the displaced copy of them.
     if spec.involvement and not (spec.other_territory or spec.old_infarct or spec.old_territory):
         drawn = own
     else:
-        drawn = _bent(perturbed(rng, drawable, head.spacing_mm), head, warp, person)
+        drawn = _bent(perturbed(rng, drawable, head.spacing_mm), head, bending)
     patches = 1 + _INHOMOGENEITY * smooth_noise(rng, grid.shape, FINE_MM, _INHOMOGENEITY_LENGTH_MM)
     acute = _acute(spec, own, drawn, person)
     _swell(spec, person, acute)
@@ -92,10 +92,8 @@ def add_lesions(spec: SampleSpec, head: BaseHead, person: Person, warp: Warp) ->
     return LesionTruth(acute * tissue, tissue, own, follows, numbers)
 
 
-def _bent(labels: UInt8Array, head: BaseHead, warp: Warp, person: Person) -> UInt8Array:
-    return np.asarray(
-        bend(labels, head.origin_mm, head.spacing_mm, warp.brain, person.brain_grid, 0.0), np.uint8
-    )
+def _bent(labels: UInt8Array, head: BaseHead, bending: Bending) -> UInt8Array:
+    return np.asarray(bending.bend(labels, head.origin_mm, head.spacing_mm, 0.0), np.uint8)
 
 
 def _acute(spec: SampleSpec, own: UInt8Array, drawn: UInt8Array, person: Person) -> Float32Array:

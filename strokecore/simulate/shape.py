@@ -226,35 +226,51 @@ def ventricle_widening(
     return sitk.DisplacementFieldTransform(image)
 
 
-def bend(
-    field: npt.NDArray[np.generic],
-    origin_mm: Point,
-    spacing_mm: float,
-    transform: sitk.Transform,
-    grid: FineGrid,
-    outside: float,
-    *,
-    smooth: bool = False,
-) -> npt.NDArray[np.generic]:
-    """Sample a field of a base head on an individual's grid: floats linearly, labels nearest.
+@dataclass(frozen=True, eq=False)
+class Bending:
+    """A warp at every voxel of an individual's grid: worked out once for all the fields that it bends.
 
-    ``smooth`` says that the field has no detail finer than two voxels, so that every second one is enough.
+    Attributes
+    ----------
+    grid: the individual's.
+    displacements: from there to the base head, mm.
+    step: voxels of ``grid`` from one displacement to the next.
     """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(field))
-    image.SetOrigin(origin_mm)
-    image.SetSpacing([spacing_mm] * 3)
-    nearest = np.issubdtype(field.dtype, np.integer)
-    step = 2 if smooth else 1
-    size = [n // step + step for n in grid.shape[::-1]] if smooth else list(grid.shape[::-1])
-    moved = sitk.Resample(
-        image,
-        size,
-        transform,
-        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
-        grid.origin_mm,
-        [grid.spacing_mm * step] * 3,
-        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        outside,
-    )
-    values = sitk.GetArrayFromImage(moved)
-    return enlarged(values, step, grid.shape) if smooth else values
+
+    grid: FineGrid
+    displacements: sitk.Image
+    step: int
+
+    @classmethod
+    def of(cls, transform: sitk.Transform, grid: FineGrid, *, smooth: bool = False) -> Bending:
+        """``smooth``: the fields have no detail finer than two voxels, so that every second one is enough."""
+        step = 2 if smooth else 1
+        displacements = sitk.TransformToDisplacementField(
+            transform,
+            sitk.sitkVectorFloat64,
+            [n // step + step for n in grid.shape[::-1]] if smooth else list(grid.shape[::-1]),
+            grid.origin_mm,
+            [grid.spacing_mm * step] * 3,
+            [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        )
+        return cls(grid, displacements, step)
+
+    def bend(
+        self, field: npt.NDArray[np.generic], origin_mm: Point, spacing_mm: float, outside: float
+    ) -> npt.NDArray[np.generic]:
+        """Sample a field of a base head on the individual's grid: floats linearly, labels nearest."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(field))
+        image.SetOrigin(origin_mm)
+        image.SetSpacing([spacing_mm] * 3)
+        moved = sitk.Warp(
+            image,
+            self.displacements,
+            sitk.sitkNearestNeighbor if np.issubdtype(field.dtype, np.integer) else sitk.sitkLinear,
+            self.displacements.GetSize(),
+            self.displacements.GetOrigin(),
+            self.displacements.GetSpacing(),
+            self.displacements.GetDirection(),
+            outside,
+        )
+        values = sitk.GetArrayFromImage(moved)
+        return enlarged(values, self.step, self.grid.shape) if self.step > 1 else values

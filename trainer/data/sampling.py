@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -237,8 +238,21 @@ def batches(data: TrainingData, steps: range) -> Iterator[Batch]:
         return map(data.batch, steps)
     # duck-typed: a map from step to batch is all that DataLoader needs
     source: Any = data
-    loader: DataLoader[Batch] = DataLoader(source, batch_size=None, sampler=steps, num_workers=workers)
+    loader: DataLoader[Batch] = DataLoader(
+        source,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        worker_init_fn=_leave_signals,
+    )
     return iter(loader)
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to the whole job ends it after the step in hand, which may still need this process's batch."""
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _truth(rows: slice, prepared: Sequence[_Prepared]) -> ArmTruth:

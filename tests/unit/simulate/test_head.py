@@ -20,11 +20,12 @@ from strokecore.simulate import SampleSpec, SimulatedHead, write_sample
 from strokecore.simulate.anatomy import average_head
 from strokecore.simulate.head import BuiltHead, bend_person, build_head, scan
 from strokecore.simulate.infarct import add_lesions
-from strokecore.simulate.shape import Warp
+from strokecore.simulate.shape import Bending
 from strokecore.simulate.tissue import Person
 from strokecore.simulate.write import write_dicom
 
 RIGHT = tuple(RegionId(name, "right") for name in ("I", "M1", "M2", "M3"))
+Bare = tuple[Person, Bending]
 # A coarse matrix: anatomy does not depend on it, and the tests stay quick.
 SPEC = SampleSpec(
     seed=4, affected=RIGHT, delta_hu=12.0, matrix=128, pixel_mm=1.8, tilt_deg=12.0, pitch_deg=6.0, yaw_deg=3.0
@@ -32,24 +33,24 @@ SPEC = SampleSpec(
 
 
 @pytest.fixture(scope="module")
-def bare() -> tuple[Person, Warp]:
+def bare() -> Bare:
     """The person of SPEC before any lesion, so that the tests bend the average head once."""
     return bend_person(SPEC, average_head())
 
 
-def with_lesions(bare: tuple[Person, Warp], **changes: object) -> BuiltHead:
+def with_lesions(bare: Bare, **changes: object) -> BuiltHead:
     person = dataclasses.replace(bare[0], hu=bare[0].hu.copy())
     spec = dataclasses.replace(SPEC, **changes)
     return BuiltHead(person, add_lesions(spec, average_head(), person, bare[1]))
 
 
 @pytest.fixture(scope="module")
-def built(bare: tuple[Person, Warp]) -> BuiltHead:
+def built(bare: Bare) -> BuiltHead:
     return with_lesions(bare)
 
 
 @pytest.fixture(scope="module")
-def healthy(bare: tuple[Person, Warp]) -> BuiltHead:
+def healthy(bare: Bare) -> BuiltHead:
     return with_lesions(bare, affected=())
 
 
@@ -175,7 +176,7 @@ def test_mask_and_regions_lie_on_the_series_voxels(built: BuiltHead) -> None:
     assert scanned.infarct.sum() * voxel_ml == pytest.approx(scanned.truth["infarct_ml"]["right"], rel=0.15)
 
 
-def test_blood_is_bright_and_of_the_volume_asked_for(bare: tuple[Person, Warp], healthy: BuiltHead) -> None:
+def test_blood_is_bright_and_of_the_volume_asked_for(bare: Bare, healthy: BuiltHead) -> None:
     head = with_lesions(bare, affected=(), blood_ml=25.0, blood_side="right")
     assert head.lesions.numbers["blood_ml"]["right"] == pytest.approx(25.0, rel=0.03)
     place = head.person.brain
@@ -186,7 +187,7 @@ def test_blood_is_bright_and_of_the_volume_asked_for(bare: tuple[Person, Warp], 
     assert not clot[:, :, x > 5].any()
 
 
-def test_an_old_infarct_is_like_fluid(bare: tuple[Person, Warp]) -> None:
+def test_an_old_infarct_is_like_fluid(bare: Bare) -> None:
     head = with_lesions(bare, affected=(), old_infarct=(RegionId("M3", "left"),))
     drawn = head.lesions.drawn_regions == RegionId("M3", "left").label
     assert np.median(head.person.hu[head.person.brain][drawn & head.person.inside]) < 18
@@ -194,14 +195,14 @@ def test_an_old_infarct_is_like_fluid(bare: tuple[Person, Warp]) -> None:
     assert head.lesions.numbers["infarct_ml"] == {"left": 0.0, "right": 0.0}
 
 
-def test_infarct_in_another_territory_touches_no_aspects_region(bare: tuple[Person, Warp]) -> None:
+def test_infarct_in_another_territory_touches_no_aspects_region(bare: Bare) -> None:
     head = with_lesions(bare, affected=(), other_territory=(("PCA", "right"),))
     assert head.lesions.numbers["infarct_ml"]["right"] > 10
     assert not any(r["affected"] for r in head.lesions.numbers["regions"])
     assert (head.lesions.drawn_regions[head.lesions.infarct > 0.5] == 0).mean() > 0.9
 
 
-def test_a_partial_infarct_has_its_share_and_its_depth(bare: tuple[Person, Warp], healthy: BuiltHead) -> None:
+def test_a_partial_infarct_has_its_share_and_its_depth(bare: Bare, healthy: BuiltHead) -> None:
     regions = tuple(RegionId(name, "right") for name in ("I", "M2", "M5"))
     shares = (0.6, 0.9, 0.4)
     head = with_lesions(bare, affected=regions, involvement=shares, white_share=0.6, edge_mm=2.0)
@@ -221,7 +222,7 @@ def test_a_partial_infarct_has_its_share_and_its_depth(bare: tuple[Person, Warp]
     assert drop[deep & (person.white > 0.95)].mean() == pytest.approx(0.6 * 12.0, abs=0.7)
 
 
-def test_swelling_closes_sulci_of_the_infarct_only(bare: tuple[Person, Warp]) -> None:
+def test_swelling_closes_sulci_of_the_infarct_only(bare: Bare) -> None:
     asked = {"affected": (RegionId("M2", "right"),), "involvement": (0.8,)}
     flat, swollen = (with_lesions(bare, swelling=s, **asked).lesions.tissue for s in (0.0, 0.8))
     assert (swollen >= flat).all()
@@ -230,7 +231,7 @@ def test_swelling_closes_sulci_of_the_infarct_only(bare: tuple[Person, Warp]) ->
     assert (bare[0].brain_grid.axes_mm[0][np.nonzero(more)[2]] < 0).all()
 
 
-def test_the_observer_sees_the_depth_without_noise_and_field(bare: tuple[Person, Warp]) -> None:
+def test_the_observer_sees_the_depth_without_noise_and_field(bare: Bare) -> None:
     quiet = {"noise_hu": 0.0, "cupping": 0.0}
     field = {"cupping_hu": 20.0, "left_right_shading_hu": 1.5, "front_back_shading_hu": -1.0}
     healthy, sick, troubled = (

@@ -206,6 +206,44 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(
     assert curve(run) == curve(whole)
 
 
+# A cluster, a service manager and a terminal signal all processes of a job, so those that make batches too.
+STOPPED = """
+import os, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.unit.trainer.training_cases import recipe, register_backbone
+from trainer.train import Job, train
+register_backbone()
+step = Job.step
+def stopped(job, batch):
+    if job.state.progress.step == 2:
+        # a process of its own sends it: what a parent sends to its batch makers they take for their end
+        subprocess.run(["kill", "-s", sys.argv[3], "--", f"-{os.getpid()}"])
+    return step(job, batch)
+Job.step = stopped
+settings = recipe()
+train(replace(settings, training=replace(settings.training, workers=1)), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("INT", -signal.SIGINT)])
+def test_a_signal_to_all_processes_ends_with_a_checkpoint(
+    name: str, status: int, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(data), str(run), name],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert done.returncode == status, done.stderr
+    assert read_record(run)["stopped"] == "interrupted"
+    assert json.loads((run / "last" / "state.json").read_text("utf-8"))["step"] == 3
+
+
 def test_max_steps_stops_and_continues(whole: Path, data: Path, tmp_path: Path) -> None:
     run = train(recipe(), data, tmp_path / "run", max_steps=3)
     assert read_record(run)["stopped"] == "max_steps"
