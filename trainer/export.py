@@ -48,7 +48,7 @@ from trainer.loop.checkpoint import write_weights
 from trainer.loop.run_folder import load_network, read_record
 from trainer.measure.prediction import predict_slices
 from trainer.package.calibrate import figures, fit_regions, ranked_thresholds
-from trainer.package.evidence import Decisions, Evidence, collect, collect_joined
+from trainer.package.evidence import Decisions, Evidence, collect
 from trainer.package.graph import ExportError, check_parity, golden, golden_bytes, to_onnx
 from trainer.package.model_card import licence_name, licence_text, model_card
 from trainer.package.typed import typed_networks
@@ -221,12 +221,9 @@ def fit_decisions(
     run_network: Run, dataset: Dataset, records: Sequence[CaseRecord], spec: InputSpec, *, joined: bool
 ) -> Fitted:
     """Fit calibration and, where ``joined``, the weights beside the weight-free engine's."""
-    combination: Combination | None = None
-    if joined:
-        evidence, combination = collect_joined(run_network, dataset, records, spec, fit_regions)
-    else:
-        evidence = collect(run_network, dataset, records, spec)
-    decisions = fit_regions(evidence.log_odds, evidence.affected, evidence.judged, evidence.asymmetry)
+    evidence, decisions, combination = collect(
+        run_network, dataset, records, spec, fit_regions, joined=joined
+    )
     return Fitted(evidence, decisions, combination)
 
 

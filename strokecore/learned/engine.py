@@ -6,13 +6,13 @@ the lesion threshold and the regions' calibration through these same functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import numpy as np
 
-from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId
-from strokecore.arrays import Bool3D, BoolArray, Float3D, Float4D, UInt8Array
+from strokecore.anatomy.regions import ALL_REGIONS, SUPRAGANGLIONIC, RegionId, Side
+from strokecore.arrays import Bool3D, BoolArray, Float3D, Float4D, Float32Array, UInt8Array
 from strokecore.head.canonical import Head, crop, symmetric_box, uncrop
 from strokecore.head.grid import Grid
 from strokecore.learned.arms import infarct_probability, level_plane_mm, sg_share
@@ -40,6 +40,9 @@ and of the SG arm [n, 6, rows, columns]."""
 
 # A region's mean infarct probability is kept this far from 0 and 1, so that its logit is finite.
 MEAN_MARGIN: Final = 1e-4
+# Where something is called, less is never outlined: a paler shade than this says nothing to a reader.
+LEAST_OUTLINED: Final = 0.25
+_STEPS: Final = 100  # of probability, in which the best outline is looked for
 
 
 class LearnedEngine:
@@ -49,10 +52,14 @@ class LearnedEngine:
     ----------
     package: what is run; name, version and sha256 are its own.
     runtime: what runs it; engine, precision and fallbacks are its own and can change in ``segment``.
+    region_threshold: probability from which a region is called: a site's own, or the package's.
     """
 
-    def __init__(self, package: ModelPackage, runtime: Runtime) -> None:
+    def __init__(
+        self, package: ModelPackage, runtime: Runtime, region_threshold: float | None = None
+    ) -> None:
         self.package, self.runtime = package, runtime
+        self.region_threshold = package.region_threshold if region_threshold is None else region_threshold
         self.name, self.version, self.sha256 = package.name, package.version, package.sha256
 
     @property
@@ -105,21 +112,23 @@ class LearnedEngine:
                 head.regions,
                 both,
                 self.package.combination,
-                logit(self.package.region_threshold),
+                logit(self.region_threshold),
             )
             probability[~judged] = 0.0
+        evidence = self._evidence(own, other, measure_regions(cropped, tissue))
+        evidence |= dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN)
+        called = {r.side for r, e in evidence.items() if (e.probability or 0.0) >= self.region_threshold}
         return Lesion(
             probability=probability,
             acute=keep_components(
-                probability >= self.package.lesion_threshold,
+                outline(probability, called, self.package.lesion_threshold, head.grid),
                 self.package.minimum_component_ml,
                 head.grid,
             ),
             old=old,
             other=_without(weight_free.other, weight_free.acute) if weight_free else None,
-            evidence=self._evidence(own, other, measure_regions(cropped, tissue))
-            | dict.fromkeys(tissue.bordering_on_old(cropped), UNKNOWN),
-            threshold=self.package.region_threshold,
+            evidence=evidence,
+            threshold=self.region_threshold,
         )
 
     def _evidence(
@@ -177,6 +186,38 @@ def infarct_map(
         # never scored: a comparison with NaN is false, and all of it would look like healthy brain
         raise FloatingPointError("the network's answer is not finite")
     return to_volume(found, grid, spec)
+
+
+def outline(probability: Float3D, called: Collection[Side], threshold: float, grid: Grid) -> BoolArray:
+    """The voxels that are outlined as early infarct; bool [z, y, x].
+
+    Where no region is called, only what is sure stands out, from ``threshold`` on: a faint shade in a head
+    that is scored 10 is a contradiction. On a side with a called region there is an infarct, and the question
+    is where: there ``best_outline`` may lower the threshold.
+
+    Parameters
+    ----------
+    probability: of infarct, [z, y, x] on ``grid``. called: the sides with a region that is called affected.
+    """
+    found = probability >= threshold
+    for side in called:
+        part = grid.side_columns(side)
+        found[part] |= best_outline(probability[part])
+    return np.asarray(found)
+
+
+def best_outline(probability: Float32Array) -> BoolArray:
+    """The voxels whose outline has the largest Dice to be expected, but none below LEAST_OUTLINED.
+
+    Whichever the true voxels are, each with its probability, the Dice of the n most probable ones is expected
+    to be near 2 * (sum of their probabilities) / (n + sum of all probabilities). For the cut that maximises
+    such a ratio see Lipton et al., "Optimal thresholding of classifiers to maximize F1 measure", 2014.
+    """
+    count, edges = np.histogram(probability, _STEPS, (0.0, 1.0))
+    total, _ = np.histogram(probability, _STEPS, (0.0, 1.0), weights=probability)
+    above = 2 * np.cumsum(total[::-1]) / np.maximum(np.cumsum(count[::-1]) + total.sum(), 1.0)
+    cut = max(float(edges[-2 - int(np.argmax(above))]), LEAST_OUTLINED)
+    return np.asarray(probability >= cut)
 
 
 def region_log_odds(probability: Float3D, regions: UInt8Array, usable: Bool3D) -> dict[RegionId, float]:

@@ -62,7 +62,10 @@ def select_engine(config: ScoringConfig) -> Engine:
         return _default(config)
     from strokecore.anatomy.atlas import load_atlas
 
-    return _learned_engine(folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256)
+    cut = config.load_region_cut()
+    return _learned_engine(
+        folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256, cut.threshold if cut else None
+    )
 
 
 def default_package() -> Path | None:
@@ -79,8 +82,9 @@ def _default(config: ScoringConfig) -> Engine:
         return _weight_free(config, f"{folder.name}: made for the atlas that ships")
     from strokecore.anatomy.atlas import load_atlas
 
+    cut = config.load_region_cut()
     try:
-        return _learned_engine(folder, "auto", load_atlas().sha256)
+        return _learned_engine(folder, "auto", load_atlas().sha256, cut.threshold if cut else None)
     except (UsageError, ModelPackageError) as error:
         log.warning("no engine here runs the shipped model, so the weight-free engine scores: %s", error)
         return _weight_free(config, f"{folder.name}: no engine here runs it")
@@ -93,14 +97,16 @@ def _weight_free(config: ScoringConfig, *fallbacks: str) -> AsymmetryEngine:
     return AsymmetryEngine(decision=decision, fallbacks=fallbacks)
 
 
-def _learned_engine(folder: Path, wanted: str, atlas_sha256: str) -> LearnedEngine:
+def _learned_engine(
+    folder: Path, wanted: str, atlas_sha256: str, region_threshold: float | None
+) -> LearnedEngine:
     """A package's engine; kept for the next series while no file of the package changes."""
     _require(wanted)
     try:
         files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
     except OSError:
         files = []  # load_package says what is wrong
-    return _kept(folder.resolve(), wanted, atlas_sha256, tuple(files), default_threads())
+    return _kept(folder.resolve(), wanted, atlas_sha256, tuple(files), default_threads(), region_threshold)
 
 
 def _require(wanted: str) -> None:
@@ -120,6 +126,7 @@ def _kept(
     atlas_sha256: str,
     files: tuple[tuple[str, int, int], ...],
     threads: int,
+    region_threshold: float | None,
 ) -> LearnedEngine:
     del files  # only a part of the key
     from strokecore.learned.engine import LearnedEngine
@@ -128,7 +135,8 @@ def _kept(
 
     package = load_package(folder, atlas_sha256=atlas_sha256)
     try:
-        return LearnedEngine(package, GatedRuntime(package, wanted, threads, Gate(package, threads)))
+        runtime = GatedRuntime(package, wanted, threads, Gate(package, threads))
+        return LearnedEngine(package, runtime, region_threshold)
     except EngineError as error:
         raise UsageError(
             f"{error} strokecore engines --model DIR --check shows the figures. {_WITHOUT}"

@@ -16,7 +16,7 @@ from strokecore.anatomy.regions import ALL_REGIONS, RegionId
 from strokecore.arrays import BoolArray, Float32Array, Float64Array, dice_of_counts
 from strokecore.head.grid import CANONICAL_GRID
 from strokecore.learned.combination import Combination, combined, region_opinions
-from strokecore.learned.engine import Run, against_mirror, infarct_map, logit, region_log_odds
+from strokecore.learned.engine import Run, against_mirror, best_outline, infarct_map, logit, region_log_odds
 from strokecore.learned.package import Calibration
 from strokecore.learned.preprocessing import InputSpec
 from strokecore.scoring.aspects import MIN_PLANE_AREA_MM2, longest_run, spans_enough
@@ -70,73 +70,86 @@ def collect(
     dataset: Dataset,
     records: Sequence[CaseRecord],
     spec: InputSpec,
+    fit: Callable[[Float64Array, BoolArray, BoolArray, Float64Array | None], Decisions],
+    *,
+    joined: bool,
     done: Callable[[], object] = lambda: None,
-) -> Evidence:
-    """Show every case to a network, as the node would; ``done`` is called after each.
+) -> tuple[Evidence, Decisions, Combination | None]:
+    """Show every case to a network, and where ``joined`` to the weight-free engine, as the node would.
 
-    The node also leaves out old infarct; a prepared case does not hold where that is.
-    """
-    rows = []
-    for record in records:
-        case = dataset.load(record)
-        probability = _learned_map(run, case, spec)
-        rows.append(_of_case(case, probability, region_log_odds(probability, case.regions, case.brain)))
-        done()
-    return Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
+    The node also leaves out old infarct; a prepared case does not hold where that is. The maps wait on disk
+    between fitting the decisions and outlining with them: 14 MB a case.
 
+    Parameters
+    ----------
+    fit: the regions' decisions from log_odds, affected, judged and asymmetry (see Evidence).
+    done: called after each case.
 
-def collect_joined(
-    run: Run,
-    dataset: Dataset,
-    records: Sequence[CaseRecord],
-    spec: InputSpec,
-    calibrate: Callable[[Float64Array, BoolArray, BoolArray, Float64Array], Decisions],
-    done: Callable[[], object] = lambda: None,
-) -> tuple[Evidence, Combination]:
-    """As ``collect``, for the network and the weight-free engine together; and the weights that join them.
-
-    ``calibrate``: fits the regions' decisions from log_odds, affected, judged and asymmetry (see Evidence).
-    The maps wait on disk between fitting the weights and outlining with them: 14 MB a case.
+    Returns
+    -------
+    The evidence, the regions' decisions, and where ``joined`` the weights that join both maps.
     """
     atlas = load_atlas()
+    affected = np.array([_affected(record) for record in records])
+    judged = np.array([_judged(record) for record in records])
     with tempfile.TemporaryDirectory() as folder:
-        own, other = [], []
+        own: list[dict[RegionId, float]] = []
+        other: list[dict[RegionId, float]] = []
         for number, record in enumerate(records):
             case = dataset.load(record)
-            learned, weight_free_lesion = _learned_map(run, case, spec), weight_free(case, atlas)
-            own.append(region_log_odds(learned, case.regions, case.brain))
-            other.append(region_opinions(weight_free_lesion))
-            maps = np.stack([learned, weight_free_lesion.probability]).astype(np.float16)
-            np.save(Path(folder) / f"{number}.npy", maps, allow_pickle=False)
+            maps = [_learned_map(run, case, spec)]
+            own.append(region_log_odds(maps[0], case.regions, case.brain))
+            if joined:
+                lesion = weight_free(case, atlas)
+                other.append(region_opinions(lesion))
+                maps.append(lesion.probability)
+            np.save(Path(folder) / f"{number}.npy", np.stack(maps).astype(np.float16), allow_pickle=False)
             done()
-        affected = np.array([_affected(record) for record in records])
-        judged = np.array([_judged(record) for record in records])
-        decisions = calibrate(_table(own), affected, judged, _table(other))
-        curves, called_from = decisions.calibration, logit(decisions.threshold)
-        both = [
-            {r: curves[r.name].log_odds(mine[r], theirs[r]) for r in mine.keys() & theirs.keys()}
-            for mine, theirs in zip(
-                (against_mirror(mine, decisions.mirror_weight) for mine in own), other, strict=True
-            )
-        ]
+        asymmetry = _table(other) if joined else None
+        decisions = fit(_table(own), affected, judged, asymmetry)
+        opinions = [_opinions(decisions, *pair) for pair in zip(own, other or [None] * len(own), strict=True)]
 
         def kept(number: int) -> tuple[Case, Float32Array]:
             maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
             return dataset.load(records[number]), maps
 
-        samples = []
-        for number, odds in enumerate(both):
-            case, maps = kept(number)
-            samples.append(voxel_sample(case, *maps, odds))
-        weights = fit_combination(samples)
+        weights: Combination | None = None
+        if joined:
+            samples = []
+            for number, odds in enumerate(opinions):
+                case, maps = kept(number)
+                samples.append(voxel_sample(case, maps[0], maps[1], odds))
+            weights = fit_combination(samples)
         rows = []
-        for number, odds in enumerate(both):
+        for number, odds in enumerate(opinions):
             case, maps = kept(number)
-            probability = combined(maps[0], maps[1], case.regions, odds, weights, called_from)
-            probability[~case.inside] = 0.0
+            probability = maps[0]
+            if weights is not None:
+                probability = combined(
+                    maps[0], maps[1], case.regions, odds, weights, logit(decisions.threshold)
+                )
+                probability[~case.inside] = 0.0
+            called = {region.side for region, value in odds.items() if value >= logit(decisions.threshold)}
+            for side in called:  # outlined whatever the threshold is
+                part = CANONICAL_GRID.side_columns(side)
+                probability[part][best_outline(probability[part])] = 1.0
             rows.append(_of_case(case, probability, own[number]))
     evidence = Evidence(*(np.stack(column) for column in zip(*rows, strict=True)))
-    return replace(evidence, asymmetry=_table(other)), weights
+    return replace(evidence, asymmetry=asymmetry), decisions, weights
+
+
+def _opinions(
+    decisions: Decisions, mine: Mapping[RegionId, float], theirs: Mapping[RegionId, float] | None
+) -> dict[RegionId, float]:
+    """Log-odds of the regions that all opinions judge, by the decisions' curves."""
+    compared, curves = against_mirror(mine, decisions.mirror_weight), decisions.calibration
+    if theirs is None:
+        return {region: curves[region.name].log_odds(value, 0.0) for region, value in compared.items()}
+    return {
+        region: curves[region.name].log_odds(value, theirs[region])
+        for region, value in compared.items()
+        if region in theirs
+    }
 
 
 def _table(opinions: Sequence[dict[RegionId, float]]) -> Float64Array:

@@ -75,7 +75,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def evidence(dataset: Dataset) -> Evidence:
     records = [next(r for r in dataset.records if r.id == n) for n in ("both", "half", "flat", "free")]
-    return collect(dark_is_infarct, dataset, records, SPEC)
+    return collect(dark_is_infarct, dataset, records, SPEC, fit_regions, joined=False)[0]
 
 
 def test_evidence_is_on_the_side_and_region_of_the_infarct(evidence: Evidence) -> None:
@@ -105,7 +105,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
     dataset: Dataset, evidence: Evidence, case_id: str
 ) -> None:
     """The same lesion through aspects.find_regions, with every region probable."""
-    from strokecore.learned.engine import infarct_map
+    from strokecore.learned.engine import infarct_map, outline
     from strokecore.scoring.engine import RegionEvidence
 
     row = ["both", "half", "flat", "free"].index(case_id)
@@ -126,7 +126,7 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
         slice_thickness_mm=case.record.slice_thickness_mm,
     )
     for at in map(THRESHOLDS.index, (0.1, 0.5, 0.9)):
-        acute = (probability >= THRESHOLDS[at]) & case.inside
+        acute = outline(probability, {"left"}, THRESHOLDS[at], CANONICAL_GRID) & case.inside
         sure = dict.fromkeys(ALL_REGIONS, RegionEvidence(0.9, None, None))
         lesion = Lesion(probability, acute, nothing, sure)
         counted = [finding.affected for finding in find_regions(head, lesion)]
@@ -134,14 +134,18 @@ def test_what_counts_as_outlined_is_what_the_node_counts(
 
 
 def test_the_figures_count_what_is_probable_and_outlined(evidence: Evidence) -> None:
-    found = figures(evidence, 0.5, fit_regions(evidence.log_odds, evidence.affected, evidence.judged))
+    outlined = evidence.outlined.copy()
+    outlined[2] = False  # as if the flat one were not tall enough
+    decisions = fit_regions(evidence.log_odds, evidence.affected, evidence.judged)
+    found = figures(replace(evidence, outlined=outlined), 0.5, decisions)
     assert (found["cases"], found["with_infarct"]) == (4, 3)
     assert found["regions"] == np.isfinite(evidence.log_odds).sum()
     assert found["regions_affected"] == 4
     assert found["affected_by_name"]["M5"] == 3
     assert found["region_auc"] == 1.0
     assert found["region_specificity"] == 1.0
-    assert 0.5 <= found["region_sensitivity"] <= 0.75  # the flat one is never tall enough
+    assert found["region_sensitivity"] == 0.75
+    assert found["probable_not_outlined"] == 1
     assert found["false_ml_without_infarct"] == 0.0
 
 

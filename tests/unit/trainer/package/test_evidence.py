@@ -24,7 +24,7 @@ from trainer.data.cases import Case, Dataset
 from trainer.measure.thresholds import THRESHOLDS
 from trainer.package.calibrate import fit_regions
 from trainer.package.combine import weight_free
-from trainer.package.evidence import collect, collect_joined
+from trainer.package.evidence import collect
 
 LEFT_M2 = RegionId("M2", "left")
 SURE, UNSURE = RegionEvidence(0.99, 20.0, -5.0), RegionEvidence(None, None, None)
@@ -69,10 +69,12 @@ def test_both_opinions_are_collected_and_joined(dataset: Dataset, monkeypatch: p
     monkeypatch.setattr(evidence_module, "weight_free", opinion)
     seen: list[int] = []
     records = dataset.split("validate")
-    joined, weights = collect_joined(
-        dark_is_infarct, dataset, records, SPEC, fit_regions, lambda: seen.append(1)
+    joined, _, weights = collect(
+        dark_is_infarct, dataset, records, SPEC, fit_regions, joined=True, done=lambda: seen.append(1)
     )
-    alone = collect(dark_is_infarct, dataset, records, SPEC)
+    alone, _, none = collect(dark_is_infarct, dataset, records, SPEC, fit_regions, joined=False)
+    assert weights is not None
+    assert none is None
     assert len(seen) == 2
     assert np.array_equal(joined.log_odds, alone.log_odds, equal_nan=True)
     assert np.array_equal(joined.affected, alone.affected)
@@ -93,7 +95,7 @@ def test_what_the_truth_does_not_judge_is_left_out(dataset: Dataset, monkeypatch
     both, free = dataset.split("validate")
     records = (replace(both, affected=("left:M2",), not_judged=("left:M5",)), free)
     at = ALL_REGIONS.index(RegionId("M5", "left"))
-    joined, _ = collect_joined(dark_is_infarct, dataset, records, SPEC, fit_regions)
+    joined, _, _ = collect(dark_is_infarct, dataset, records, SPEC, fit_regions, joined=True)
     assert not joined.judged[0, at]
     assert joined.judged.sum() == joined.judged.size - 1
     assert not np.isnan(joined.log_odds[:, at]).any()
