@@ -7,6 +7,7 @@ or mistyped key is refused by name.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -194,16 +195,27 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises UsageError that names the file and what is wrong in it."""
-    from jsonargparse import ArgumentParser
-
     if not path.is_file():
         raise UsageError(f"recipe {path} is not there; recipes that ship are in trainer/recipes.")
+    return _read(f"recipe {path}", lambda parser: parser.parse_path(str(path)))
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of ``Recipe.to_dict``, of this version or an earlier one that had fewer settings.
+
+    Raises UsageError that says what is wrong in it.
+    """
+    return _read("the recorded recipe", lambda parser: parser.parse_object(dict(values)))
+
+
+def _read(name: str, parse: Callable[[Any], Any]) -> Recipe:
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe)
     try:
-        values = parser.instantiate(parser.parse_path(str(path)))
-        return Recipe(**vars(values))
+        return Recipe(**vars(parser.instantiate(parse(parser))))
     except UsageError as error:
-        raise UsageError(f"recipe {path}: {error}") from error
+        raise UsageError(f"{name}: {error}") from error
     except Exception as error:  # jsonargparse, yaml and dataclasses each raise their own
-        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+        raise UsageError(f"{name} cannot be read: {error}") from error

@@ -41,7 +41,7 @@ and of the SG arm [n, 6, rows, columns]."""
 # A region's mean infarct probability is kept this far from 0 and 1, so that its logit is finite.
 MEAN_MARGIN: Final = 1e-4
 # Where something is called, less is never outlined: a paler shade than this says nothing to a reader.
-LEAST_OUTLINED: Final = 0.25
+LEAST_OUTLINED: Final = 0.3
 _STEPS: Final = 100  # of probability, in which the best outline is looked for
 
 

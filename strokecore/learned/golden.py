@@ -50,7 +50,7 @@ def read_golden(package: ModelPackage) -> Golden:
     """
     size = package.spec.size
     expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "slices": (np.float32, (len(package.spec.channels), *size)),
+        "slices": (np.float32, (package.spec.channel_count, *size)),
         OUTPUT_NAMES["bg"]: (np.float32, (len(CLASSES["bg"]), *size)),
         OUTPUT_NAMES["sg"]: (np.float32, (len(CLASSES["sg"]), *size)),
         "case": (np.int16, ()),

@@ -108,7 +108,7 @@ def _manifest(backbone: str, spec: InputSpec, weights: str) -> dict[str, Any]:
         input={
             "name": INPUT_NAME,
             "dtype": "float32",
-            "shape": ["n", len(spec.channels), *spec.size],
+            "shape": ["n", spec.channel_count, *spec.size],
             **spec.to_dict(),
         },
         outputs=[

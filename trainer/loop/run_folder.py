@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from strokecore import files
 from strokecore.errors import UsageError
-from trainer.config import Recipe, load_recipe
+from trainer.config import Recipe, load_recipe, recipe_of
 from trainer.loop.checkpoint import load_state, read_weights, write_file, write_json
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ def _start(run: Path, recipe: Recipe, data: Mapping[str, Any], backbone: Mapping
 def _check_continues(
     run: Path, record: Mapping[str, Any], recipe: Recipe, data_sha256: str, backbone_sha256: str
 ) -> None:
-    before = _flat(record["recipe"])
-    now = _flat(json.loads(json.dumps(recipe.to_dict())))
+    # settings that came after the run was started have their defaults in it
+    before, now = (
+        _flat(json.loads(json.dumps(one.to_dict()))) for one in (recipe_of(record["recipe"]), recipe)
+    )
     different = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -170,7 +172,7 @@ def load_network(run: Path, weights: Literal["best", "last"] = "best") -> tuple[
 
     record = read_record(run)
     recipe = load_recipe(run / "config.yaml")
-    if recipe_sha256(recipe) != record["recipe_sha256"]:
+    if recipe != recipe_of(record["recipe"]):
         raise UsageError(f"{run / 'config.yaml'} was changed after the training; restore it or train again.")
     if weights == "best":
         tensors, about = read_weights(run / "best.safetensors")

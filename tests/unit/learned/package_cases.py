@@ -45,7 +45,7 @@ def mirror_network(spec: InputSpec = SPEC, classes: tuple[int, int] = (9, 6)) ->
     nodes, constants, outputs = [], [], []
     hu_per_unit = (STROKE_WINDOW[1] - STROKE_WINDOW[0]) * DEFAULT_CHANNELS[1].std
     for arm, count in zip(("bg", "sg"), classes, strict=True):
-        weight = np.zeros((count, len(spec.channels), 1, 1), np.float32)
+        weight = np.zeros((count, spec.channel_count, 1, 1), np.float32)
         weight[1, 1], weight[1, 2] = -GAIN * hu_per_unit, GAIN * hu_per_unit
         bias = np.full(count, -30.0, np.float32)
         bias[:2] = 0.0, -GAIN * EVEN_HU
@@ -59,7 +59,7 @@ def mirror_network(spec: InputSpec = SPEC, classes: tuple[int, int] = (9, 6)) ->
         ]
         shape = ["n", count, *spec.size]
         outputs.append(helper.make_tensor_value_info(f"{arm}_probability", TensorProto.FLOAT, shape))
-    shape = ["n", len(spec.channels), *spec.size]
+    shape = ["n", spec.channel_count, *spec.size]
     slices = helper.make_tensor_value_info("slices", TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "mirror", [slices], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -171,7 +171,7 @@ def test_the_outline_is_the_one_with_the_best_overlap_to_be_expected(seed: int, 
 
     found = best_outline(p)
     assert p[found].min(initial=1.0) >= LEAST_OUTLINED
-    best = max(expected(p >= cut) for cut in np.linspace(LEAST_OUTLINED, 1, 76))
+    best = max(expected(p >= cut) for cut in np.linspace(LEAST_OUTLINED, 1, 71))
     assert expected(found) == pytest.approx(best, abs=1e-4)
 
 

@@ -23,7 +23,7 @@ from trainer.config import Recipe
 from trainer.data.cases import Dataset
 from trainer.loop.checkpoint import read_weights
 from trainer.loop.curve import COLUMNS, read_curve
-from trainer.loop.run_folder import load_network, locked_run, read_record
+from trainer.loop.run_folder import load_network, locked_run, read_record, write_record
 from trainer.loop.schedule import learning_rate
 from trainer.loop.validate import Validation, Validator
 from trainer.network.vit_dpt import BACKBONES
@@ -242,6 +242,21 @@ def test_a_signal_to_all_processes_ends_with_a_checkpoint(
     assert done.returncode == status, done.stderr
     assert read_record(run)["stopped"] == "interrupted"
     assert json.loads((run / "last" / "state.json").read_text("utf-8"))["step"] == 3
+
+
+def test_a_run_of_an_earlier_version_is_read_and_continued(data: Path, tmp_path: Path) -> None:
+    """It does not name the settings that came later."""
+    run = train(recipe(), data, tmp_path / "run", max_steps=3)
+    record = read_record(run)
+    del record["recipe"]["loss"]["region_weight"]
+    write_record(run, record | {"recipe_sha256": "0" * 64})
+    config = (run / "config.yaml").read_text("utf-8")
+    (run / "config.yaml").write_text(config.replace("  region_weight: 0.0\n", ""), "utf-8")
+    assert load_network(run, "last")[0] == recipe()
+    train(recipe(), data, run)
+    (run / "config.yaml").write_text(config.replace("region_weight: 0.0", "region_weight: 2.0"), "utf-8")
+    with pytest.raises(UsageError, match="was changed after the training"):
+        load_network(run, "last")
 
 
 def test_max_steps_stops_and_continues(whole: Path, data: Path, tmp_path: Path) -> None:
