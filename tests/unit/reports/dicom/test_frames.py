@@ -59,9 +59,17 @@ def test_each_contour_names_its_source_frame(written, series, masks):
     frames = {i.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber for i in scoords}
     assert frames <= set(range(1, len(series.datasets) + 1))
     assert len(frames) > 1
+    # the image library has an entry for each slice that a contour or a picture shows
+    entries = [i for i in walk(report) if i.get("ValueType") == "IMAGE" and _of(i) == IMAGE]
+    library = [i for i in entries if "ContentSequence" in i]
+    assert {i.ReferencedSOPSequence[0].ReferencedFrameNumber for i in library} >= frames
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     named = [s.ReferencedSOPInstanceUID for item in evidence for s in item.ReferencedSOPSequence]
     assert named.count(IMAGE) == 1
+
+
+def _of(item):
+    return item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
 
 
 def walk(dataset):
