@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from strokecore.reading.header_words import CONTRAST_SEQUENCES
+from strokecore.reading.header_words import CODE_SEQUENCES
 
 # What summary_from_tags looks at. The largest number ends the reading: attributes come in order.
 TAGS: Final[dict[int, str]] = {
@@ -26,6 +26,8 @@ TAGS: Final[dict[int, str]] = {
     0x00080060: "Modality",
     0x00081030: "StudyDescription",
     0x0008103E: "SeriesDescription",
+    0x00082218: "AnatomicRegionSequence",
+    0x00089207: "VolumeBasedCalculationTechnique",
     0x00180010: "ContrastBolusAgent",
     0x00180012: "ContrastBolusAgentSequence",
     0x00180014: "ContrastBolusAdministrationRouteSequence",
@@ -42,6 +44,9 @@ TAGS: Final[dict[int, str]] = {
     0x00181048: "ContrastBolusIngredient",
     0x00181049: "ContrastBolusIngredientConcentration",
     0x00181210: "ConvolutionKernel",
+    0x00189342: "ContrastBolusAgentAdministered",
+    0x00189343: "ContrastBolusAgentDetected",
+    0x00189344: "ContrastBolusAgentPhase",
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
     0x00200012: "AcquisitionNumber",
@@ -49,7 +54,7 @@ TAGS: Final[dict[int, str]] = {
     0x00200052: "FrameOfReferenceUID",
     0x00281054: "RescaleType",
 }
-_SEQUENCES: Final = frozenset(tag for tag, name in TAGS.items() if name in CONTRAST_SEQUENCES)
+_SEQUENCES: Final = frozenset(tag for tag, name in TAGS.items() if name in CODE_SEQUENCES)
 _CODE_VALUE, _CODE_MEANING, _CHARACTER_SET = 0x00080100, 0x00080104, 0x00080005
 _LAST: Final = max(TAGS)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -103,7 +108,7 @@ class _Damaged(Exception):
 def read_header(file: bytes) -> dict[str, str]:
     """The attributes of TAGS as text, several values joined by a backslash; what is absent is left out.
 
-    Of the two sequences, for each item the meaning of its code, else the code, else "item".
+    Of the sequences, for each item the meaning of its code, else the code, else "item".
     """
     reader = _Reader()
     with contextlib.suppress(_Damaged, struct.error, zlib.error):

@@ -70,7 +70,7 @@ def send_folder(
     ``progress(done, total)`` is called after each instance. Raises UsageError when ``folder`` is no folder,
     SendError when nothing could be sent at all; failures of single instances are counted in the report.
     """
-    files = find_dicom(folder).files
+    files = [file for file in find_dicom(folder).files if not file.frame]  # the frames of an image are one
     failed: Counter[str] = Counter()
     sent = done = 0
     for batch in _batches(files):

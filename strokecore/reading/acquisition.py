@@ -30,7 +30,11 @@ CT_STORAGES: Final = (CT_IMAGE_STORAGE, *ENHANCED_CT_IMAGE_STORAGES)
 _LOCALIZER_WORDS: Final = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM"})
 _PROJECTION_WORDS: Final = frozenset(
     {"MIP", "MINIP", "PROJECTION IMAGE", "VRT", "SSD", "3D", "VOLUME RENDERING"}
+    # of multi-frame images: PS3.3 C.8.16.1.4, C.8.16.2.1.3
+    | {"MAXIMUM", "MINIMUM", "STD_DEVIATION", "SUBTRACTION", "MAX_IP", "MIN_IP"}
+    | {"VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR"}
 )
+_CONTRAST_FLAVORS: Final = frozenset({"POST_CONTRAST", "ANGIO"})  # PS3.3 C.8.16.1.3
 _MAP_WORDS: Final = frozenset(
     {"IODINE", "EFFECTIVE_Z", "PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "SCREEN SAVE", "SCREENSAVE"}
 )
@@ -60,6 +64,7 @@ class SeriesSummary:
     acquisition_number: None also when it differs between the instances of the series (some scanners
         count slices with it).
     orientation: ImageOrientationPatient, six direction cosines.
+    image_type: values of ImageType, and of VolumeBasedCalculationTechnique where a multi-frame image has it.
     contrast_given: whether any attribute names a contrast agent or shows that one was given;
         contrast_attributes: keywords of those that do.
     extent_mm: length of the stack along its normal, slice thickness included; only for ranking.
@@ -134,12 +139,12 @@ def summary_from_tags(tags: Mapping[str, str], slices: int = 0) -> SeriesSummary
         acquisition_date=date,
         acquisition_time_s=time_s,
         acquisition_number=None if number is None else int(number),
-        image_type=values("ImageType"),
+        image_type=(*values("ImageType"), *values("VolumeBasedCalculationTechnique")),
         kernel=" ".join(values("ConvolutionKernel")),
         description=text("SeriesDescription"),
         protocol=text("ProtocolName"),
         study_description=text("StudyDescription"),
-        body_part=text("BodyPartExamined"),
+        body_part=text("BodyPartExamined") or text("AnatomicRegionSequence"),
         contrast_given=bool(contrast),
         contrast_attributes=contrast,
         rescale_type=text("RescaleType").upper(),
@@ -178,7 +183,7 @@ def exclusion(series: SeriesSummary) -> tuple[str, str] | None:
         return "not_hounsfield", "projection or rendering, not slices"
     if kinds & _MAP_WORDS or series.rescale_type not in ("", "HU", "HU_MOD"):
         return "not_hounsfield", "a map or picture, not Hounsfield units"
-    if series.contrast_given or contrast_in_description(series.description):
+    if series.contrast_given or kinds & _CONTRAST_FLAVORS or contrast_in_description(series.description):
         return "contrast_agent", "contrast agent declared"
     if series.tags_say_head is False:
         return "not_head", "another body part"

@@ -13,10 +13,12 @@ from typing import BinaryIO, Final
 
 import pydicom
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 
 from strokecore.errors import UsageError
 from strokecore.reading import tags
+from strokecore.reading.frames import copied, frame_headers
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +41,10 @@ _OF_PIXELS: Final = (
     "ExtendedOffsetTableLengths",
     "PixelData",
 )
+_OF_A_FRAME: Final = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
 _DICOMDIR: Final = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES: Final = 128
+_FUNCTIONAL_GROUPS: Final = (0x52009229, 0x52009230)  # hundreds of frames have large ones
 _LARGE: Final = "256 KB"  # of one element of a header; every one that is looked at is far smaller
 # How a file begins that holds others: the name of its kind, and where in the file its mark lies.
 _ARCHIVES: Final = (
@@ -63,10 +67,14 @@ _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00")
 
 @dataclass(frozen=True, eq=False)
 class DicomFile:
-    """One instance: where it lies and its header without PixelData."""
+    """One slice: where it lies and its header without PixelData.
+
+    ``frame``: index of its frame in an Enhanced CT image, None for an image that is one slice.
+    """
 
     path: Path
     header: Dataset
+    frame: int | None = None
 
     @property
     def series_uid(self) -> str:
@@ -112,6 +120,7 @@ def find_dicom(folder: Path) -> Folder:
     for path in paths:
         try:
             header = read_header(path)
+            slices = [] if header is None else _slices(path, header)
         except Exception as error:  # pydicom raises many kinds on damaged input; none may stop the others
             _log.debug("skipped a file: %s", type(error).__name__)
             damaged += 1
@@ -120,28 +129,31 @@ def find_dicom(folder: Path) -> Folder:
             if kind := archive_kind(path):
                 archives.append(kind)
             continue
-        file = DicomFile(path, header)
-        if file.series_uid and file.instance_uid:
-            files.append(file)
-        else:
-            damaged += 1
-    files.sort(key=lambda f: (f.instance_uid, f.path))
+        files += slices
+        damaged += not slices
+    files.sort(key=lambda f: (f.instance_uid, f.path, f.frame or 0))
     return Folder(tuple(files), damaged, tuple(sorted(archives)))
 
 
 def headers_in_memory(contents: Iterable[bytes]) -> tuple[DicomFile, ...]:
     """Encoded instances that lie on no disk, as find_dicom() would find them; damaged ones are left out."""
-    files = []
+    files: list[DicomFile] = []
     for content in contents:
         try:
             header = _header(BytesIO(content))
+            files += [] if header is None else _slices(Path(), header)
         except Exception as error:
             _log.debug("skipped an instance: %s", type(error).__name__)
-            continue
-        file = None if header is None else DicomFile(Path(), header)
-        if file is not None and file.series_uid and file.instance_uid:
-            files.append(file)
-    return tuple(sorted(files, key=lambda f: f.instance_uid))
+    return tuple(sorted(files, key=lambda f: (f.instance_uid, f.frame or 0)))
+
+
+def _slices(path: Path, header: Dataset) -> list[DicomFile]:
+    """What one instance holds; [] when it does not say which it is."""
+    file = DicomFile(path, header)
+    if not (file.series_uid and file.instance_uid):
+        return []
+    frames = frame_headers(header)
+    return [DicomFile(path, frame, n) for n, frame in enumerate(frames)] if frames else [file]
 
 
 def archive_kind(path: Path) -> str | None:
@@ -157,9 +169,20 @@ def archive_kind(path: Path) -> str | None:
     return None
 
 
-def read_with_pixels(file: DicomFile) -> Dataset:
-    """What is needed to decode the pixels. Raises whatever pydicom raises on damaged input."""
-    return pydicom.dcmread(file.path, force=True, specific_tags=list(_OF_PIXELS))
+def read_with_pixels(path: Path) -> Dataset:
+    """What is needed to decode the pixels, all frames'. Raises whatever pydicom raises on damaged input."""
+    return pydicom.dcmread(path, force=True, specific_tags=list(_OF_PIXELS))
+
+
+def of_frame(image: Dataset, file: DicomFile) -> Dataset:
+    """``image`` of ``read_with_pixels`` with what the slice's own header says of its stored values."""
+    if file.frame is None:
+        return image
+    dataset = copied(image)
+    for tag in map(tag_for_keyword, _OF_A_FRAME):
+        if tag is not None and tag in file.header:
+            dataset[tag] = file.header.get_item(tag)
+    return dataset
 
 
 def _regular_files(folder: Path) -> tuple[list[Path], int]:
@@ -220,7 +243,7 @@ def _drop_large(header: Dataset) -> None:
     """Drop private and large elements: some scanners keep 20 MB in each slice that nothing here looks at."""
     for tag, element in list(header.items()):
         put_off = isinstance(element, RawDataElement) and element.value is None and element.length > 0
-        if tag.is_private or put_off:
+        if tag.is_private or (put_off and tag not in _FUNCTIONAL_GROUPS):
             del header[tag]
 
 

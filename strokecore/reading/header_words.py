@@ -37,11 +37,19 @@ CONTRAST_NUMBERS: Final = (
 )
 CONTRAST_TIMES: Final = ("ContrastBolusStartTime", "ContrastBolusStopTime")
 CONTRAST_SEQUENCES: Final = ("ContrastBolusAgentSequence", "ContrastBolusAdministrationRouteSequence")
+# Of the Contrast/Bolus Usage functional group of multi-frame images (PS3.3 C.7.6.16.2.12): YES, POST_CONTRAST
+CONTRAST_USAGE: Final = (
+    "ContrastBolusAgentAdministered",
+    "ContrastBolusAgentDetected",
+    "ContrastBolusAgentPhase",
+)
+CODE_SEQUENCES: Final = ("AnatomicRegionSequence", *CONTRAST_SEQUENCES)
 _CONTRAST_WORDS: Final = (
     "ContrastBolusAgent",
     "ContrastBolusIngredient",
     "ContrastBolusRoute",
     *CONTRAST_SEQUENCES,
+    *CONTRAST_USAGE,
 )
 CONTRAST_KEYWORDS: Final = (*_CONTRAST_WORDS, *CONTRAST_NUMBERS, *CONTRAST_TIMES)
 
@@ -159,7 +167,9 @@ _TECHNICAL: Final = re.compile(
     r"\b(?:(?:HIGH|LOW|SOFT|TISSUE|IMPROVED|OPTIMI[SZ]ED|GR[AE]Y WHITE|HOHER|NIEDRIGER|HAUT|ALTO|BAJO"
     r"|BAIXO) [CK]ONTRAST\w*"
     r"|[CK]ONTRAST\w* (?:RESOLUTION|FILTER|RATIO|WINDOW)"
-    r"|(?:HEAD|BRAIN|SKULL) INJ|INJ (?:HEAD|BRAIN|SKULL)|(?:EDGE|DETAIL|NOISE|STRUCTURE) ENHANC\w*)"
+    r"|(?:HEAD|BRAIN|SKULL) INJ|INJ (?:HEAD|BRAIN|SKULL)|(?:EDGE|DETAIL|NOISE|STRUCTURE) ENHANC\w*"
+    # the kind of image, not the head: what converters add
+    r"|ENHANCED (?:CONVERSION|MULTI ?FRAME))"
 )
 _ENHANCED: Final = re.compile(
     rf"\b(?:{_NOUN}|CE|CECT)\b|\b(?:W|WITH|POST|AFTER) (?:IV )?(?:{_SHORT_NOUN}|IV)\b"

@@ -50,26 +50,26 @@ class SlicePixels:
     rescaled: bool
 
 
-def decode(dataset: Dataset, *, signed: bool | None = None) -> SlicePixels:
-    """Decode a single-frame greyscale slice. Raises UnreadablePixelsError, nothing else.
+def decode(dataset: Dataset, *, frame: int | None = None, signed: bool | None = None) -> SlicePixels:
+    """Decode one greyscale slice: ``frame``, or the only one. Raises UnreadablePixelsError, nothing else.
 
     ``signed`` overrides what PixelRepresentation says of the stored values.
     """
     try:
         if signed is not None:
             dataset.PixelRepresentation = int(signed)
-        return _decode(dataset)
+        return _decode(dataset, frame)
     except UnreadablePixelsError:
         raise
     except Exception as error:  # codecs and pydicom raise many kinds on damaged data
         raise UnreadablePixelsError(type(error).__name__) from error
 
 
-def _decode(dataset: Dataset) -> SlicePixels:
+def _decode(dataset: Dataset, frame: int | None) -> SlicePixels:
     rows, columns = tags.number(dataset, "Rows"), tags.number(dataset, "Columns")
     if not rows or not columns or rows * columns > MAX_PIXELS:
         raise UnreadablePixelsError("matrix size")
-    stored, padding = _stored_values(dataset)
+    stored, padding = _stored_values(dataset, frame)
     if stored.shape != (int(rows), int(columns)):
         raise UnreadablePixelsError("not one greyscale frame")
 
@@ -88,13 +88,13 @@ def _decode(dataset: Dataset) -> SlicePixels:
     return SlicePixels(hu, digest.digest(), rescaled)
 
 
-def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[np.int32], BoolArray]:
+def _stored_values(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[np.int32], BoolArray]:
     """Stored values, int32 [j, i], freed of bits above BitsStored (overlays in old files), and padding.
 
     Padding is looked for before the bits are cut: writers use values that BitsStored cannot hold.
     """
     _name_transfer_syntax(dataset)
-    values = pixel_array(dataset, raw=True, correct_unused_bits=False).astype(np.int32)
+    values = pixel_array(dataset, index=frame, raw=True, correct_unused_bits=False).astype(np.int32)
     low, high = _padding_range(dataset) or (1, 0)
     padding = (values >= low) & (values <= high)
     bits_allocated = int(dataset.BitsAllocated)

@@ -59,7 +59,7 @@ def refuse_by_header(candidate: Candidate) -> None:
             ineligible=True,
         )
     for file in candidate.files:
-        frames = tags.number(file.header, "NumberOfFrames") or 1
+        frames = 1 if file.frame is not None else tags.number(file.header, "NumberOfFrames") or 1
         sop_class = tags.text(file.header, "SOPClassUID")
         if not sop_class:
             raise Refusal(
@@ -68,10 +68,10 @@ def refuse_by_header(candidate: Candidate) -> None:
                 "Send the original images of the scanner, or write their class (CT Image Storage) into them.",
                 ineligible=not candidate.summary.tags_say_head,
             )
-        if frames > 1 or sop_class != CT_IMAGE_STORAGE:
+        if frames > 1 or (file.frame is None and sop_class != CT_IMAGE_STORAGE):
             raise Refusal(
                 "enhanced_multiframe",
-                "Found Enhanced (multi-frame) CT, expected one image per slice.",
+                "Found multi-frame CT whose frames have no functional groups that say where they lie.",
                 "Send the series as classic CT images, or convert it before.",
                 ineligible=not candidate.summary.tags_say_head,
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -16,7 +18,7 @@ from strokecore.flags import QualityFlag
 from strokecore.reading import hounsfield, tags
 from strokecore.reading.acquisition import doubtful_exclusion, kernel_kind
 from strokecore.reading.candidates import Candidate
-from strokecore.reading.files import DicomFile, read_with_pixels
+from strokecore.reading.files import DicomFile, of_frame, read_with_pixels
 from strokecore.reading.geometry import even, off_line_mm, slice_plane, tilt_deg, unscanned_gaps
 from strokecore.reading.head_check import shows_brain, shows_opacified_vessels
 from strokecore.reading.pixels import SlicePixels, UnreadablePixelsError, decode
@@ -82,7 +84,7 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_by_header(candidate)
     planes = [slice_plane(f.header) for f in candidate.files]
     refuse_not_axial(planes)
-    pixels, sign_corrected = _in_hounsfield(candidate, [_decode(f) for f in candidate.files])
+    pixels, sign_corrected = _in_hounsfield(candidate, _decode(candidate.files))
     brain_mm = _brain_extent_mm(candidate, pixels)
     refuse_not_hounsfield(candidate, pixels, brain_mm)
     refuse_not_head(candidate, brain_mm)
@@ -127,8 +129,9 @@ def _native_head(candidate: Candidate) -> bool:
     seen: list[SlicePixels] = []
     opacified: list[bool] = []
     step = max(1, len(candidate.files) // HEAD_CHECK_SLICES)
-    for file in candidate.files[::step]:
-        decoded, spacing = _decode(file), tags.numbers(file.header, "PixelSpacing", 2)
+    some = candidate.files[::step]
+    for file, decoded in zip(some, _decode(some), strict=True):
+        spacing = tags.numbers(file.header, "PixelSpacing", 2)
         if decoded is None or spacing is None or min(spacing) <= 0:
             continue
         seen.append(decoded)
@@ -152,7 +155,7 @@ def noise_hu(candidate: Candidate) -> float | None:
         return None
     normal = planes[0][0].normal
     planes.sort(key=lambda pair: float(pair[0].position_mm @ normal))
-    decoded = _decode(planes[len(planes) // 2][1])
+    (decoded,) = _decode([planes[len(planes) // 2][1]])
     if decoded is None:
         return None
     soft = (decoded.hu > 0) & (decoded.hu < 80)
@@ -163,12 +166,21 @@ def noise_hu(candidate: Candidate) -> float | None:
     return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))  # 1.4826: MAD to deviation
 
 
-def _decode(file: DicomFile, *, signed: bool | None = None) -> SlicePixels | None:
+def _decode(files: Sequence[DicomFile], *, signed: bool | None = None) -> list[SlicePixels | None]:
+    """None where the pixels cannot be decoded. An image is read once for all of its frames that follow."""
+    decoded: list[SlicePixels | None] = []
+    for path, slices in groupby(files, key=lambda f: f.path):
+        image = None
+        with suppress(Exception):  # the file changed, or is damaged behind the header
+            image = read_with_pixels(path)
+        decoded += [None if image is None else _slice(image, file, signed) for file in slices]
+    return decoded
+
+
+def _slice(image: Dataset, file: DicomFile, signed: bool | None) -> SlicePixels | None:
     try:
-        return decode(read_with_pixels(file), signed=signed)
+        return decode(of_frame(image, file), frame=file.frame, signed=signed)
     except UnreadablePixelsError:
-        return None
-    except Exception:  # the file changed, or is damaged behind the header
         return None
 
 
@@ -183,7 +195,7 @@ def _in_hounsfield(
         return pixels, False
     if any(tags.number(f.header, "PixelRepresentation") != 0 for f in candidate.files):
         return pixels, False
-    signed = [_decode(f, signed=True) for f in candidate.files]
+    signed = _decode(candidate.files, signed=True)
     corrected = None not in signed and hounsfield.plausible(signed) and hounsfield.shows_fat(signed)
     return (signed, True) if corrected else (pixels, False)
 

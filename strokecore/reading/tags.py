@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
-from strokecore.reading.header_words import CONTRAST_KEYWORDS, CONTRAST_SEQUENCES
+from strokecore.reading.header_words import CODE_SEQUENCES, CONTRAST_KEYWORDS
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 
@@ -28,6 +28,7 @@ SUMMARY_KEYWORDS: Final = (
     "AcquisitionDateTime",
     "AcquisitionNumber",
     "AcquisitionTime",
+    "AnatomicRegionSequence",
     "BodyPartExamined",
     "ConvolutionKernel",
     "FrameOfReferenceUID",
@@ -42,6 +43,7 @@ SUMMARY_KEYWORDS: Final = (
     "SliceThickness",
     "StudyDescription",
     "StudyInstanceUID",
+    "VolumeBasedCalculationTechnique",
 )
 
 
@@ -119,26 +121,31 @@ def written(header: Dataset, keyword: str) -> str:
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else ""
 
 
+def items(header: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; [] when it is absent, empty or no sequence."""
+    value = raw(header, keyword)
+    return list(value) if isinstance(value, Sequence) else []
+
+
 def meanings(header: Dataset, keyword: str) -> str:
     """What the items of a sequence of codes say, joined by a backslash; "" when it is absent or empty.
 
     An item without a code still is one: it reads "item".
     """
-    items = raw(header, keyword)
-    if not isinstance(items, Sequence):
-        return ""
-    return "\\".join(text(i, "CodeMeaning") or text(i, "CodeValue") or "item" for i in items if len(i))
+    codes = (i for i in items(header, keyword) if len(i))
+    return "\\".join(text(i, "CodeMeaning") or text(i, "CodeValue") or "item" for i in codes)
 
 
 def contrast_tags(header: Dataset) -> dict[str, str]:
     """The attributes that name a contrast agent or show that one was given, as text."""
     present = [keyword for keyword in CONTRAST_KEYWORDS if keyword in header]
-    return {k: (meanings if k in CONTRAST_SEQUENCES else written)(header, k) for k in present}
+    return {k: (meanings if k in CODE_SEQUENCES else written)(header, k) for k in present}
 
 
 def summary_tags(header: Dataset) -> dict[str, str]:
     """The attributes the choice of a series depends on, as text."""
-    return {keyword: text(header, keyword) for keyword in SUMMARY_KEYWORDS} | contrast_tags(header)
+    said = {k: (meanings if k in CODE_SEQUENCES else text)(header, k) for k in SUMMARY_KEYWORDS}
+    return said | contrast_tags(header)
 
 
 @contextmanager

@@ -352,7 +352,7 @@ def _series_words(series: Series) -> str:
     """How the reader finds the scan: "series 4, scanned 03:12"."""
     first = series.datasets[0]
     series_number = tags.number(first, "SeriesNumber")
-    time = tags.text(first, "AcquisitionTime")
+    time = tags.text(first, "AcquisitionTime") or tags.text(first, "AcquisitionDateTime")[8:]
     words = [] if series_number is None else [f"series {series_number:.0f}"]
     if re.match(r"([01]\d|2[0-3])[0-5]\d", time):
         words.append(f"scanned {time[:2]}:{time[2:4]}")

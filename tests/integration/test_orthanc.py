@@ -19,6 +19,7 @@ from pydicom import Dataset
 
 from strokecore.send import SendError, send_folder
 from strokecore.simulate import SampleSpec, parse_affected, write_sample
+from tests.enhanced_factory import enhanced
 from tests.integration.conftest import FakeNode
 from tests.integration.orthanc_server import SETTLE_S, OrthancServer
 from tests.integration.variants import Patient
@@ -112,6 +113,26 @@ def test_a_head_ct_comes_back_scored_and_only_once(
     node.wait_idle(SETTLE_S)
     assert len(stored(node)) == len(outputs)
     assert node.status()["reached_since_start"]["scored"] == 1
+
+
+def test_an_enhanced_ct_of_one_instance_is_scored(
+    node: OrthancServer, sample_ct: Path, patient: Patient, tmp_path: Path
+) -> None:
+    slices = patient.copy(sample_ct.glob("*.dcm"), tmp_path / "slices")
+    path = enhanced(slices.glob("*.dcm"), tmp_path / "ct" / "image.dcm", name=patient.study_uid)
+    c_store(node, path.parent)
+    node.wait_for("scored", seconds=RESULT_S)
+    node.wait_idle(SETTLE_S)
+    assert len(node.instances("CT")) == 1
+    _, result = chosen_result(node)
+    assert result["affected_side"] == "right"
+    image = pydicom.dcmread(path, stop_before_pixels=True)
+    segmentations = [d for d in stored(node) if d.SOPClassUID == SEG]
+    assert len(segmentations) == 2
+    for segmentation in segmentations:
+        (series,) = segmentation.ReferencedSeriesSequence
+        (instance,) = series.ReferencedInstanceSequence
+        assert instance.ReferencedSOPInstanceUID == image.SOPInstanceUID
 
 
 def test_four_series_of_one_acquisition_get_one_report(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from strokecore.scoring.asymmetry import AsymmetryEngine
 from strokecore.scoring.decision import load_decision
 from strokecore.scoring.engine import Lesion
 from strokecore.simulate import SampleSpec, parse_affected, write_sample
+from tests.enhanced_factory import enhanced, legacy_converted
 
 PATIENT_WORDS = ("SIMULATED", "SIM-3")
 STEPS = {"read", "frame", "brain", "register", "segment", "score", "dicom", "total"}
@@ -261,6 +263,35 @@ def test_the_mirror_image_of_the_real_head_gives_the_mirror_result(shared_data: 
         assert twin.affected == finding.affected or abs(finding.probability - cut) < 0.1
         assert twin.probability == pytest.approx(finding.probability, abs=0.15)
         assert twin.contralateral_difference_hu == pytest.approx(finding.contralateral_difference_hu, abs=0.5)
+
+
+@pytest.mark.parametrize("convert", [enhanced, legacy_converted])
+def test_a_multi_frame_image_is_scored_as_the_slices_it_was_made_of(
+    convert: Callable[[Iterable[Path], Path], Path], sample_ct: Path, written: Path, tmp_path: Path
+) -> None:
+    image = pydicom.dcmread(convert(sample_ct.glob("*.dcm"), tmp_path / "ct" / "image.dcm"))
+    out = tmp_path / "out"
+    assert main(["score", str(tmp_path / "ct"), "--out", str(out)]) == 0
+    one, other = (json.loads((folder / "result.json").read_text()) for folder in (written, out))
+    for same in ("aspects", "regions", "infarct_volume_ml", "outside_regions_volume_ml"):
+        assert one[same] == other[same]
+    for same in ("digest", "slices", "spacing_mm", "tilt_deg"):
+        assert one["series"][same] == other["series"][same]
+
+    places = [f.PlanePositionSequence[0].ImagePositionPatient for f in image.PerFrameFunctionalGroupsSequence]
+    for name in ("seg.dcm", "regions.dcm"):
+        classic, segmentation = pydicom.dcmread(written / name), pydicom.dcmread(out / name)
+        assert segmentation.PixelData == classic.PixelData
+        for item, before in zip(
+            segmentation.PerFrameFunctionalGroupsSequence,
+            classic.PerFrameFunctionalGroupsSequence,
+            strict=True,
+        ):
+            place = item.PlanePositionSequence[0].ImagePositionPatient
+            assert place == before.PlanePositionSequence[0].ImagePositionPatient
+            (source,) = item.DerivationImageSequence[0].SourceImageSequence
+            assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+            assert place == places[source.ReferencedFrameNumber - 1]
 
 
 @pytest.mark.parametrize("name", ["S21570/S1000", "S21570/S2010", "S21570/S4010", "S21610/S2010"])

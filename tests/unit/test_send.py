@@ -12,11 +12,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
-from pynetdicom.sop_class import CTImageStorage
+from pynetdicom.sop_class import CTImageStorage, EnhancedCTImageStorage
 
 from strokecore.errors import UsageError
 from strokecore.send import SendError, send_folder
 from tests.ct_factory import write_series
+from tests.enhanced_factory import enhanced
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def receiver(handle: Callable[[Any], int], syntaxes: list[str] = ALL_TRANSFER_SY
     """A storage SCP called RECEIVER that stores CT; yields its port."""
     entity = AE(ae_title="RECEIVER")
     entity.require_called_aet = True
-    entity.add_supported_context(CTImageStorage, syntaxes)
+    for kind in (CTImageStorage, EnhancedCTImageStorage):
+        entity.add_supported_context(kind, syntaxes)
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, handle)])
     try:
         yield server.socket.getsockname()[1]
@@ -59,6 +61,20 @@ def test_every_instance_arrives_as_it_is_native_and_compressed(tmp_path: Path) -
         for path in (*plain, *packed)
     }
     assert got == expected
+
+
+def test_an_image_of_many_frames_is_sent_once(tmp_path: Path) -> None:
+    path = enhanced(write_series(tmp_path / "classic", slices=3, size=32), tmp_path / "e" / "e.dcm")
+    got: list[tuple[str, bytes]] = []
+
+    def handle(event: Any) -> int:
+        got.append((event.request.AffectedSOPInstanceUID, event.dataset.PixelData))
+        return 0x0000
+
+    with receiver(handle) as port:
+        assert send_folder(path.parent, "127.0.0.1", port, "RECEIVER").sent == 1
+    image = dcmread(path)
+    assert got == [(image.SOPInstanceUID, image.PixelData)]
 
 
 def test_small_packets_are_not_held_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

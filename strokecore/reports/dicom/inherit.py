@@ -24,6 +24,7 @@ from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName, format_number_as_ds
 
 from strokecore.reading import tags
+from strokecore.reading.frames import frame_number
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +147,8 @@ _REFERENCE_TYPE_1: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+# Of a frame of an Enhanced CT image; see reading/frames.py
+FRAME: Final = "ReferencedFrameNumber"
 
 
 def inherit(target: Dataset, source: Dataset) -> None:
@@ -184,6 +187,8 @@ def reference(source: Dataset, slice_thickness_mm: float | None = None) -> Datas
     image = Dataset()
     with config.disable_value_validation():
         _copy(image, source, (*_REFERENCE_TYPE_1, "PositionReferenceIndicator"))
+        if (frame := frame_number(source)) is not None:
+            setattr(image, FRAME, frame)
         for keyword in (*TYPE_2, "PositionReferenceIndicator"):
             if keyword not in image:
                 _set_empty(image, keyword)

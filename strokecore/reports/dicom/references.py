@@ -9,12 +9,12 @@ from pydicom import Dataset
 
 def references_to(sources: Sequence[Dataset]) -> list[Dataset]:
     """Items of a Source Image or Source Instance Sequence; what has no identity is left out."""
-    items = []
+    items: dict[str, Dataset] = {}
     for source in sources:
         if "SOPInstanceUID" not in source or "SOPClassUID" not in source:
             continue
-        item = Dataset()
+        # all frames of an Enhanced CT image: the instance once, without frame numbers
+        item = items.setdefault(str(source.SOPInstanceUID), Dataset())
         item.ReferencedSOPClassUID = source.SOPClassUID
         item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-        items.append(item)
-    return items
+    return list(items.values())

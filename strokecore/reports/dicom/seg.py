@@ -7,6 +7,7 @@ that gantry tilt and uneven gaps need no resampling and a viewer lays each frame
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Final
 
 import numpy as np
@@ -27,9 +28,11 @@ from strokecore._version import __version__
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.arrays import UInt8Array
 from strokecore.config import WEIGHT_FREE
+from strokecore.reading.acquisition import CT_IMAGE_STORAGE
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
+from strokecore.reports.dicom.references import references_to
 from strokecore.reports.palette import MARKS, REGION_COLOURS
 from strokecore.result import (
     HAEMORRHAGE,
@@ -124,8 +127,9 @@ def _build(
     label: str,
 ) -> Dataset:
     images = [inherit.reference(header, series.slice_thickness_mm) for header in series.datasets]
+    sources = [_as_single(image, k) for k, image in enumerate(images, 1)]
     dataset = Segmentation(
-        source_images=images,
+        source_images=sources,
         pixel_array=segments,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
@@ -142,7 +146,34 @@ def _build(
         omit_empty_frames=True,
         coding_schemes=[codes.private_scheme()],
     )
+    _name_frames(dataset, sources, images)
     return finish(dataset, series.datasets[0], stamp, kind)
+
+
+def _as_single(image: Dataset, number: int) -> Dataset:
+    """A frame of an Enhanced CT image as an image of its own: highdicom takes no frames of several images."""
+    if inherit.FRAME not in image:
+        return image
+    single = deepcopy(image)
+    single.SOPClassUID, single.SOPInstanceUID = CT_IMAGE_STORAGE, f"2.25.{number}"
+    return single
+
+
+def _name_frames(dataset: Dataset, sources: Sequence[Dataset], images: Sequence[Dataset]) -> None:
+    """In place of what ``_as_single`` made of them: each frame's source frame, and the image once."""
+    originals = {str(s.SOPInstanceUID): i for s, i in zip(sources, images, strict=True) if s is not i}
+    if not originals:
+        return
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.DerivationImageSequence:
+            for source in derivation.SourceImageSequence:
+                original = originals.get(str(source.ReferencedSOPInstanceUID))
+                if original is not None:
+                    source.ReferencedSOPClassUID = original.SOPClassUID
+                    source.ReferencedSOPInstanceUID = original.SOPInstanceUID
+                    source.ReferencedFrameNumber = original[inherit.FRAME].value
+    dataset.SourceImageSequence = references_to(images)
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references_to(images)
 
 
 def _renumbered(volume: UInt8Array, numbers: dict[int, int]) -> UInt8Array:

@@ -114,11 +114,12 @@ class _Scan:
         k = int(np.argmax([np.count_nonzero(plane) for plane in mask]))
         self.shown.add(k)
         source = self.references[k]
+        frame = [source[inherit.FRAME].value] if inherit.FRAME in source else None
         row_mm, column_mm = self.series.pixel_spacing_mm
         region = ImageRegion(
             graphic_type=GraphicTypeValues.POLYLINE,
             graphic_data=region_contour(mask[k]),
-            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frame),
         )
         return region, float(np.count_nonzero(mask[k])) * row_mm * column_mm
 
@@ -186,6 +187,7 @@ def build(
         referenced_images=[references[k] for k in sorted(scan.shown)],
     )
     root = report[0]
+    _name_frames(root, [references[k] for k in sorted(scan.shown)])
     root.ContentSequence.append(_statements(result, model, volumes, lesion, unplaced))
     _insert_summary(root, _summary(result, volumes, lesion, segments, captures))
     # highdicom copies and searches the tree that it is given, which takes longer than to build it; it gets
@@ -193,7 +195,7 @@ def build(
     tree, root.ContentSequence = root.ContentSequence, ContentSequence()
     written = [_evidence(dataset) for dataset in (lesion, regions, *captures) if dataset is not None]
     dataset = Comprehensive3DSR(
-        evidence=[*references, *written],
+        evidence=[*_once(references), *written],
         content=report,
         series_instance_uid=stamp.series_uid("sr"),
         series_number=1,
@@ -358,10 +360,12 @@ def _summary(
 
 def _insert_summary(root: Dataset, summary: ContainerContentItem) -> None:
     """Before the image library, which fills a screen in what shows a report as text."""
-    content = root.ContentSequence
-    library = standard_codes.DCM.ImageLibrary.value
-    named = [item.ConceptNameCodeSequence[0].CodeValue for item in content]
-    content.insert(named.index(library) if library in named else len(content), summary)
+    root.ContentSequence.insert(_place_of_library(root), summary)
+
+
+def _place_of_library(root: Dataset) -> int:
+    named = [item.ConceptNameCodeSequence[0].CodeValue for item in root.ContentSequence]
+    return named.index(standard_codes.DCM.ImageLibrary.value)
 
 
 def _predecessor(series: Series, dataset: Dataset, key: str) -> Dataset:
@@ -458,6 +462,22 @@ def _image(name: Code, image: Dataset, segment: int | None = None) -> ImageConte
 
 def _flag_words(flag: QualityFlag) -> str:
     return f"{flag.severity.upper()} {flag.code}: {flag.message} {flag.remedy}".strip()
+
+
+def _name_frames(root: Dataset, shown: Sequence[Dataset]) -> None:
+    """In the image library, which highdicom fills in order: which frame of its image a slice is."""
+    library = root.ContentSequence[_place_of_library(root)]
+    entries = (
+        i for group in library.ContentSequence for i in group.ContentSequence if i.ValueType == "IMAGE"
+    )
+    for entry, image in zip(entries, shown, strict=True):
+        if inherit.FRAME in image:
+            entry.ReferencedSOPSequence[0].ReferencedFrameNumber = image[inherit.FRAME].value
+
+
+def _once(references: Sequence[Dataset]) -> list[Dataset]:
+    """Each image once: the slices of an Enhanced CT image are its frames."""
+    return list({str(image.SOPInstanceUID): image for image in reversed(references)}.values())[::-1]
 
 
 def _evidence(dataset: Dataset) -> Dataset:

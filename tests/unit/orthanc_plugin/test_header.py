@@ -27,6 +27,7 @@ from orthanc_plugin.header import TAGS, read_header
 from strokecore.reading.header_words import CONTRAST_KEYWORDS
 from strokecore.reading.tags import SUMMARY_KEYWORDS, quiet_pydicom, summary_tags
 from tests.ct_factory import write_series
+from tests.enhanced_factory import enhanced, legacy_converted
 
 SYNTAXES = [
     ExplicitVRLittleEndian,
@@ -120,6 +121,7 @@ def test_any_character_set(character_set: Any, text: str) -> None:
 
 def test_real_and_made_files(tmp_path: Path) -> None:
     paths = write_series(tmp_path, slices=2)
+    paths += [enhanced(paths, tmp_path / "e.dcm"), legacy_converted(paths, tmp_path / "l.dcm")]
     if "STROKECORE_TEST_DATA" in os.environ:
         paths += sorted(Path(os.environ["STROKECORE_TEST_DATA"]).rglob("*.dcm"))[:40]
     for path in paths:

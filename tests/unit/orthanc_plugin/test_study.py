@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orthanc_plugin.header import read_header
 from orthanc_plugin.orthanc_api import NotFound
 from orthanc_plugin.study import parse_orthanc_time, read_acquisitions
+from tests.ct_factory import uid, write_series
+from tests.enhanced_factory import enhanced, legacy_converted
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc
 
 
@@ -43,6 +47,22 @@ def test_evidence_of_a_contrast_agent(tags: dict[str, Any], code: str | None) ->
     orthanc.add("series").tags.update(tags)
     ((member,),) = (a.members for a in read_acquisitions(orthanc.api, "study"))
     assert (member.excluded and member.excluded[0]) == code
+
+
+@pytest.mark.parametrize("convert", [enhanced, legacy_converted])
+def test_one_image_of_many_frames_is_a_candidate(convert: Any, tmp_path: Path) -> None:
+    """Whatever its functional groups say: the scorer reads them."""
+    slices = write_series(tmp_path / "classic", slices=3, size=32)
+    orthanc = FakeOrthanc()
+    orthanc.add("frames", slices=1).tags = read_header(convert(slices, tmp_path / "e.dcm").read_bytes())
+    orthanc.add("scout", FrameOfReferenceUID=uid("frame"), ImageType="ORIGINAL\\PRIMARY\\LOCALIZER")
+    orthanc.series["scout"].tags["StudyInstanceUID"] = uid("study")
+    (acquisition,) = read_acquisitions(orthanc.api, "study")
+    assert [(m.id, len(m.instances)) for m in acquisition.candidates] == [("frames", 1)]
+    assert [m.id for m in acquisition.excluded] == ["scout"]
+    orthanc.series["frames"].tags["ContrastBolusAgentSequence"] = [{"CodeMeaning": "Iohexol"}]
+    (acquisition,) = read_acquisitions(orthanc.api, "study")
+    assert acquisition.candidates == ()
 
 
 def test_what_one_attribute_excludes_is_a_candidate_where_the_study_has_nothing_else() -> None:

@@ -81,7 +81,7 @@ S/ CONTRASTE|Hersenen zonder contrast|Głowa bez kontrastu|Hlava nativně|Гол
 Head trauma IV ventricle|C-SPINE + HEAD|HEAD+C-SPINE|HEAD + C SPINE|HIGH CONTRAST BRAIN|NON-CON HEAD
 Head pre contrast|CRANEO CON ANGULACION|TESTA CON FILTRO
 STROKE WITHOUT TILT|Head C-|CT angio protocol NON CONTRAST|CTA NCCT phase|AXIAL 5CM|Hirn EDGE ENHANCED
-PERFUSION no contrast|Head without iv con
+PERFUSION no contrast|5 mm soft (enhanced conversion)|Head enhanced multi-frame|Head without iv con
 HEAD NC|CRANE SS INJ|SPC|cranio smdc|CRANEO S/C|Kopf v. KM|with bone algorithm|mit Keilfilter|avec filtre os
 CONE BEAM|Kontrolle nach Blutung
 head contusion|control post TEC|Inj. head|SOFT MEDIUM|venous sinus|HEAD W WINDOW 80|W/BONE|s/p fall

@@ -286,6 +286,17 @@ def test_identical_copies_are_dropped_with_a_note(tmp_path: Path) -> None:
     assert series.digest == digest
 
 
+def test_two_slabs_of_different_thickness_are_read_where_they_only_touch(tmp_path: Path) -> None:
+    base, vertex = list(np.arange(-65, 0, 2.5)), list(np.arange(0, 66, 5.0))
+    slabs = {"thicknesses_mm": [2.5] * len(base) + [5.0] * len(vertex)}
+    write_series(tmp_path / "touching", offsets_mm=[*base, *vertex], **slabs)
+    assert flags(read_series(tmp_path / "touching")) == {"uneven_slices": "info"}
+    overlapping = [*base[:-2], 0.0, 2.5, *vertex]
+    write_series(tmp_path / "overlapping", offsets_mm=overlapping, **slabs)
+    found = refusal(tmp_path / "overlapping")
+    assert (found.code, found.ineligible) == ("duplicate_position", False)
+
+
 def test_enhanced_multiframe_is_refused_by_name(tmp_path: Path) -> None:
     def multiframe(dataset: Dataset, k: int) -> None:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
