@@ -221,10 +221,7 @@ def fit_decisions(
     run_network: Run, dataset: Dataset, records: Sequence[CaseRecord], spec: InputSpec, *, joined: bool
 ) -> Fitted:
     """Fit calibration and, where ``joined``, the weights beside the weight-free engine's."""
-    evidence, decisions, combination = collect(
-        run_network, dataset, records, spec, fit_regions, joined=joined
-    )
-    return Fitted(evidence, decisions, combination)
+    return Fitted(*collect(run_network, dataset, records, spec, fit_regions, joined=joined))
 
 
 @contextmanager

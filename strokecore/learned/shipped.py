@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-SHIPPED: Final = Path(__file__).parent / "models" / "strokecore_unet"
+SHIPPED: Final = Path(__file__).parent / "models" / "strokecore_unet_vit"
 """A trained package; simulated CT only."""
 NAME: Final = "shipped"
 """How ``--model`` asks for it."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from strokecore.learned.engine import LEAST_OUTLINED
+
 APACHE: Final = "Apache-2.0"
 SITE_LICENCE: Final = "none given: trained on data whose owners decide"
 
@@ -71,6 +73,7 @@ def model_card(manifest: Mapping[str, Any], note: str = "") -> str:
             "plain": manifest["training"]["recipe"]["loss"]["coupling_weight"] == 0
             and manifest["training"]["recipe"]["loss"]["w0"] == 1,
             "note": note.strip(),
+            "least_outlined": LEAST_OUTLINED,
             "limits": _limits(data["kind"], validation["affected_by_name"]),
         }
     )

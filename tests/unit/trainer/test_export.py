@@ -305,7 +305,7 @@ def test_moved_data_are_given_by_hand_and_checked(
     class Reached(Exception):
         pass
 
-    def reached(*_: Any) -> None:
+    def reached(*_: Any, **named: Any) -> None:
         raise Reached
 
     monkeypatch.setattr(trainer.export, "collect", reached)
