@@ -131,12 +131,14 @@ def fit_figures(measured: Measured) -> Figures:
         dices = {case: _mean([fit["dice"][key] for key in keys]) for case, fit in measured.fits.items()}
         borders = np.array([_mean([fit["border_mm"][key] for key in keys]) for fit in measured.fits.values()])
         values = np.array(list(dices.values()))
-        people = sorted({str(person[case]) for case in dices})
-        by_person = {p: float(np.nanmedian([v for c, v in dices.items() if person[c] == p])) for p in people}
+        by_person: dict[str, list[float]] = {}
+        for case, value in dices.items():
+            if np.isfinite(value):  # else the scan does not reach the region
+                by_person.setdefault(str(person[case]), []).append(value)
         found[name] = {
             "dice": asdict(st.median(values)),
             "lowest_head": float(np.nanmin(values)),
-            "by_person": by_person,
+            "by_person": {p: float(np.median(known)) for p, known in sorted(by_person.items())},
             "border_mm": asdict(st.median(borders)),
         }
     return found

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +25,14 @@ from strokecore.evaluate.outcomes import Outcome, lost_outcome, outcome_of_json
 from strokecore.evaluate.truth import TRUTH_FILE, read_truth
 from strokecore.evaluate.workers import Lost
 from strokecore.files import write_atomically
-from strokecore.reports.dicom.seg import LESION_LABELS
+from strokecore.reports.palette import MARKS
 from strokecore.result import INFARCT
 from strokecore.simulate import simulate
 from strokecore.simulate.people import load_person
 from strokecore.simulate.write import TRUTH_FOLDER, write_dicom, write_truth
 from tests.studies.real_anatomy.cases import StudyCase
 
-INFARCT_LABELS: Final = frozenset(LESION_LABELS[INFARCT[side]] for side in SIDES)
+INFARCT_LABELS: Final = frozenset(MARKS[INFARCT[side]].label for side in SIDES)
 RESULT: Final = "result.json"
 PICTURE: Final = "summary.jpg"
 FIT: Final = "fit.json"
@@ -140,11 +140,8 @@ def placed_regions(path: Path, shape: tuple[int, ...], positions_mm: npt.NDArray
     labels = {f"{region.name} {region.side}": region.label for region in ALL_REGIONS}
     of_segment = {s.SegmentNumber: labels[s.SegmentLabel] for s in segmentation.SegmentSequence}
     volume = np.zeros(shape, np.uint8)
-    frames = segmentation.pixel_array.reshape(-1, *shape[1:])
-    for frame, group in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-        k = int(np.argmin(((positions_mm - place) ** 2).sum(axis=1)))
-        volume[k][frame > 0] = of_segment[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
+    for frame, segment, k in _frames(segmentation, positions_mm):
+        volume[k][frame > 0] = of_segment[segment]
     return volume
 
 
@@ -158,12 +155,26 @@ def outlined_infarct(path: Path, shape: tuple[int, ...], positions_mm: npt.NDArr
         return volume
     segmentation = pydicom.dcmread(path)
     acute = {s.SegmentNumber for s in segmentation.SegmentSequence if s.SegmentLabel in INFARCT_LABELS}
-    frames = segmentation.pixel_array.reshape(-1, *shape[1:])
-    for frame, group in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber in acute:
-            place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-            volume[int(np.argmin(((positions_mm - place) ** 2).sum(axis=1)))] |= frame > 0
+    for frame, segment, k in _frames(segmentation, positions_mm):
+        if segment in acute:
+            volume[k] |= frame > 0
     return volume
+
+
+def _frames(
+    segmentation: pydicom.Dataset, positions_mm: npt.NDArray[np.float64]
+) -> Iterator[tuple[UInt8Array, int, int]]:
+    """Each frame, its segment's number and its slice; what all frames share stands in the shared groups."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    for frame, group in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        identity, plane = (
+            (group if name in group else shared)[name].value[0]
+            for name in ("SegmentIdentificationSequence", "PlanePositionSequence")
+        )
+        place = np.array(plane.ImagePositionPatient, float)
+        k = int(np.argmin(((positions_mm - place) ** 2).sum(axis=1)))
+        yield frame, int(identity.ReferencedSegmentNumber), k
 
 
 def border_error_mm(mine: BoolArray, true: BoolArray, spacing_mm: tuple[float, float, float]) -> float | None:
