@@ -62,10 +62,8 @@ def select_engine(config: ScoringConfig) -> Engine:
         return _default(config)
     from strokecore.anatomy.atlas import load_atlas
 
-    cut = config.load_region_cut()
-    return _learned_engine(
-        folder or SHIPPED, config.engine, load_atlas(config.atlas).sha256, cut.threshold if cut else None
-    )
+    atlas = load_atlas(config.atlas).sha256
+    return _learned_engine(folder or SHIPPED, config.engine, atlas, _own_threshold(config))
 
 
 def default_package() -> Path | None:
@@ -82,9 +80,9 @@ def _default(config: ScoringConfig) -> Engine:
         return _weight_free(config, f"{folder.name}: made for the atlas that ships")
     from strokecore.anatomy.atlas import load_atlas
 
-    cut = config.load_region_cut()
+    own = _own_threshold(config)
     try:
-        return _learned_engine(folder, "auto", load_atlas().sha256, cut.threshold if cut else None)
+        return _learned_engine(folder, "auto", load_atlas().sha256, own)
     except (UsageError, ModelPackageError) as error:
         log.warning("no engine here runs the shipped model, so the weight-free engine scores: %s", error)
         return _weight_free(config, f"{folder.name}: no engine here runs it")
@@ -92,9 +90,15 @@ def _default(config: ScoringConfig) -> Engine:
 
 def _weight_free(config: ScoringConfig, *fallbacks: str) -> AsymmetryEngine:
     """The weight-free engine; what it outlines follows a site's own decision point where there is one."""
-    cut = config.load_region_cut()
-    decision = None if cut is None else replace(load_decision(), threshold=cut.threshold)
+    own = _own_threshold(config)
+    decision = None if own is None else replace(load_decision(), threshold=own)
     return AsymmetryEngine(decision=decision, fallbacks=fallbacks)
+
+
+def _own_threshold(config: ScoringConfig) -> float | None:
+    """The site's own decision point, where there is one."""
+    cut = config.load_region_cut()
+    return None if cut is None else cut.threshold
 
 
 def _learned_engine(

@@ -19,7 +19,7 @@ from strokecore.learned.engine import region_log_odds
 from strokecore.learned.golden import Golden, read_golden
 from strokecore.learned.package import Calibration, ModelPackage, load_package
 from strokecore.learned.parity import LIMITS, GateReport, compare, run_all, wrong_answer
-from strokecore.learned.preprocessing import InputSpec
+from strokecore.learned.preprocessing import Channel, InputSpec
 from strokecore.learned.random_slices import HEADS, random_slices
 from strokecore.learned.runtime import Answers
 from tests.unit.learned.engine_cases import (
@@ -136,6 +136,19 @@ def test_other_random_heads_show_the_quiet_faults_too(
     assert judged(package, golden, other).passed
     for name in ("mirrored answers", "swapped classes", "a shift by half a row", "a bias of +0.03"):
         assert BROKEN[name][1] in judged(package, golden, other, fault_of(name)).failed, name
+
+
+def test_the_air_has_no_head_beside_it_and_regions_lie_in_heads() -> None:
+    """Two right engines differ on a constant slice with a head's slice as neighbour."""
+    windows = tuple(Channel((0.0, 80.0), slab=slab) for slab in (0, -1, 1))
+    slices = random_slices(InputSpec(size=(64, 48), channels=windows, atlas=True), seed=3)
+    air, regions = slices[-1], slices[:HEADS, len(windows) :]
+    assert (air == air[:, :1, :1]).all()
+    assert (air[: len(windows)] == air[0, 0, 0]).all()
+    assert not air[len(windows) :].any()
+    assert set(np.unique(regions)) == {0.0, 1.0}
+    assert regions.sum(axis=1).max() == 1
+    assert slices[1, 1].std() > 0.1, "a head has neighbours"
 
 
 def test_with_nothing_to_outline_a_constant_is_refused_all_the_same(

@@ -14,6 +14,7 @@ import pytest
 from strokecore.config import WEIGHT_FREE, ScoringConfig
 from strokecore.errors import EngineError, ModelPackageError, UsageError
 from strokecore.learned import selection
+from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.package import ModelPackage, load_package
 from strokecore.learned.selection import candidates, select_engine
 from strokecore.learned.tensorrt import build, engine_files
@@ -281,3 +282,21 @@ def test_a_sites_decision_point_reaches_what_the_weight_free_engine_outlines(tmp
     assert isinstance(engine, AsymmetryEngine)
     assert engine.decision.threshold == 0.1
     assert engine.sha256 != AsymmetryEngine().sha256
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sites_decision_point_reaches_what_a_model_outlines(
+    named: bool, machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    machine(*NO_GPU, OPENVINO, ONNX)
+    monkeypatch.setattr(selection, "default_package", lambda: folder)
+    found = []
+    for name, threshold in (("low", 0.1), ("high", 0.9)):
+        cut = tmp_path / f"{name}.json"
+        cut.write_text(f'{{"schema": 1, "threshold": {threshold}}}')
+        engine = select_engine(ScoringConfig(model=folder if named else None, region_cut=cut))
+        assert isinstance(engine, LearnedEngine)
+        found.append(engine.region_threshold)
+    without = select_engine(ScoringConfig(model=folder if named else None))
+    assert isinstance(without, LearnedEngine)
+    assert [*found, without.region_threshold] == [0.1, 0.9, without.package.region_threshold]
