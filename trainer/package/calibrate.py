@@ -59,7 +59,7 @@ def ranked_thresholds(dice: Float64Array, called_ml: Float64Array) -> list[float
     ------
     UsageError: no case has an infarct.
     """
-    with_infarct = ~np.isnan(dice).all(axis=1)
+    with_infarct: BoolArray = ~np.all(np.isnan(dice), axis=1)
     if not with_infarct.any():
         raise UsageError(
             "no validation case has an infarct, so no lesion threshold can be chosen; prepare data with "
@@ -173,9 +173,9 @@ def clean_cut(probability: Float64Array, affected: BoolArray, judged: BoolArray)
     -------
     REGION_THRESHOLD where there are fewer than FEWEST_CLEAN healthy hemispheres.
     """
-    highest = []
+    highest: list[float] = []
     for side in SIDES:
-        mine = [region.side == side for region in ALL_REGIONS]
+        mine = np.array([region.side == side for region in ALL_REGIONS])
         clean = judged[:, mine].all(axis=1) & ~affected[:, mine].any(axis=1)
         clean &= ~np.isnan(probability[:, mine]).all(axis=1)
         highest += np.nanmax(probability[np.ix_(clean, mine)], axis=1).tolist() if clean.any() else []

@@ -107,26 +107,27 @@ def collect(
             done()
         asymmetry = _table(other) if joined else None
         decisions = fit(_table(own), affected, judged, asymmetry)
-        opinions = [_opinions(decisions, *pair) for pair in zip(own, other or [None] * len(own), strict=True)]
+        theirs: list[dict[RegionId, float] | None] = [*other] if joined else [None] * len(own)
+        opinions = [_opinions(decisions, *pair) for pair in zip(own, theirs, strict=True)]
 
         def kept(number: int) -> tuple[Case, Float32Array]:
-            maps = np.load(Path(folder) / f"{number}.npy", allow_pickle=False).astype(np.float32)
-            return dataset.load(records[number]), maps
+            stored = np.load(Path(folder) / f"{number}.npy", allow_pickle=False)
+            return dataset.load(records[number]), stored.astype(np.float32)
 
         weights: Combination | None = None
         if joined:
             samples = []
             for number, odds in enumerate(opinions):
-                case, maps = kept(number)
-                samples.append(voxel_sample(case, maps[0], maps[1], odds))
+                case, both = kept(number)
+                samples.append(voxel_sample(case, both[0], both[1], odds))
             weights = fit_combination(samples)
         rows = []
         for number, odds in enumerate(opinions):
-            case, maps = kept(number)
-            probability = maps[0]
+            case, both = kept(number)
+            probability = both[0]
             if weights is not None:
                 probability = combined(
-                    maps[0], maps[1], case.regions, odds, weights, logit(decisions.threshold)
+                    both[0], both[1], case.regions, odds, weights, logit(decisions.threshold)
                 )
                 probability[~case.inside] = 0.0
             called = {region.side for region, value in odds.items() if value >= logit(decisions.threshold)}
