@@ -47,6 +47,7 @@ class Claim:
     spent: what lay behind it when it was claimed.
     content_datetime: what the outputs say; kept from the first attempt on.
     previous: the acquisition's present result, if there is one; a new one supersedes it.
+    provisional: more slices may still come.
     """
 
     acquisition: Acquisition
@@ -55,6 +56,7 @@ class Claim:
     content_datetime: str
     previous: StoredResult | None
     spent: Spent = Spent()
+    provisional: bool = False
 
     @property
     def last_reason(self) -> str:
@@ -89,7 +91,9 @@ class Claims:
 
     def wait_s(self, acquisition: Acquisition, states: States) -> float:
         """Seconds before a claim makes sense; 0 for now."""
-        return max(self._unquiet_s(acquisition), self._foreign_lease_s(states.values()))
+        stable = all(m.stable for m in acquisition.candidates)
+        unquiet = self._unquiet_s(acquisition) if stable else 0.0  # Scoring has waited for the sender's pause
+        return max(unquiet, self._foreign_lease_s(states.values()))
 
     def spent(self, acquisition: Acquisition, states: States) -> Spent:
         """What was already spent on these very instances."""
@@ -141,7 +145,8 @@ class Claims:
             )
             claimed[member.id] = self._states.write(member.id, state, old.etag)
         previous = results[-1] if results else None
-        return Claim(acquisition, claimed, attempt, content_datetime, previous, spent)
+        provisional = not all(m.stable for m in acquisition.candidates)
+        return Claim(acquisition, claimed, attempt, content_datetime, previous, spent, provisional)
 
     def give_back(
         self, claim: Claim, spent: Spent, reason: str | None, notices: tuple[str, ...] | None = None

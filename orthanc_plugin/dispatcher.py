@@ -85,7 +85,7 @@ class Dispatcher:
 
     # -- called from Orthanc's threads: must return at once -------------------------------------------
 
-    def series_stable(self) -> None:
+    def series_changed(self) -> None:
         self._wake.set()
         self.keep_threads()
 

@@ -73,14 +73,18 @@ class OpenStudies:
     Parameters
     ----------
     mark: number of the change below which everything was settled; 0 when unknown.
+    first_look_s: how long after its first slice a study is looked at.
     """
 
-    def __init__(self, api: OrthancApi, mark: int, recovery_hours: float, stable_age_s: float) -> None:
+    def __init__(
+        self, api: OrthancApi, mark: int, recovery_hours: float, stable_age_s: float, first_look_s: float
+    ) -> None:
         self._api = api
         self._states = StateStore(api)
         self._mark = mark
         self._recovery_hours = recovery_hours
         self._stable_age_s = stable_age_s
+        self._first_look_s = min(first_look_s, stable_age_s)
         self._read_to: int | None = None
         self._caught_up = False
         self._open: dict[str, OpenStudy] = {}
@@ -220,7 +224,7 @@ class OpenStudies:
                 min(named.first_change, old.first_change if old else named.first_change),
                 min(named.arrived, old.arrived if old else named.arrived),
                 min(rank, old.rank if old else rank),
-                named.arrived + (0.0 if complete else self._stable_age_s),
+                named.arrived + (0.0 if complete else self._first_look_s),
                 min(since, old.waits_since if old and old.waits_since is not None else since)
                 if self._caught_up
                 else None,

@@ -89,7 +89,13 @@ def _start(node: rest.Node, configuration: dict[str, Any], run: str) -> None:
         settings,
         Scoring(api, settings, run, clean, stop, node.tally, node.ledger, node_check.fit_after),
         node_check,
-        OpenStudies(api, int(mark) if mark.isdigit() else 0, settings.recovery_hours, settings.stable_age_s),
+        OpenStudies(
+            api,
+            int(mark) if mark.isdigit() else 0,
+            settings.recovery_hours,
+            settings.stable_age_s,
+            settings.quiet_s,
+        ),
         health,
         node.tally,
         node.ledger,
@@ -116,8 +122,8 @@ def _register() -> None:
     changes, kinds = orthanc.ChangeType, orthanc.ResourceType
 
     def on_change(change: int, level: int, resource: str) -> None:
-        if change == changes.STABLE_SERIES and node.dispatcher:
-            node.dispatcher.series_stable()
+        if change in (changes.NEW_SERIES, changes.STABLE_SERIES) and node.dispatcher:
+            node.dispatcher.series_changed()
         elif change == changes.DELETED and level in (kinds.SERIES, kinds.STUDY):
             node.ledger.forget(resource)
         elif change == changes.ORTHANC_STARTED:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
+from orthanc_plugin.arrival import CUT_CODES, pause_s, preferred
 from orthanc_plugin.claims import Claim, Claims, Spent, States, is_settled
 from orthanc_plugin.health import describe
 from orthanc_plugin.ledger import Ledger
@@ -22,14 +23,17 @@ from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancEr
 from orthanc_plugin.outputs import REFUSED, all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
-from orthanc_plugin.study import Acquisition, read_acquisitions
+from orthanc_plugin.study import Acquisition, Member, parse_orthanc_time, read_acquisitions
 from orthanc_plugin.terminal_states import Tally, TerminalStates, selected_series
 from orthanc_plugin.workspace import workspace
+from strokecore.reading.acquisition import rank
 
 log = logging.getLogger(__name__)
 
+RESTS: Final = 10.0  # a study is left alone for so many times as long as a look at it takes
 CONFLICT_DELAY_S: Final = 1.0
 LONGEST_WAY_S: Final = 24 * 3600.0  # what is scored later was ordered, or found again by a start
+PACE_SAMPLE: Final = 8  # slices whose arrival tells how fast the sender is
 PICTURE_INSTANCES: Final = 3  # of each series; more than one, to see whether it is one person's
 LONGEST_STORE_DELAY_S: Final = 60.0
 DEATHS_ENOUGH: Final = 2  # a third could take the server or a neighbour's scan along
@@ -64,6 +68,8 @@ class Scoring:
         self._tally = tally
         self._ledger = ledger
         self._node_is_fit = node_is_fit
+        # fingerprints that looked whole and were not: nothing is said of them until they are stable
+        self._unfinished: set[str] = set()
         states = StateStore(api, ledger.note)
         self._claims = Claims(states, settings, owner, clean_runs)
         self._terminal_states = TerminalStates(states, tally)
@@ -73,6 +79,7 @@ class Scoring:
 
         Returns seconds until the next look; None when every acquisition has its terminal state.
         """
+        started = time.monotonic()
         try:
             acquisitions = read_acquisitions(self._api, study)
         except NotFound:
@@ -80,12 +87,13 @@ class Scoring:
                 return GONE_DELAY_S
             self._ledger.forget(study)
             return None
+        rest_s = RESTS * (time.monotonic() - started)  # Orthanc has slices to receive meanwhile
         self._ledger.place(study, (m.id for a in acquisitions for m in a.members))
         delays: list[float | None] = []
         errors: list[Exception] = []
         for acquisition in acquisitions:
             try:
-                delays.append(self._handle(acquisition))
+                delays.append(self._handle(acquisition, rest_s))
             except worker.Stopped:
                 raise
             except Exception as error:  # must not hold up the others of the study
@@ -136,17 +144,22 @@ class Scoring:
                 remove(self._api, notices)  # nobody would know that it is there
                 raise
 
-    def _handle(self, acquisition: Acquisition) -> float | None:
+    def _handle(self, acquisition: Acquisition, rest_s: float) -> float | None:
         try:
             states = self._claims.read(acquisition)
             if not acquisition.candidates:
                 self._terminal_states.excluded(acquisition, states, None)
                 return None
-            if not all(m.stable for m in acquisition.candidates):
-                return self._settings.reconcile_s  # the event of their stability comes first
+            arriving = not all(m.stable for m in acquisition.candidates)
             if is_settled(acquisition, states):
                 self._terminal_states.excluded(acquisition, states, selected_series(acquisition, states))
+                if arriving:
+                    return self._settings.reconcile_s  # the event of their stability comes first
+                self._terminal_states.final(acquisition, states)
+                self._unfinished.discard(acquisition.fingerprint)
                 return None
+            if arriving and (pause := self._pause_s(acquisition)) > 0:
+                return max(pause, rest_s)
             if (wait := self._claims.wait_s(acquisition, states)) > 0:
                 return wait
             spent = self._claims.spent(acquisition, states)
@@ -162,6 +175,31 @@ class Scoring:
         except NotFound:
             return GONE_DELAY_S  # deleted meanwhile
 
+    def _pause_s(self, acquisition: Acquisition) -> float:
+        """Seconds until the next look at what is arriving; 0: it looks whole and its sender has ended."""
+        best = min(acquisition.candidates, key=lambda m: rank(m.summary))
+        whole = all(m.whole or m.stable for m in acquisition.candidates) and preferred(best.summary)
+        if not whole or acquisition.fingerprint in self._unfinished:
+            return self._settings.quiet_s
+        return max(self._sender_pause_s(m) for m in acquisition.candidates if not m.stable)
+
+    def _sender_pause_s(self, member: Member) -> float:
+        """Seconds until a sender has been quiet for long enough by its own pace; 0 or less: it has."""
+        if member.last_update is None:
+            return self._settings.quiet_s
+        # identifiers are hashes, so the first of them are slices from anywhere in the stack
+        sample = [identifier for identifier, _ in member.instances[:PACE_SAMPLE]]
+        moments = [
+            self._api.get_bytes(f"/instances/{i}/metadata/ReceptionDate").decode("ascii", "replace")
+            for i in sample
+        ]
+        arrived = [moment for moment in map(parse_orthanc_time, moments) if moment is not None]
+        pause = pause_s(
+            min(arrived, default=None), member.last_update, len(member.instances), self._settings.quiet_s
+        )
+        age = (datetime.now(UTC) - member.last_update).total_seconds()
+        return min(pause - age, self._settings.stable_age_s)
+
     def _attempt(self, claim: Claim) -> float | None:
         try:
             with workspace(self._settings.temporary_directory) as folder:
@@ -175,6 +213,8 @@ class Scoring:
             answer, result = self._score(claim, folder)
             if not self._unchanged(claim.acquisition):
                 return self._drop(claim)
+            if claim.provisional and (answer.result_key is None or answer.warnings & CUT_CODES):
+                return self._wait_for_the_rest(claim)
             self._finish(claim, answer, result)
         except worker.AttemptError as error:
             return self._failed_attempt(claim, error.code, error.detail, folder)
@@ -248,6 +288,13 @@ class Scoring:
         """Patient, study and instances, read again."""
         now = read_acquisitions(self._api, acquisition.study)
         return any(a.fingerprint == acquisition.fingerprint for a in now)
+
+    def _wait_for_the_rest(self, claim: Claim) -> float:
+        """What arrived gives no whole head: it is scored again when Orthanc calls it stable."""
+        note(outcome="unfinished")
+        self._unfinished.add(claim.acquisition.fingerprint)
+        self._claims.give_back(claim, claim.spent, None)
+        return self._settings.quiet_s
 
     def _drop(self, claim: Claim) -> float:
         note(outcome="dropped")

@@ -58,6 +58,7 @@ class Settings:
     cache_directory: what the scorer compiled and checked, kept from one scan to the next; None where no
         folder is known for it, and every scan then does it again.
     recovery_hours: how far back a start reads Orthanc's change log at least.
+    quiet_s: a head that looks whole is scored so long after its last slice; after stable_age_s if less.
     reconcile_s: how often everything without a terminal state is looked at again.
     alarm_s: a study that waits longer than this is said in the node's health.
     store_patience_s: how long outputs that Orthanc refuses with errors of its own are made again.
@@ -79,6 +80,7 @@ class Settings:
     temporary_directory: str | None = None
     cache_directory: str | None = None
     recovery_hours: float = 24.0
+    quiet_s: float = 3.0
     reconcile_s: float = 60.0
     alarm_s: float = 300.0
     store_patience_s: float = 600.0
@@ -117,6 +119,7 @@ def parse_settings(configuration: Mapping[str, Any]) -> Settings:
         temporary_directory=folder,
         cache_directory=cache or _default_cache(configuration),
         recovery_hours=reader.number("RecoveryHours", 24, 0, 24 * 366),
+        quiet_s=reader.number("QuietSeconds", 3, 1, 24 * 3600),
         reconcile_s=reader.number("ReconcileSeconds", 60, 1, 3600),
         alarm_s=reader.number("AlarmSeconds", 300, 10, 24 * 3600),
         store_patience_s=reader.number("StorePatienceSeconds", 600, 0, 24 * 3600),

@@ -53,6 +53,7 @@ class SeriesState:
     content_datetime: ISO 8601; fixed at the first attempt, so that a retry writes the same bytes.
     owner: which run of which Orthanc claimed it.  claimed_at: seconds since the epoch.
     run: id of the scoring run that last worked on it, which the lines of the log carry.
+    provisional: scored while more slices could still come; nothing that was said then is final.
     refused_since: since when Orthanc has answered with errors to its outputs; seconds since the epoch.
     result: the present score made from this series; it stays while a new one is being made.
     notices: Orthanc ids of NOT SCORED pictures that are stored.
@@ -70,6 +71,7 @@ class SeriesState:
     owner: str | None = None
     claimed_at: float | None = None
     run: str | None = None
+    provisional: bool = False
     refused_since: float | None = None
     result: StoredResult | None = None
     notices: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from orthanc_plugin.arrival import looks_whole
 from orthanc_plugin.header import read_header
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import (
@@ -38,6 +39,8 @@ class Member:
     instances: (Orthanc's identifier, identifier of the stored file), sorted; the second changes when an
         instance is overwritten and is empty for excluded series.
     stable: nothing arrived for StableAge.  last_update: when the last instance arrived.
+    expected: how many instances there will be, where the sender's tags say it.
+    whole: of one that is not stable, whether its slices look like a whole head already, see arrival.py.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Member:
     instances: tuple[tuple[str, str], ...]
     stable: bool
     last_update: datetime | None
+    expected: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
         tuple((i, "") for i in identifiers),
         series.get("IsStable") is True,
         parse_orthanc_time(series.get("LastUpdate")),
+        expected if isinstance(expected := series.get("ExpectedNumberOfInstances"), int) else None,
     )
     return member if excluded else _not_excluded(api, member)
 
@@ -118,7 +124,9 @@ def _not_excluded(api: OrthancApi, member: Member) -> Member:
     if len(numbers) > 1:  # a scanner that counts slices with it
         summary = replace(summary, acquisition_number=None)
     files = tuple(sorted((i["ID"], str(i.get("FileUuid", ""))) for i in instances))
-    return replace(member, summary=summary, excluded=None, instances=files)
+    tags = [_texts(i.get("MainDicomTags")) for i in instances]
+    whole = not member.stable and looks_whole(tags, member.expected)
+    return replace(member, summary=summary, excluded=None, instances=files, whole=whole)
 
 
 def _header(api: OrthancApi, instances: Iterable[str]) -> dict[str, str]:

@@ -132,6 +132,13 @@ class TerminalStates:
             claim = Claim(acquisition, states, 0, "", None)
             self._write(claim, member, status, reason=reason, selected=selected)
 
+    def final(self, acquisition: Acquisition, states: States) -> None:
+        """What was provisional stays as it is: nothing came after it."""
+        for member in acquisition.members:
+            found = states[member.id]
+            if found.state is not None and found.state.provisional:
+                self._states.write(member.id, replace(found.state, provisional=False), found.etag)
+
     def _write(
         self,
         claim: Claim,
@@ -157,6 +164,7 @@ class TerminalStates:
             instances=len(member.instances),
             owner=None,
             claimed_at=None,
+            provisional=claim.provisional,
             refused_since=None,
         )
         self._states.write(member.id, state, found.etag)

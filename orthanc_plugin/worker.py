@@ -110,6 +110,13 @@ class Answer:
         return tuple(str(text)[:200] for text in found) if isinstance(found, list) else ()
 
     @property
+    def warnings(self) -> frozenset[str]:
+        """Codes of what a reader should know about the scan."""
+        flags = self.result.get("quality")
+        found = (f for f in flags if isinstance(f, dict)) if isinstance(flags, list) else ()
+        return frozenset(str(flag.get("code"))[:64] for flag in found if flag.get("severity") == "warning")
+
+    @property
     def reason(self) -> str | None:
         """Code of the refusal, if there is one."""
         flags = self.result.get("quality")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.orthanc_server import FAKE_SCORER, OrthancServer
+from tests.integration.orthanc_server import FAKE_SCORER, STABLE_AGE_S, OrthancServer
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +23,16 @@ def _needs_orthanc() -> None:
 class FakeNode(OrthancServer):
     """An Orthanc whose scorer does what ``plan`` says."""
 
-    def __init__(self, folder: Path, *, locale: str = "C.UTF-8", **strokecore: Any) -> None:
+    def __init__(
+        self, folder: Path, *, locale: str = "C.UTF-8", stable_age_s: int = STABLE_AGE_S, **strokecore: Any
+    ) -> None:
         self.plan_folder = folder / "plan"
         command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
         super().__init__(
-            folder, strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore}, locale=locale
+            folder,
+            orthanc={"StableAge": stable_age_s},
+            strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore},
+            locale=locale,
         )
         self.plan_folder.mkdir()
 
@@ -49,7 +54,7 @@ class FakeNode(OrthancServer):
 
 @pytest.fixture
 def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
-    """Start an Orthanc with the fake scorer; keywords are StrokeCore options and ``locale``."""
+    """Start an Orthanc with the fake scorer; keywords: StrokeCore options, ``locale``, ``stable_age_s``."""
     nodes: list[FakeNode] = []
 
     def make(*behaviours: str, start: bool = True, **options: Any) -> FakeNode:

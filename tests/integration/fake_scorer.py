@@ -88,10 +88,11 @@ def _write(behaviour: str, headers: list[Dataset], options: argparse.Namespace) 
             _instance(source, SR, "SR", key, options, options.out / "sr.dcm")
         _instance(source, SECONDARY_CAPTURE, "OT", key + status, options, options.out / "sc" / "01.dcm")
     refusal = {"code": "missing_slice", "severity": "refusal", "message": "", "remedy": ""}
+    cut = {"code": "vertex_cut", "severity": "warning", "message": "", "remedy": ""}
     result = {
         "schema": 1,
         "status": status,
-        "quality": [] if scored else [refusal],
+        "quality": [cut] if behaviour == "cut" else [] if scored else [refusal],
         "series": {"series_instance_uid": chosen[0].SeriesInstanceUID} if scored else None,
         "result_key": key if scored else None,
         "supersedes": options.supersedes,

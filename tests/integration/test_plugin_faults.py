@@ -359,3 +359,71 @@ def test_rest_errors_are_coded(fake_node: FakeNode) -> None:
         status, body = node.request(method, path, b"" if method == "POST" else None)
         assert (status, code in body) == (expected, True), path
     assert node.request("GET", "/strokecore/status", authorized=False)[0] == 401
+
+
+def whole_head(study: Study, **tags: str) -> list[bytes]:
+    return study.series(30, ConvolutionKernel="SOFT", **tags)
+
+
+def test_a_head_that_looks_whole_is_scored_before_orthanc_calls_it_stable(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(stable_age_s=25, QuietSeconds=2)
+    slices = whole_head(Study())
+    send(node, slices)
+    sent = time.monotonic()
+    node.wait_for("scored", seconds=15)
+    assert time.monotonic() - sent < 15
+    (series,) = node.series("CT")
+    assert not node.get(f"/series/{series}")["IsStable"]
+    assert only_state(node)["provisional"] is True
+    node.wait(lambda: only_state(node)["provisional"] is False, "the final word", 60)
+    assert node.get(f"/series/{series}")["IsStable"]
+    node.wait_idle()
+    assert len(node.runs) == 1
+    assert len(node.instances("SR")) == 1
+
+
+def test_slices_after_a_provisional_score_replace_it(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(stable_age_s=12, QuietSeconds=2)
+    study, uid = Study(), generate_uid()
+    send(node, study.series(28, uid=uid, ConvolutionKernel="SOFT"))
+    node.wait_for("scored", seconds=11)
+    first = only_state(node)["result"]["result_key"]
+    send(node, study.series(6, first=28, uid=uid, ConvolutionKernel="SOFT"))
+    node.wait(
+        lambda: only_state(node)["instances"] == 34 and only_state(node)["status"] == "scored", "both", 40
+    )
+    node.wait(lambda: only_state(node)["provisional"] is False, "the final word", 40)
+    assert [run["instances"] for run in node.runs] == [28, 34]
+    assert node.runs[1]["supersedes"] == first
+
+
+@pytest.mark.parametrize("behaviour", ["cut", "refused"])
+def test_nothing_is_said_early_of_a_head_that_is_cut_or_refused(
+    make_fake_node: MakeNode, behaviour: str
+) -> None:
+    node = make_fake_node(behaviour, "ok", stable_age_s=12, QuietSeconds=2)
+    send(node, whole_head(Study()))
+    node.wait(lambda: len(node.runs) == 1, "an early run", 11)
+    time.sleep(3)
+    assert len(node.runs) == 1
+    assert only_state(node)["status"] == "queued"
+    assert not node.instances("OT")
+    node.wait_for("scored", seconds=40)
+    assert only_state(node)["attempts"] == 1
+    assert len(node.runs) == 2
+
+
+def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: MakeNode) -> None:
+    node = make_fake_node(stable_age_s=10, QuietSeconds=1)
+    holed, thin = Study(), Study()
+    send(
+        node,
+        [
+            *holed.series(14, uid="1.2.3", ConvolutionKernel="SOFT"),
+            *holed.series(14, first=15, uid="1.2.3", ConvolutionKernel="SOFT"),
+        ],
+    )
+    send(node, thin.series(30, ConvolutionKernel="BONE"))
+    time.sleep(6)
+    assert node.runs == []
+    node.wait_for("scored", series=2, seconds=40)

@@ -56,7 +56,7 @@ class Bench:
             make_settings(folder, **{"reconcile_s": 0.05, "alarm_s": 3600.0, **options}),
             self,  # type: ignore[arg-type]
             self.node_check,  # type: ignore[arg-type]
-            OpenStudies(api, 0, 24, 0.0),
+            OpenStudies(api, 0, 24, 0.0, 0.0),
             Health(),
             self.tally,
             self.ledger,
@@ -187,7 +187,7 @@ def test_a_thread_that_ends_is_started_again(bench: Bench, which: str) -> None:
         assert loop is not None
         loop.join(20)
         bench.orthanc.add("b", "b")
-        bench.dispatcher.series_stable()
+        bench.dispatcher.series_changed()
         bench.wait(lambda: "b" in bench.handled)
     assert bench.tally.last_error == "thread_ended"
     assert bench.codes() == []
@@ -198,7 +198,7 @@ def test_an_event_whose_calls_fail_is_found_by_the_next_round(bench: Bench) -> N
     bench.wait(lambda: bench.dispatcher._read_once)
     bench.broken = lambda path: path.startswith("/series/a")
     bench.orthanc.add("a", "study-a")
-    bench.dispatcher.series_stable()
+    bench.dispatcher.series_changed()
     bench.wait(lambda: bench.dispatcher.oldest_waiting_s() is not None)
     assert bench.handled == []
     bench.broken = lambda path: False

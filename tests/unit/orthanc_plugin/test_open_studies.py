@@ -15,7 +15,7 @@ from tests.unit.orthanc_plugin.fakes import FakeOrthanc
 
 
 def opened(orthanc: FakeOrthanc, mark: int = 0, hours: float = 24) -> OpenStudies:
-    return OpenStudies(orthanc.api, mark, hours, 1.0)
+    return OpenStudies(orthanc.api, mark, hours, 1.0, 3.0)
 
 
 def found(orthanc: FakeOrthanc, mark: int = 0, hours: float = 24) -> list[str]:
@@ -58,7 +58,7 @@ def test_slices_of_a_series_that_is_being_received_cost_no_call_each() -> None:
         calls.append(path)
         return orthanc(method, path, body, headers)
 
-    studies = OpenStudies(OrthancApi(counting), 0, 24, 60.0)
+    studies = OpenStudies(OrthancApi(counting), 0, 24, 60.0, 3.0)
     list(studies.follow())
     orthanc.add("ct", slices=30)
     for index in range(30):
@@ -132,7 +132,7 @@ def test_a_series_whose_call_fails_is_asked_for_again_and_holds_the_mark(status:
 
     orthanc.add("a", "study-a")
     orthanc.add("b", "study-b")
-    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0, 3.0)
     assert [s.study for s in studies.follow()] == ["study-b"]
     studies.settled("study-b", studies.get("study-b"))
     assert studies.mark() == 0
@@ -156,7 +156,7 @@ def test_a_slice_whose_call_fails_holds_up_nobody_but_the_mark() -> None:
     orthanc.changes.clear()
     orthanc.change("NewInstance", "Instance", "a-0")
     orthanc.change("NewInstance", "Instance", "b-0")
-    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0, 3.0)
     assert [s.study for s in studies.follow()] == ["study-b"]
     studies.settled("study-b", studies.get("study-b"))
     assert studies.mark() == 0
@@ -172,7 +172,7 @@ def test_an_orthanc_that_does_not_answer_loses_nothing() -> None:
     def failing(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
         return Response(500, b"") if down else orthanc(method, path, body, headers)
 
-    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0, 3.0)
     with pytest.raises(OrthancError):
         list(studies.follow())
     assert studies.mark() == 0

@@ -106,7 +106,7 @@ def test_scored_once(bench: Bench) -> None:
 
 def test_an_unstable_series_waits_for_its_event(bench: Bench) -> None:
     bench.orthanc.add("thick").stable = False
-    assert bench.scoring(reconcile_s=60).handle("study") == 60  # and is not forgotten without one
+    assert bench.scoring(quiet_s=3).handle("study") == 3  # and is not forgotten without one
     assert bench.calls == []
 
 
