@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import generate_uid
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 
 from tests.integration.conftest import FakeNode
 from tests.integration.ct_files import Study
@@ -427,3 +429,19 @@ def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: 
     time.sleep(6)
     assert node.runs == []
     node.wait_for("scored", series=2, seconds=40)
+
+
+def test_idle_associations_hold_up_nobody(fake_node: FakeNode) -> None:
+    associations = []
+    for timeout_s in [60.0] * 40 + [10.0]:
+        sender = AE("STROKECORE")
+        sender.add_requested_context(Verification)
+        sender.acse_timeout = sender.network_timeout = sender.dimse_timeout = timeout_s
+        node = fake_node.node
+        associations.append(sender.associate("127.0.0.1", node.dicom_port, ae_title=node.aet))
+    try:
+        assert all(association.is_established for association in associations)
+        assert associations[-1].send_c_echo().Status == 0
+    finally:
+        for association in associations:
+            association.abort()
