@@ -433,7 +433,7 @@ def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: 
 
 def test_idle_associations_hold_up_nobody(fake_node: FakeNode) -> None:
     associations = []
-    for timeout_s in [60.0] * 40 + [10.0]:
+    for timeout_s in [60.0] * 40 + [5.0]:
         sender = AE("STROKECORE")
         sender.add_requested_context(Verification)
         sender.acse_timeout = sender.network_timeout = sender.dimse_timeout = timeout_s
