@@ -27,7 +27,6 @@ SAMPLE: Final = STATE / "sample"
 OUT: Final = STATE / "out"
 CACHE: Final = STATE / "cache"
 
-STABLE_AGE_S: Final = 2  # short, for a demonstration; scanners that pause need Orthanc's 60
 START_PATIENCE_S: Final = 120.0  # the first import after an installation compiles everything
 RESULT_PATIENCE_S: Final = 300.0
 # The simulated patient. Its infarct and everything else follow from these.
@@ -151,9 +150,7 @@ def main() -> int:
         elapsed = time.monotonic() - sent
         _fetch(orthanc, series, state)
         side = _show(json.loads((OUT / "result.json").read_text("utf-8")))
-        print(
-            f"\n{elapsed:.1f} s from the last slice to the result ({STABLE_AGE_S} s of it waiting for more)."
-        )
+        print(f"\n{elapsed:.1f} s from the last slice to the result, the wait for more slices included.")
         kept = options.keep
         _say_where(orthanc, kept)
         if side != EXPECTED_SIDE:
@@ -208,7 +205,6 @@ def _configure(options: argparse.Namespace) -> Node:
     return write_configuration(
         NODE,
         ROOT / ".venv" / "bin" / "python",
-        orthanc={"StableAge": STABLE_AGE_S},
         strokecore={
             "Engine": options.engine,
             "Model": options.model,
