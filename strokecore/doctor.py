@@ -43,6 +43,7 @@ ENGINE_TIMEOUT_S: Final = 600.0  # an engine that is compiled for this machine t
 WORK_BYTES: Final = 2**30  # a thin head of 500 slices, its resampled volumes and outputs
 STORAGE_BYTES: Final = 5 * 2**30
 CLOCK_S: Final = 30.0
+FEWEST_DICOM_THREADS: Final = 16
 _USER_METADATA: Final = "StrokeCore"
 _USER_CONTENT: Final = ("StrokeCoreResult", "StrokeCoreReport")
 # A text, or a comment, which Orthanc's configuration may hold.
@@ -240,9 +241,13 @@ def _configuration(configuration: Mapping[str, Any]) -> Iterator[Check]:
     yield Check("configuration", FAILED if wrong else OK, "; ".join(wrong) or "Orthanc's options fit", remedy)
     if (age := _number(configuration.get("StableAge"), 60)) > 60:
         remedy = (
-            "A little more than the scanner's longest pause is enough: it is most of the time to a result."
+            "A little more than the scanner's longest pause is enough: what is not recognised as a whole head "
+            "waits for it."
         )
         yield Check("StableAge", WARNING, f"{age} s", remedy)
+    if (threads := _number(configuration.get("DicomThreadsCount"), 4)) < FEWEST_DICOM_THREADS:
+        remedy = "Set DicomThreadsCount to 64: senders leave associations open, and each holds a thread."
+        yield Check("DicomThreadsCount", WARNING, f"{threads} threads", remedy)
     if configuration.get("AuthenticationEnabled") is False:
         remedy = "Set AuthenticationEnabled and RegisteredUsers."
         yield Check("authentication", WARNING, "anybody may read and delete everything", remedy)

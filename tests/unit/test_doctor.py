@@ -167,6 +167,7 @@ def test_what_orthanc_says_is_wrong(fake: FakeOrthanc, tmp_path: Path, fault: st
         ({"PythonScript": "/no/such/plugin.py"}, [("configuration", "failed")]),
         ({"PythonScript": "plugin.py"}, [("configuration", "failed")]),
         ({"StableAge": 600}, [("StableAge", "warning")]),
+        ({"DicomThreadsCount": 4}, [("DicomThreadsCount", "warning")]),
         ({"AuthenticationEnabled": False}, [("authentication", "warning")]),
         ({"Python": "/no/such/python"}, [("StrokeCore.Python", "failed")]),
         ({"TemporaryDirectory": "/no/such/folder"}, [("work folder", "failed")]),
