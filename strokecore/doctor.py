@@ -241,8 +241,8 @@ def _configuration(configuration: Mapping[str, Any]) -> Iterator[Check]:
     yield Check("configuration", FAILED if wrong else OK, "; ".join(wrong) or "Orthanc's options fit", remedy)
     if (age := _number(configuration.get("StableAge"), 60)) > 60:
         remedy = (
-            "A little more than the scanner's longest pause is enough: what is not recognised as a whole head "
-            "waits for it."
+            "A little more than the scanner's longest pause is enough: what is not recognised as a whole "
+            "head waits for it."
         )
         yield Check("StableAge", WARNING, f"{age} s", remedy)
     if (threads := _number(configuration.get("DicomThreadsCount"), 4)) < FEWEST_DICOM_THREADS:
