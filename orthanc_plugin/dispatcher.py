@@ -89,6 +89,9 @@ class Dispatcher:
         self._wake.set()
         self.keep_threads()
 
+    def instance_received(self, instance: str) -> None:
+        self._open.received(instance)
+
     def study_wanted(self, study: str) -> None:
         found = self._open.wanted(study)
         self._studies.put(study, found.rank)
@@ -285,7 +288,7 @@ class Dispatcher:
 
     def _look(self, study: str) -> None:
         seen = self._open.get(study)
-        delay = self._scoring.handle(study)
+        delay = self._scoring.handle(study, again=seen is not None and seen.again)
         self._studies.hold(not self._node_check.fit)
         if self._stop.is_set():
             return

@@ -133,7 +133,14 @@ def _register() -> None:
             node.dispatcher.stop()
             orthanc.SetGlobalProperty(_PROPERTY_CLEAN_RUN, run)
 
+    def on_stored(instance_in_memory: Any, instance: str) -> None:
+        """Called for every instance, also one that is there already, of which no change speaks."""
+        del instance_in_memory
+        if node.dispatcher:
+            node.dispatcher.instance_received(instance)
+
     orthanc.RegisterOnChangeCallback(on_change)
+    orthanc.RegisterOnStoredInstanceCallback(on_stored)
     _register_routes(node)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orthanc_plugin.header import read_header
+from orthanc_plugin.header import UNDECODED, read_header
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import (
     SeriesSummary,
@@ -19,7 +19,6 @@ from strokecore.reading.acquisition import (
     summary_from_tags,
 )
 
-UNDECODED: Final = "\N{REPLACEMENT CHARACTER}"
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 
 # Attributes that the outputs inherit: if one changes while scoring runs, the result is dropped.

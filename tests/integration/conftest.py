@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,21 @@ def _needs_orthanc() -> None:
 class FakeNode(OrthancServer):
     """An Orthanc whose scorer does what ``plan`` says."""
 
-    def __init__(self, folder: Path, *, locale: str = "C.UTF-8", **strokecore: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        locale: str = "C.UTF-8",
+        orthanc: Mapping[str, Any] | None = None,
+        **strokecore: Any,
+    ) -> None:
         self.plan_folder = folder / "plan"
         command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
         super().__init__(
-            folder, strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore}, locale=locale
+            folder,
+            orthanc=orthanc,
+            strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore},
+            locale=locale,
         )
         self.plan_folder.mkdir()
 
@@ -49,7 +59,7 @@ class FakeNode(OrthancServer):
 
 @pytest.fixture
 def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
-    """Start an Orthanc with the fake scorer; keywords are StrokeCore options and ``locale``."""
+    """Start an Orthanc with the fake scorer; keywords are StrokeCore options, ``orthanc`` and ``locale``."""
     nodes: list[FakeNode] = []
 
     def make(*behaviours: str, start: bool = True, **options: Any) -> FakeNode:

@@ -113,6 +113,7 @@ def _instance(
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.SeriesInstanceUID = f"{meta.MediaStorageSOPInstanceUID[:-2]}9"
     dataset.Modality = modality
+    dataset.Manufacturer = "StrokeCore"
     dataset.ContentLabel = str(options.content_datetime)[:16]
     for name in ("PatientID", "PatientName", "StudyInstanceUID"):
         setattr(dataset, name, source.get(name, ""))
