@@ -359,3 +359,50 @@ def test_rest_errors_are_coded(fake_node: FakeNode) -> None:
         status, body = node.request(method, path, b"" if method == "POST" else None)
         assert (status, code in body) == (expected, True), path
     assert node.request("GET", "/strokecore/status", authorized=False)[0] == 401
+
+
+def test_a_page_of_another_site_cannot_order_anything(fake_node: FakeNode) -> None:
+    """A browser sends the reader's password along with such a form or fetch."""
+    node = fake_node
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    node.wait_idle()
+    path = f"/strokecore/series/{node.series('CT')[0]}/score"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    own = f"http://127.0.0.1:{node.node.http_port}"
+    for headers in (
+        {"Origin": "http://evil.example", **form},
+        {"Origin": "null", **form},
+        {"Referer": "http://evil.example/page"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        status, body, _ = node.exchange("POST", path, b"", headers)
+        assert (status, b"cross_site" in body) == (403, True), headers
+    node.wait_idle(SETTLE_S)
+    assert len(node.runs) == 1
+    for number, headers in enumerate(({"Origin": own}, form, {}), 2):  # an own page, curl -d '', a program
+        assert node.exchange("POST", path, b"", headers)[0] == 202
+        node.wait(lambda number=number: len(node.runs) == number, "the run")
+        node.wait_idle()
+
+
+def test_what_is_served_is_neither_kept_nor_run(fake_node: FakeNode) -> None:
+    node = fake_node
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    series = f"/strokecore/series/{node.series('CT')[0]}"
+    for path, kind in (
+        (f"{series}/report", "text/html"),
+        (f"{series}/result", "application/json"),
+        (series, "application/json"),
+        ("/strokecore/status", "application/json"),
+        ("/strokecore/studies?state=dead", "application/json"),
+    ):
+        _, _, headers = node.exchange("GET", path, None, {})
+        found = [(name.lower(), text) for name, text in headers]
+        assert ("content-type", kind) in found, path
+        for name, text in (("x-content-type-options", "nosniff"), ("cache-control", "no-store")):
+            assert [t for n, t in found if n == name] == [text], path
+        (policy,) = [t for n, t in found if n == "content-security-policy"]
+        assert policy.startswith("default-src 'none';")
+        assert "script-src" not in policy
