@@ -215,3 +215,35 @@ def test_images_corrected_in_their_place_leave_no_result_of_another_patient(
     node.wait_idle(SETTLE_S)
     (identifier,) = node.get("/studies")
     only_result_is(node, identifier, "SECRET^CORRECTED")
+
+
+def test_a_corrected_study_that_is_refused_says_so_once(fake_node: FakeNode) -> None:
+    node = fake_node
+    node.plan("refused", "refused")
+    send(node, Study().series(4))
+    node.wait_for("refused")
+    node.wait_idle()
+    (source,) = node.get("/studies")
+    job(node, f"/studies/{source}/modify", Replace=CORRECTED, KeepSource=False)
+    node.wait_for("refused")
+    node.wait_idle(SETTLE_S)
+    (corrected,) = node.get("/studies")
+    pictures = {i for i, h in headers(node, corrected).items() if h.Modality != "CT"}
+    assert pictures == set(only_state(node)["notices"])
+    assert len(pictures) == 1
+
+
+def test_kill_9_while_deleted_results_are_made_again(make_fake_node: MakeNode) -> None:
+    node = make_fake_node("ok", "hang")
+    slices = Study().series(4)
+    send(node, slices)
+    node.wait_for("scored")
+    before = files(node, results(node))
+    delete(node, results(node))
+    send(node, slices)
+    node.wait(lambda: len(node.runs) == 2, "the second run")
+    node.kill()
+    node.start()
+    node.wait(lambda: results(node) == sorted(before), "the results")
+    node.wait_idle(SETTLE_S)
+    assert files(node, results(node)) == before
