@@ -27,6 +27,9 @@ PAGE: Final = 1000
 # What can leave work behind: new and completed series, states written, slices added to an old series.
 _SERIES_CHANGES: Final = frozenset({"NewSeries", "StableSeries", "UpdatedMetadata"})
 _RECEIVED_AGAIN: Final = "ReceivedAgain"  # no change of Orthanc's: the slice was there already
+_MOVED: Final = "Moved"  # nor this: a job of Orthanc's has moved images out of the study
+_MOVING_JOBS: Final = frozenset({"SplitStudy", "MergeStudy", "ResourceModification"})
+_GONE_AT_MOST: Final = 1000  # studies that lost a series, remembered until a job says that it moved it
 _RECEIVED_AT_MOST: Final = 100_000  # instances remembered until the change log was read
 SLICE_MARGIN_S: Final = 5.0  # on top of StableAge, for the change that says that a series is complete
 
@@ -51,6 +54,7 @@ class OpenStudy:
     waits_since: when it was complete. None: what the first reading of the log names may be settled. Later
         than now: it is being received.
     again: slices came that Orthanc had already, so that what was made of them may be asked for.
+    moved: images of it were moved into another study, so that results may speak of none that are here.
     """
 
     study: str
@@ -60,6 +64,7 @@ class OpenStudy:
     due: float
     waits_since: float | None
     again: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class OpenStudies:
         self._open: dict[str, OpenStudy] = {}
         self._unanswered: dict[str, _Named] = {}  # series whose REST call failed
         self._slices: dict[str, _Named] = {}  # slices whose series no change has named yet
+        self._gone: dict[str, float] = {}  # studies that lost a series -> when
+        self._jobs: set[str] = set()  # jobs of Orthanc's that are done and were not looked at yet
         self._received: set[str] = set()  # instances that came, and that no change has named as new
         self._lock = threading.Lock()
 
@@ -112,6 +119,7 @@ class OpenStudies:
             self._read_to = max(self._read_to, last)
         yield from self._ask_for_slices()
         yield from self._ask_for_received(received)
+        yield from self._ask_for_jobs()
         self._caught_up = True
 
     def received(self, instance: str) -> None:
@@ -119,6 +127,17 @@ class OpenStudies:
         with self._lock:
             if len(self._received) < _RECEIVED_AT_MOST:
                 self._received.add(instance)
+
+    def images_gone(self, study: str) -> None:
+        """A CT series of a study was deleted: by hand, or by a job that has moved it."""
+        with self._lock:
+            self._gone[study] = time.time()
+            if len(self._gone) > _GONE_AT_MOST:
+                del self._gone[next(iter(self._gone))]
+
+    def job_done(self, job: str) -> None:
+        with self._lock:
+            self._jobs.add(job)
 
     def wanted(self, study: str) -> OpenStudy:
         """A study that somebody asks for: as if it had just been acquired."""
@@ -249,6 +268,7 @@ class OpenStudies:
                 if self._caught_up
                 else None,
                 _RECEIVED_AGAIN in named.kinds or (old is not None and old.again),
+                _MOVED in named.kinds or (old is not None and old.moved),
             )
             self._open[study] = new
             return new
@@ -305,6 +325,32 @@ class OpenStudies:
                 yield from self._ask(_Named(series, self._read_to or self._mark, time.time(), kinds))
             with self._lock:
                 self._received.discard(instance)
+
+    def _ask_for_jobs(self) -> Iterator[OpenStudy]:
+        """Studies whose images a job has moved into another study."""
+        with self._lock:
+            jobs = tuple(self._jobs)
+        for job in jobs:
+            try:
+                found = self._api.get(f"/jobs/{job}")
+            except NotFound:  # Orthanc keeps a few
+                found = {}
+            except OrthancError as error:
+                if not error.status:
+                    raise
+                continue
+            with self._lock:
+                self._jobs.discard(job)
+                begun = parse_orthanc_time(found.get("CreationTime"))
+                if found.get("Type") not in _MOVING_JOBS or begun is None:
+                    continue
+                studies = [s for s, moment in self._gone.items() if moment >= begun.timestamp()]
+                for study in studies:
+                    del self._gone[study]
+            for study in studies:
+                now = time.time()
+                named = _Named("", self._read_to or self._mark, now, frozenset({_MOVED}))
+                yield self._name(study, named, now, complete=True)
 
 
 def acquisition_moment(date: str | None, time_of_day: str | None) -> datetime | None:

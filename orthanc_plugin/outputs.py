@@ -82,6 +82,22 @@ def copies(api: OrthancApi, study: str, made: Container[str]) -> list[str]:
     return found
 
 
+def left_behind(api: OrthancApi, study: str, made: Container[str]) -> list[str]:
+    """Outputs in a study that refer to none of its CT images, ``made`` aside. Raises NotFound."""
+    listed = api.get(f"/studies/{study}/series")
+    images: list[bytes] = []
+    for series in listed:
+        if series.get("MainDicomTags", {}).get("Modality") == "CT":
+            described = api.get(f"/series/{series['ID']}/instances")
+            images += [str(i["MainDicomTags"]["SOPInstanceUID"]).encode() for i in described]
+    found = []
+    for instance in (i for s in listed if is_output_series(s) for i in s["Instances"] if i not in made):
+        file = api.get_bytes(f"/instances/{instance}/file")  # ours: the UIDs stand in it as they are
+        if not any(image in file for image in images):
+            found.append(instance)
+    return found
+
+
 def same_patient(one: bytes, other: bytes) -> bool:
     """Whether two files name the same patient; what one of them does not say decides nothing."""
     first, second = (read_header(file, PATIENT_TAGS) for file in (one, other))

@@ -120,7 +120,11 @@ def _register() -> None:
         if change == changes.STABLE_SERIES and node.dispatcher:
             node.dispatcher.series_stable()
         elif change == changes.DELETED and level in (kinds.SERIES, kinds.STUDY):
+            if node.dispatcher and (study := node.ledger.study_of(resource)):
+                node.dispatcher.series_deleted(study)
             node.ledger.forget(resource)
+        elif change == changes.JOB_SUCCESS and node.dispatcher:
+            node.dispatcher.job_done(resource)
         elif change == changes.ORTHANC_STARTED:
             try:
                 _start(node, configuration, run)

@@ -24,6 +24,7 @@ from orthanc_plugin.outputs import (
     all_present,
     attach,
     copies,
+    left_behind,
     remove,
     remove_notices,
     same_patient,
@@ -77,11 +78,12 @@ class Scoring:
         self._claims = Claims(states, settings, owner, clean_runs)
         self._terminal_states = TerminalStates(states, tally)
 
-    def handle(self, study: str, *, again: bool = False) -> float | None:
+    def handle(self, study: str, *, again: bool = False, moved: bool = False) -> float | None:
         """Bring every acquisition of a study to its terminal state.
 
         ``again``: its images were sent again: outputs that somebody deleted are made again. Without that they
         stay deleted, or a site that deletes what it has sent on would get them for ever.
+        ``moved``: images were moved into another study: their results, which name this one's patient, go.
 
         Returns seconds until the next look; None when every acquisition has its terminal state.
         """
@@ -105,14 +107,15 @@ class Scoring:
         if errors:
             raise errors[0]
         if all(d is None for d in delays):
-            self._remove_copies(study, acquisitions)
+            self._remove_strays(study, acquisitions, moved)
         return min((d for d in delays if d is not None), default=None)
 
-    def _remove_copies(self, study: str, acquisitions: Iterable[Acquisition]) -> None:
-        """Of results that Orthanc copied into a study with its images, none beside those that were made here.
+    def _remove_strays(self, study: str, acquisitions: Iterable[Acquisition], moved: bool) -> None:
+        """Results that Orthanc copied into a study or left in it, beside those that were made of its images.
 
         A copy speaks of images that are somewhere else or gone. While what was made here is not there it is
-        kept: it may be all that there is to see.
+        kept: it may be all that there is to see. What is left where its images were moved away, mostly
+        because they are another patient's, goes in any case.
         """
         states = [v.state for a in acquisitions for v in self._claims.read(a).values() if v.state]
         current = [i for s in states for i in s.present]
@@ -122,6 +125,9 @@ class Scoring:
             if found and all_present(self._api, current):
                 remove(self._api, found)
                 log.warning("%d copied outputs removed: study %s", len(found), study)
+            if moved and (left := left_behind(self._api, study, made)):
+                remove(self._api, left)
+                log.warning("%d outputs of images that were moved away removed: study %s", len(left), study)
 
     def announce(self, study: str, code: str) -> bool:
         """Say in a study that it waits for a node that is ill: the picture NOT SCORED, gone with the score.

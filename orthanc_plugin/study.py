@@ -147,9 +147,10 @@ def _acquisition(study: str, tags: dict[str, str], members: Iterable[Member]) ->
 
 
 def parse_orthanc_time(text: object) -> datetime | None:
-    """Orthanc's ``20261123T051329`` (UTC); None when it is something else."""
+    """Orthanc's ``20261123T051329`` (UTC), of jobs with a fraction; None when it is something else."""
+    form = "%Y%m%dT%H%M%S.%f" if "." in str(text) else "%Y%m%dT%H%M%S"
     try:
-        return datetime.strptime(str(text), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return datetime.strptime(str(text), form).replace(tzinfo=UTC)
     except ValueError:
         return None
 

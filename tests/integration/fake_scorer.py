@@ -116,6 +116,9 @@ def _instance(
     dataset.SeriesInstanceUID = f"{meta.MediaStorageSOPInstanceUID[:-2]}9"
     dataset.Modality = modality
     dataset.Manufacturer = "StrokeCore"
+    image = Dataset()
+    image.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    dataset.SourceImageSequence = [image]
     dataset.ContentLabel = str(options.content_datetime)[:16]
     for name in ("PatientID", "PatientName", "StudyInstanceUID"):
         setattr(dataset, name, source.get(name, ""))

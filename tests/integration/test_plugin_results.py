@@ -184,6 +184,53 @@ def test_a_study_that_was_split_off_has_one_result(fake_node: FakeNode) -> None:
     only_result_is(node, corrected, "SECRET^CORRECTED")
 
 
+@pytest.mark.parametrize("order", ["split", "merge"])
+def test_images_that_are_moved_alone_leave_no_result_behind(fake_node: FakeNode, order: str) -> None:
+    """Mostly they are another patient's than the study's that they were in."""
+    node = fake_node
+    study = Study()
+    send(node, study.series(4))
+    node.wait_for("scored")
+    moved = node.series("CT")
+    if order == "merge":
+        send(node, Study().series(4, time="180000"))
+    study.frame = generate_uid()
+    send(node, study.series(4, time="150000"))  # a second acquisition, which stays
+    node.wait_for("scored", 2 + (order == "merge"))
+    node.wait_idle()
+    (source,) = (s for s in node.get("/studies") if len(headers(node, s)) == 12)
+    kept = {i for s in set(node.series("CT")) - set(moved) for i in node.states()[s]["result"]["outputs"]}
+    if order == "split":
+        job(node, f"/studies/{source}/split", Series=moved, Replace=CORRECTED, KeepSource=False)
+    else:
+        (target,) = set(node.get("/studies")) - {source}
+        job(node, f"/studies/{target}/merge", Resources=moved, KeepSource=False)
+    node.wait(lambda: len(headers(node, source)) == 6, "the results of the moved images to be gone")
+    node.wait_for("scored", 2 + (order == "merge"))
+    node.wait_idle(SETTLE_S)
+    assert {i for i, h in headers(node, source).items() if h.Modality != "CT"} <= kept
+    for other in set(node.get("/studies")) - {source}:
+        found = [h.Modality for h in headers(node, other).values()]
+        assert found.count("SR") == found.count("OT") == found.count("CT") // 4
+
+
+def test_results_of_images_that_are_deleted_by_hand_stay(fake_node: FakeNode) -> None:
+    node = fake_node
+    send(node, Study().series(4))
+    send(node, Study().series(4))
+    node.wait_for("scored", 2)
+    node.wait_idle()
+    before = results(node)
+    first, second = node.get("/studies")
+    for series in node.get(f"/studies/{first}/series"):
+        if series["MainDicomTags"]["Modality"] == "CT":
+            node.request("DELETE", f"/series/{series['ID']}")
+    job(node, f"/studies/{second}/modify", Replace=CORRECTED)
+    node.wait_for("scored", 2)
+    node.wait_idle(SETTLE_S)
+    assert set(before) <= set(results(node))
+
+
 def test_a_result_that_is_merged_into_a_scored_study_goes(fake_node: FakeNode) -> None:
     node = fake_node
     send(node, Study().series(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -98,6 +99,30 @@ def test_slices_that_came_again_are_asked_for_until_orthanc_answers() -> None:
     studies.received("ct-0")
     assert list(studies.follow()) == []
     assert [s.again for s in studies.follow()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "begun_s_ago", "moved"),
+    [("SplitStudy", 1, True), ("MergeStudy", 1, True), ("SplitStudy", -1, False), ("Archive", 1, False)],
+)
+def test_a_study_is_looked_at_whose_images_a_job_has_moved(
+    kind: str, begun_s_ago: float, *, moved: bool
+) -> None:
+    orthanc = FakeOrthanc()
+    begun = datetime.now(UTC) - timedelta(seconds=begun_s_ago)
+
+    def with_jobs(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+        if path == "/jobs/job":
+            created = begun.strftime("%Y%m%dT%H%M%S.%f")
+            return Response(200, json.dumps({"Type": kind, "CreationTime": created}).encode())
+        return orthanc(method, path, body, headers)
+
+    studies = OpenStudies(OrthancApi(with_jobs), 0, 24, 1.0)
+    studies.images_gone("study")
+    assert list(studies.follow()) == []  # by hand, for all that is known
+    studies.job_done("forgotten")
+    studies.job_done("job")
+    assert [(s.study, s.moved) for s in studies.follow()] == [("study", True)] * moved
 
 
 def test_long_logs_are_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
