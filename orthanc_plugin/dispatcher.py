@@ -89,6 +89,18 @@ class Dispatcher:
         self._wake.set()
         self.keep_threads()
 
+    def instance_received(self, instance: str) -> None:
+        self._open.received(instance)
+
+    def series_deleted(self, study: str) -> None:
+        """A CT series of a study was deleted."""
+        self._open.images_gone(study)
+
+    def job_done(self, job: str) -> None:
+        """One of Orthanc's jobs has succeeded."""
+        self._open.job_done(job)
+        self._wake.set()
+
     def study_wanted(self, study: str) -> None:
         found = self._open.wanted(study)
         self._studies.put(study, found.rank)
@@ -285,7 +297,8 @@ class Dispatcher:
 
     def _look(self, study: str) -> None:
         seen = self._open.get(study)
-        delay = self._scoring.handle(study)
+        again, moved = (seen.again, seen.moved) if seen else (False, False)
+        delay = self._scoring.handle(study, again=again, moved=moved)
         self._studies.hold(not self._node_check.fit)
         if self._stop.is_set():
             return

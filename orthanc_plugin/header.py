@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,9 +55,15 @@ TAGS: Final[dict[int, str]] = {
     0x00200052: "FrameOfReferenceUID",
     0x00281054: "RescaleType",
 }
+PATIENT_TAGS: Final[dict[int, str]] = {
+    0x00100010: "PatientName",
+    0x00100020: "PatientID",
+    0x00100030: "PatientBirthDate",
+    0x00100040: "PatientSex",
+}
 _SEQUENCES: Final = frozenset(tag for tag, name in TAGS.items() if name in CODE_SEQUENCES)
 _CODE_VALUE, _CODE_MEANING, _CHARACTER_SET = 0x00080100, 0x00080104, 0x00080005
-_LAST: Final = max(TAGS)
+UNDECODED: Final = "\N{REPLACEMENT CHARACTER}"  # stands for every byte that could not be decoded
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED: Final = 0xFFFFFFFF
 _LONG: Final = frozenset(  # the value representations with a length of four bytes
@@ -105,19 +112,21 @@ class _Damaged(Exception):
     """The file does not go on as DICOM does."""
 
 
-def read_header(file: bytes) -> dict[str, str]:
-    """The attributes of TAGS as text, several values joined by a backslash; what is absent is left out.
+def read_header(file: bytes, tags: Mapping[int, str] = TAGS) -> dict[str, str]:
+    """The attributes of ``tags`` as text, several values joined by a backslash; what is absent is left out.
 
     Of the sequences, for each item the meaning of its code, else the code, else "item".
     """
-    reader = _Reader()
+    reader = _Reader(tags)
     with contextlib.suppress(_Damaged, struct.error, zlib.error):
         reader.read(file)
     return reader.texts()
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, tags: Mapping[int, str]) -> None:
+        self._tags = tags
+        self._last = max(tags)
         self._values: dict[int, bytes] = {}
         self._items: dict[int, list[dict[int, bytes]]] = {}
         self._character_sets = b""
@@ -133,11 +142,11 @@ class _Reader:
         self._walk(file, start, implicit=syntax == _IMPLICIT)
 
     def texts(self) -> dict[str, str]:
-        found = {TAGS[tag]: self._text(value) for tag, value in self._values.items()}
+        found = {self._tags[tag]: self._text(value) for tag, value in self._values.items()}
         for tag, items in self._items.items():
             words = [self._text(i.get(_CODE_MEANING) or i.get(_CODE_VALUE) or b"item") for i in items]
             if words:
-                found[TAGS[tag]] = "\\".join(words)
+                found[self._tags[tag]] = "\\".join(words)
         return found
 
     def _transfer_syntax(self, file: bytes, position: int) -> tuple[str, int]:
@@ -176,7 +185,7 @@ class _Reader:
                 continue
             tag, vr, length, value = self._element(file, position, implicit=frame.implicit)
             position = value
-            if len(frames) == 1 and tag > _LAST:
+            if len(frames) == 1 and tag > self._last:
                 return
             if tag in (_ITEM_END, _SEQUENCE_END):
                 frames.pop()
@@ -188,7 +197,7 @@ class _Reader:
                 if len(frames) == 2 and frame.sequence:
                     self._items[frame.sequence].append({})
                 frames.append(_Frame(end, False, frame.implicit, frame.sequence))
-            elif len(frames) == 1 and tag in _SEQUENCES:
+            elif len(frames) == 1 and tag in _SEQUENCES and tag in self._tags:
                 self._items[tag] = []
                 frames.append(_Frame(end, True, frame.implicit or vr == b"UN", tag))
             elif end is None:
@@ -200,7 +209,7 @@ class _Reader:
     def _keep(self, tag: int, value: bytes, frame: _Frame, depth: int) -> None:
         if depth == 1 and tag == _CHARACTER_SET:
             self._character_sets = value
-        elif depth == 1 and tag in TAGS:
+        elif depth == 1 and tag in self._tags:
             self._values[tag] = value
         elif depth == 3 and frame.sequence and tag in (_CODE_VALUE, _CODE_MEANING):
             self._items[frame.sequence][-1][tag] = value

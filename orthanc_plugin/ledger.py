@@ -75,6 +75,12 @@ class Ledger:
             for name in [e.series for e in self._entries.values() if resource in (e.series, e.study)]:
                 self._remove(name)
 
+    def study_of(self, series: str) -> str | None:
+        """The study of a series that was met."""
+        with self._lock:
+            found = self._entries.get(series)
+            return found.study if found else None
+
     def entries(self, status: str | None = None) -> tuple[Entry, ...]:
         """All series, or those with this status; the one met last comes first."""
         with self._lock:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
+from orthanc_plugin.outputs import is_copy, is_output_series
 from orthanc_plugin.state import TERMINAL, StateStore
 from orthanc_plugin.study import parse_orthanc_time
 
@@ -25,6 +26,11 @@ log = logging.getLogger(__name__)
 PAGE: Final = 1000
 # What can leave work behind: new and completed series, states written, slices added to an old series.
 _SERIES_CHANGES: Final = frozenset({"NewSeries", "StableSeries", "UpdatedMetadata"})
+_RECEIVED_AGAIN: Final = "ReceivedAgain"  # no change of Orthanc's: the slice was there already
+_MOVED: Final = "Moved"  # nor this: a job of Orthanc's has moved images out of the study
+_MOVING_JOBS: Final = frozenset({"SplitStudy", "MergeStudy", "ResourceModification"})
+_GONE_AT_MOST: Final = 1000  # studies that lost a series, remembered until a job says that it moved it
+_RECEIVED_AT_MOST: Final = 100_000  # instances remembered until the change log was read
 SLICE_MARGIN_S: Final = 5.0  # on top of StableAge, for the change that says that a series is complete
 
 RECEIVING_S: Final = 3600.0  # longer than a sender takes for a series
@@ -47,6 +53,8 @@ class OpenStudy:
     rank: lower is served first.
     waits_since: when it was complete. None: what the first reading of the log names may be settled. Later
         than now: it is being received.
+    again: slices came that Orthanc had already, so that what was made of them may be asked for.
+    moved: images of it were moved into another study, so that results may speak of none that are here.
     """
 
     study: str
@@ -55,6 +63,8 @@ class OpenStudy:
     rank: float
     due: float
     waits_since: float | None
+    again: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,10 +100,15 @@ class OpenStudies:
         self._open: dict[str, OpenStudy] = {}
         self._unanswered: dict[str, _Named] = {}  # series whose REST call failed
         self._slices: dict[str, _Named] = {}  # slices whose series no change has named yet
+        self._gone: dict[str, float] = {}  # studies that lost a series -> when
+        self._jobs: set[str] = set()  # jobs of Orthanc's that are done and were not looked at yet
+        self._received: set[str] = set()  # instances that came, and that no change has named as new
         self._lock = threading.Lock()
 
     def follow(self) -> Iterator[OpenStudy]:
         """Read the log to its end; yields the studies that want a look. Raises OrthancError."""
+        with self._lock:
+            received = tuple(self._received)  # of these the log says by now which are new
         if self._read_to is None:
             self._read_to = self._start()
         for named in list(self._unanswered.values()):
@@ -107,7 +122,26 @@ class OpenStudies:
             done = page.get("Done") is True or last <= self._read_to
             self._read_to = max(self._read_to, last)
         yield from self._ask_for_slices()
+        yield from self._ask_for_received(received)
+        yield from self._ask_for_jobs()
         self._caught_up = True
+
+    def received(self, instance: str) -> None:
+        """An instance came, new or not: Orthanc's change log passes over what it had already."""
+        with self._lock:
+            if len(self._received) < _RECEIVED_AT_MOST:
+                self._received.add(instance)
+
+    def images_gone(self, study: str) -> None:
+        """A CT series of a study was deleted: by hand, or by a job that has moved it."""
+        with self._lock:
+            self._gone[study] = time.time()
+            if len(self._gone) > _GONE_AT_MOST:
+                del self._gone[next(iter(self._gone))]
+
+    def job_done(self, job: str) -> None:
+        with self._lock:
+            self._jobs.add(job)
 
     def wanted(self, study: str) -> OpenStudy:
         """A study that somebody asks for: as if it had just been acquired."""
@@ -172,6 +206,7 @@ class OpenStudies:
             elif kind == "NewInstance":
                 with self._lock:
                     self._slices[identifier] = named
+                    self._received.discard(identifier)
         return list(series.values())
 
     def _ask(self, named: _Named) -> Iterator[OpenStudy]:
@@ -198,14 +233,22 @@ class OpenStudies:
         with self._lock:
             for instance in description["Instances"]:
                 self._slices.pop(instance, None)
+            if _RECEIVED_AGAIN in named.kinds:
+                self._received.difference_update(description["Instances"])
         tags = description["MainDicomTags"]
-        if tags.get("Modality") != "CT":
-            return None
         study = str(description["ParentStudy"])
+        if tags.get("Modality") != "CT" and not self._is_copied_result(named, description):
+            return None
         if named.kinds == {"UpdatedMetadata"} and not self._asks_for_work(named.identifier, study):
             return None
         complete = not named.kinds <= {"NewSeries", "NewInstance"}
         return self._name(study, named, self._rank(named.arrived, tags, study), complete=complete)
+
+    def _is_copied_result(self, named: _Named, series: dict[str, Any]) -> bool:
+        """Whether somebody has modified, merged or split a result into a study, which may have its own."""
+        if "StableSeries" not in named.kinds or not is_output_series(series):
+            return False
+        return is_copy(self._api, series["Instances"][0])
 
     def _asks_for_work(self, series: str, study: str) -> bool:
         """Whether a state that was written leaves work: most are our own, of what is open already or done."""
@@ -228,6 +271,8 @@ class OpenStudies:
                 min(since, old.waits_since if old and old.waits_since is not None else since)
                 if self._caught_up
                 else None,
+                _RECEIVED_AGAIN in named.kinds or (old is not None and old.again),
+                _MOVED in named.kinds or (old is not None and old.moved),
             )
             self._open[study] = new
             return new
@@ -264,6 +309,52 @@ class OpenStudies:
             yield from self._ask(replace(named, identifier=series))
             with self._lock:
                 self._slices.pop(named.identifier, None)
+
+    def _ask_for_received(self, instances: Iterable[str]) -> Iterator[OpenStudy]:
+        """Of instances that came and are not new, the study; each series is asked for once."""
+        for instance in instances:
+            with self._lock:
+                if instance not in self._received:
+                    continue
+            try:
+                series = str(self._api.get(f"/instances/{instance}")["ParentSeries"])
+            except NotFound:
+                series = ""
+            except OrthancError as error:
+                if not error.status:
+                    raise
+                continue
+            if series:
+                kinds = frozenset({_RECEIVED_AGAIN})
+                yield from self._ask(_Named(series, self._read_to or self._mark, time.time(), kinds))
+            with self._lock:
+                self._received.discard(instance)
+
+    def _ask_for_jobs(self) -> Iterator[OpenStudy]:
+        """Studies whose images a job has moved into another study."""
+        with self._lock:
+            jobs = tuple(self._jobs)
+        for job in jobs:
+            try:
+                found = self._api.get(f"/jobs/{job}")
+            except NotFound:  # Orthanc keeps a few
+                found = {}
+            except OrthancError as error:
+                if not error.status:
+                    raise
+                continue
+            with self._lock:
+                self._jobs.discard(job)
+                begun = parse_orthanc_time(found.get("CreationTime"))
+                if found.get("Type") not in _MOVING_JOBS or begun is None:
+                    continue
+                studies = [s for s, moment in self._gone.items() if moment >= begun.timestamp()]
+                for study in studies:
+                    del self._gone[study]
+            for study in studies:
+                now = time.time()
+                named = _Named("", self._read_to or self._mark, now, frozenset({_MOVED}))
+                yield self._name(study, named, now, complete=True)
 
 
 def acquisition_moment(date: str | None, time_of_day: str | None) -> datetime | None:

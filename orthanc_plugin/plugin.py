@@ -14,6 +14,7 @@ import site
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,11 @@ def _register() -> None:
         if change in (changes.NEW_SERIES, changes.STABLE_SERIES) and node.dispatcher:
             node.dispatcher.series_changed()
         elif change == changes.DELETED and level in (kinds.SERIES, kinds.STUDY):
+            if node.dispatcher and (study := node.ledger.study_of(resource)):
+                node.dispatcher.series_deleted(study)
             node.ledger.forget(resource)
+        elif change == changes.JOB_SUCCESS and node.dispatcher:
+            node.dispatcher.job_done(resource)
         elif change == changes.ORTHANC_STARTED:
             try:
                 _start(node, configuration, run)
@@ -139,12 +144,21 @@ def _register() -> None:
             node.dispatcher.stop()
             orthanc.SetGlobalProperty(_PROPERTY_CLEAN_RUN, run)
 
+    def on_stored(instance_in_memory: Any, instance: str) -> None:
+        """Called for every instance, also one that is there already, of which no change speaks."""
+        del instance_in_memory
+        if node.dispatcher:
+            node.dispatcher.instance_received(instance)
+
     orthanc.RegisterOnChangeCallback(on_change)
+    orthanc.RegisterOnStoredInstanceCallback(on_stored)
     _register_routes(node)
 
 
 def _register_routes(node: rest.Node) -> None:
     def answer(output: Any, reply: rest.Reply) -> None:
+        for name, text in rest.HEADERS.items():
+            output.SetHttpHeader(name, text)
         if reply.status == 200:
             output.AnswerBuffer(reply.body, reply.content_type)
         elif reply.allow:
@@ -157,42 +171,24 @@ def _register_routes(node: rest.Node) -> None:
             except TypeError:  # plugins newer than 4.0 may count themselves
                 output.SendHttpStatus(reply.status, text)
 
-    def status(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.status(node, request["method"]))
+    def register(path: str, route: Callable[[dict[str, Any]], rest.Reply]) -> None:
+        def called(output: Any, uri: str, **request: Any) -> None:
+            del uri
+            answer(output, rest.refused(request["method"], request.get("headers") or {}) or route(request))
 
-    def health(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.health(node, request["method"]))
-
-    def metrics(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.metrics(node, request["method"]))
-
-    def studies(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.studies(node, request["method"], request.get("get") or {}))
-
-    def series(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.series(node, request["method"], request["groups"][0]))
-
-    def attachment(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.attachment(node, request["method"], *request["groups"]))
-
-    def score(output: Any, uri: str, **request: Any) -> None:
-        del uri
-        answer(output, rest.score(node, request["method"], request["groups"][0]))
+        orthanc.RegisterRestCallback(path, called)
 
     identifier = "([0-9a-f-]{44})"
-    orthanc.RegisterRestCallback("/strokecore/status", status)
-    orthanc.RegisterRestCallback("/strokecore/health", health)
-    orthanc.RegisterRestCallback("/strokecore/metrics", metrics)
-    orthanc.RegisterRestCallback("/strokecore/studies", studies)
-    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}", series)
-    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/(result|report)", attachment)
-    orthanc.RegisterRestCallback(f"/strokecore/series/{identifier}/score", score)
+    register("/strokecore/status", lambda r: rest.status(node, r["method"]))
+    register("/strokecore/health", lambda r: rest.health(node, r["method"]))
+    register("/strokecore/metrics", lambda r: rest.metrics(node, r["method"]))
+    register("/strokecore/studies", lambda r: rest.studies(node, r["method"], r.get("get") or {}))
+    register(f"/strokecore/series/{identifier}", lambda r: rest.series(node, r["method"], *r["groups"]))
+    register(
+        f"/strokecore/series/{identifier}/(result|report)",
+        lambda r: rest.attachment(node, r["method"], *r["groups"]),
+    )
+    register(f"/strokecore/series/{identifier}/score", lambda r: rest.score(node, r["method"], *r["groups"]))
 
 
 _register()

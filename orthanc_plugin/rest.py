@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from orthanc_plugin.dispatcher import Dispatcher
 from orthanc_plugin.health import OK, Condition, level
@@ -20,6 +21,13 @@ from orthanc_plugin.state import SeriesState, StateStore
 from orthanc_plugin.terminal_states import Tally
 
 JSON = "application/json"
+# With every answer. A browser runs no script of a report, whoever wrote it, and keeps nothing of a patient.
+HEADERS: Final[Mapping[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+}
 WRITES_AT_ONCE: Final = 4
 LISTED: Final = 1000
 
@@ -57,6 +65,33 @@ class Node:
     writes: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(WRITES_AT_ONCE)
     )
+
+
+def refused(method: str, headers: Mapping[str, str]) -> Reply | None:
+    """The answer to an order that another site's page makes a reader's browser send; None for any other.
+
+    A browser adds the reader's password by itself. What it says of the page no page can change: whether it is
+    this server's (Sec-Fetch-Site, over TLS and to localhost only), and else from which server it is.
+    Programs such as curl say nothing of the kind.
+    """
+    if method == "GET":
+        return None
+    said = {name.lower(): text for name, text in headers.items()}
+    site = said.get("sec-fetch-site")
+    if site is not None:
+        own = site in ("same-origin", "none")
+    else:
+        page = said.get("origin", said.get("referer"))
+        own = page is None or _server_of(page) == said.get("host", "").lower()
+    return None if own else _error(403, "cross_site", "Orders are not taken from another site's page.")
+
+
+def _server_of(page: str) -> str | None:
+    """Host and port of an address; None when it names none, as a page in a sandbox does."""
+    try:
+        return urlsplit(page).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def status(node: Node, method: str) -> Reply:

@@ -20,7 +20,17 @@ from orthanc_plugin.health import describe
 from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.log_line import note, scoring_run
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
-from orthanc_plugin.outputs import REFUSED, all_present, attach, remove, remove_notices, store_outputs
+from orthanc_plugin.outputs import (
+    REFUSED,
+    all_present,
+    attach,
+    copies,
+    left_behind,
+    remove,
+    remove_notices,
+    same_patient,
+    store_outputs,
+)
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
 from orthanc_plugin.study import Acquisition, Member, parse_orthanc_time, read_acquisitions
@@ -74,8 +84,12 @@ class Scoring:
         self._claims = Claims(states, settings, owner, clean_runs)
         self._terminal_states = TerminalStates(states, tally)
 
-    def handle(self, study: str) -> float | None:
+    def handle(self, study: str, *, again: bool = False, moved: bool = False) -> float | None:
         """Bring every acquisition of a study to its terminal state.
+
+        ``again``: its images were sent again: outputs that somebody deleted are made again. Without that they
+        stay deleted, or a site that deletes what it has sent on would get them for ever.
+        ``moved``: images were moved into another study: their results, which name this one's patient, go.
 
         Returns seconds until the next look; None when every acquisition has its terminal state.
         """
@@ -93,14 +107,35 @@ class Scoring:
         errors: list[Exception] = []
         for acquisition in acquisitions:
             try:
-                delays.append(self._handle(acquisition, rest_s))
+                delays.append(self._handle(acquisition, rest_s, again))
             except worker.Stopped:
                 raise
             except Exception as error:  # must not hold up the others of the study
                 errors.append(error)
         if errors:
             raise errors[0]
+        if all(d is None for d in delays):
+            self._remove_strays(study, acquisitions, moved)
         return min((d for d in delays if d is not None), default=None)
+
+    def _remove_strays(self, study: str, acquisitions: Iterable[Acquisition], moved: bool) -> None:
+        """Results that Orthanc copied into a study or left in it, beside those that were made of its images.
+
+        A copy speaks of images that are somewhere else or gone. While what was made here is not there it is
+        kept: it may be all that there is to see. What is left where its images were moved away, mostly
+        because they are another patient's, goes in any case.
+        """
+        states = [v.state for a in acquisitions for v in self._claims.read(a).values() if v.state]
+        current = [i for s in states for i in s.present]
+        made = {*current, *(i for s in states for past in s.history for i in past.outputs)}
+        with contextlib.suppress(NotFound):
+            found = copies(self._api, study, made)
+            if found and all_present(self._api, current):
+                remove(self._api, found)
+                log.warning("%d copied outputs removed: study %s", len(found), study)
+            if moved and (left := left_behind(self._api, study, made)):
+                remove(self._api, left)
+                log.warning("%d outputs of images that were moved away removed: study %s", len(left), study)
 
     def announce(self, study: str, code: str) -> bool:
         """Say in a study that it waits for a node that is ill: the picture NOT SCORED, gone with the score.
@@ -144,14 +179,14 @@ class Scoring:
                 remove(self._api, notices)  # nobody would know that it is there
                 raise
 
-    def _handle(self, acquisition: Acquisition, rest_s: float) -> float | None:
+    def _handle(self, acquisition: Acquisition, rest_s: float, again: bool) -> float | None:
         try:
             states = self._claims.read(acquisition)
             if not acquisition.candidates:
                 self._terminal_states.excluded(acquisition, states, None)
                 return None
             arriving = not all(m.stable for m in acquisition.candidates)
-            if is_settled(acquisition, states):
+            if is_settled(acquisition, states) and not (again and self._outputs_deleted(states)):
                 self._terminal_states.excluded(acquisition, states, selected_series(acquisition, states))
                 if arriving:
                     return self._settings.reconcile_s  # the event of their stability comes first
@@ -174,6 +209,12 @@ class Scoring:
             return CONFLICT_DELAY_S
         except NotFound:
             return GONE_DELAY_S  # deleted meanwhile
+
+    def _outputs_deleted(self, states: States) -> bool:
+        """Whether some of what was stored is gone. A failure is not tried again for its picture's sake."""
+        known = [v.state for v in states.values() if v.state is not None and v.state.status != "failed"]
+        made = [i for s in known for i in s.present]
+        return bool(made) and not all_present(self._api, made)
 
     def _pause_s(self, acquisition: Acquisition) -> float:
         """Seconds until the next look at what is arriving; 0: it looks whole and its sender has ended."""
@@ -210,6 +251,7 @@ class Scoring:
     def _attempt_in(self, claim: Claim, folder: Path) -> float | None:
         try:
             self._export(claim.acquisition, folder / "in")
+            self._remove_others_patients(claim)
             answer, result = self._score(claim, folder)
             if not self._unchanged(claim.acquisition):
                 return self._drop(claim)
@@ -241,6 +283,33 @@ class Scoring:
             instances = member.instances if member.excluded is None else member.instances[:1]
             for index, (identifier, _) in enumerate(instances):
                 (target / f"{index:05d}.dcm").write_bytes(self._file(identifier))
+
+    def _remove_others_patients(self, claim: Claim) -> None:
+        """Earlier outputs that name another patient than the images do now: corrected where they lie.
+
+        A wrong patient on a result is worse than no result, so they go before the new one is made, which can
+        have the same UIDs.
+        """
+        states = [v.state for v in claim.states.values() if v.state]
+        earlier = {i for s in states for i in (*s.present, *(o for past in s.history for o in past.outputs))}
+        if not earlier:
+            return
+        sources = [self._file(m.instances[0][0]) for m in claim.acquisition.candidates]
+        wrong = []
+        for instance in earlier:
+            try:
+                output = self._api.get_bytes(f"/instances/{instance}/file")
+            except OrthancError as error:
+                if not error.status:
+                    raise
+                continue  # deleted, or the storage has lost it: nobody can read it
+            if not any(same_patient(output, source) for source in sources):
+                wrong.append(instance)
+        if wrong:
+            remove(self._api, wrong)
+            log.warning(
+                "%d outputs of another patient removed: series %s", len(wrong), _names(claim.acquisition)
+            )
 
     def _some_of_each(self, acquisition: Acquisition) -> list[bytes]:
         """Some readable instances of each candidate: all that a NOT SCORED picture needs. Raises NotFound."""

@@ -77,6 +77,11 @@ class SeriesState:
     notices: tuple[str, ...] = ()
     history: tuple[StoredResult, ...] = field(default=())
 
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Orthanc ids of the outputs that speak for the series now."""
+        return (*(self.result.outputs if self.result else ()), *self.notices)
+
     def to_json(self) -> str:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
 

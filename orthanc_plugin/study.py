@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orthanc_plugin.arrival import looks_whole
-from orthanc_plugin.header import read_header
+from orthanc_plugin.header import UNDECODED, read_header
 from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
 from strokecore.reading.acquisition import (
     SeriesSummary,
@@ -20,7 +20,6 @@ from strokecore.reading.acquisition import (
     summary_from_tags,
 )
 
-UNDECODED: Final = "\N{REPLACEMENT CHARACTER}"
 HEADER_TRIES: Final = 3  # files that Orthanc cannot read, before its index has to do
 
 # Attributes that the outputs inherit: if one changes while scoring runs, the result is dropped.
@@ -156,9 +155,10 @@ def _acquisition(study: str, tags: dict[str, str], members: Iterable[Member]) ->
 
 
 def parse_orthanc_time(text: object) -> datetime | None:
-    """Orthanc's ``20261123T051329`` (UTC); None when it is something else."""
+    """Orthanc's ``20261123T051329`` (UTC), of jobs with a fraction; None when it is something else."""
+    form = "%Y%m%dT%H%M%S.%f" if "." in str(text) else "%Y%m%dT%H%M%S"
     try:
-        return datetime.strptime(str(text), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return datetime.strptime(str(text), form).replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.orthanc_server import FAKE_SCORER, STABLE_AGE_S, OrthancServer
+from tests.integration.orthanc_server import FAKE_SCORER, OrthancServer
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +24,18 @@ class FakeNode(OrthancServer):
     """An Orthanc whose scorer does what ``plan`` says."""
 
     def __init__(
-        self, folder: Path, *, locale: str = "C.UTF-8", stable_age_s: int = STABLE_AGE_S, **strokecore: Any
+        self,
+        folder: Path,
+        *,
+        locale: str = "C.UTF-8",
+        orthanc: Mapping[str, Any] | None = None,
+        **strokecore: Any,
     ) -> None:
         self.plan_folder = folder / "plan"
         command = [sys.executable, str(FAKE_SCORER), str(self.plan_folder)]
         super().__init__(
             folder,
-            orthanc={"StableAge": stable_age_s},
+            orthanc=orthanc,
             strokecore={"Command": command, "Outputs": ["sc", "sr"], **strokecore},
             locale=locale,
         )
@@ -54,7 +59,7 @@ class FakeNode(OrthancServer):
 
 @pytest.fixture
 def make_fake_node(tmp_path: Path) -> Iterator[Callable[..., FakeNode]]:
-    """Start an Orthanc with the fake scorer; keywords: StrokeCore options, ``locale``, ``stable_age_s``."""
+    """Start an Orthanc with the fake scorer; keywords are StrokeCore options, ``orthanc`` and ``locale``."""
     nodes: list[FakeNode] = []
 
     def make(*behaviours: str, start: bool = True, **options: Any) -> FakeNode:

@@ -77,7 +77,9 @@ def _write(behaviour: str, headers: list[Dataset], options: argparse.Namespace) 
         by_series.setdefault(header.SeriesInstanceUID, []).append(header)
     # like the real one, prefer a soft-tissue kernel, then the longer series
     chosen = max(by_series.values(), key=lambda s: (s[0].get("ConvolutionKernel") == "SOFT", len(s)))
-    key = str(uuid.uuid5(uuid.NAMESPACE_OID, " ".join(sorted(h.SOPInstanceUID for h in chosen))))
+    # like the real one, a key of patient, study and instances, and not of the patient's name
+    named = [chosen[0].PatientID, chosen[0].StudyInstanceUID, *sorted(h.SOPInstanceUID for h in chosen)]
+    key = str(uuid.uuid5(uuid.NAMESPACE_OID, " ".join(named)))
     scored = status in ("scored", "withheld")
     (options.out / "sc").mkdir(parents=True)
     if status != "ineligible":
@@ -114,6 +116,10 @@ def _instance(
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.SeriesInstanceUID = f"{meta.MediaStorageSOPInstanceUID[:-2]}9"
     dataset.Modality = modality
+    dataset.Manufacturer = "StrokeCore"
+    image = Dataset()
+    image.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    dataset.SourceImageSequence = [image]
     dataset.ContentLabel = str(options.content_datetime)[:16]
     for name in ("PatientID", "PatientName", "StudyInstanceUID"):
         setattr(dataset, name, source.get(name, ""))

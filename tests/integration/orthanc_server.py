@@ -88,13 +88,26 @@ class OrthancServer:
     def request(
         self, method: str, path: str, body: bytes | None = None, *, authorized: bool = True
     ) -> tuple[int, bytes]:
+        status, content, _ = self.exchange(method, path, body, {}, authorized=authorized)
+        return status, content
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        authorized: bool = True,
+    ) -> tuple[int, bytes, list[tuple[str, str]]]:
+        """A request with headers; answers status, body and headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.node.http_port, timeout=30)
         credentials = base64.b64encode(f"{self.node.user}:{self.node.password}".encode()).decode()
-        headers = {"Authorization": f"Basic {credentials}"} if authorized else {}
+        own = {"Authorization": f"Basic {credentials}"} if authorized else {}
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, {**own, **headers})
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            return answer.status, answer.read(), answer.getheaders()
         finally:
             connection.close()
 

@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import itertools
+import json
 import shutil
 import socket
 import subprocess
@@ -113,6 +114,35 @@ def test_a_head_ct_comes_back_scored_and_only_once(
     node.wait_idle(SETTLE_S)
     assert len(stored(node)) == len(outputs)
     assert node.status()["reached_since_start"]["scored"] == 1
+
+
+def test_deleted_results_come_back_as_they_were_and_a_corrected_patient_has_one_result(
+    node: OrthancServer, sample_ct: Path, patient: Patient, tmp_path: Path
+) -> None:
+    folder = patient.copy(sample_ct.glob("*.dcm"), tmp_path / "ct")
+    c_store(node, folder)
+    node.wait_for("scored", seconds=RESULT_S)
+    node.wait_idle()
+    outputs = {dataset.SOPInstanceUID: dataset for dataset in stored(node)}
+    for series in set(node.series()) - set(node.series("CT")):
+        node.request("DELETE", f"/series/{series}")
+    c_store(node, folder)
+    node.wait(lambda: len(stored(node)) == len(outputs), "the results", RESULT_S)
+    node.wait_idle(seconds=RESULT_S)
+    assert {dataset.SOPInstanceUID: dataset for dataset in stored(node)} == outputs
+
+    (study,) = node.get("/studies")
+    order = {"Replace": {"PatientName": "SECRET^CORRECTED"}, "KeepSource": False}
+    assert node.request("POST", f"/studies/{study}/modify", json.dumps(order).encode())[0] == 200
+    node.wait_for("scored", seconds=RESULT_S)
+    node.wait_idle(SETTLE_S)
+    corrected = stored(node)
+    assert by_class(corrected) == by_class(list(outputs.values()))
+    assert {str(dataset.PatientName) for dataset in corrected} == {"SECRET^CORRECTED"}
+    images = {i["MainDicomTags"]["SOPInstanceUID"] for i in node.get("/instances?expand&since=0&limit=1000")}
+    for segmentation in (d for d in corrected if d.SOPClassUID == SEG):
+        (series,) = segmentation.ReferencedSeriesSequence
+        assert {i.ReferencedSOPInstanceUID for i in series.ReferencedInstanceSequence} <= images
 
 
 def test_an_enhanced_ct_of_one_instance_is_scored(

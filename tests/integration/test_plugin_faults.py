@@ -368,7 +368,7 @@ def whole_head(study: Study, **tags: str) -> list[bytes]:
 
 
 def test_a_head_that_looks_whole_is_scored_before_orthanc_calls_it_stable(make_fake_node: MakeNode) -> None:
-    node = make_fake_node(stable_age_s=25, QuietSeconds=2)
+    node = make_fake_node(orthanc={"StableAge": 25}, QuietSeconds=2)
     slices = whole_head(Study())
     send(node, slices)
     sent = time.monotonic()
@@ -385,7 +385,7 @@ def test_a_head_that_looks_whole_is_scored_before_orthanc_calls_it_stable(make_f
 
 
 def test_slices_after_a_provisional_score_replace_it(make_fake_node: MakeNode) -> None:
-    node = make_fake_node(stable_age_s=12, QuietSeconds=2)
+    node = make_fake_node(orthanc={"StableAge": 12}, QuietSeconds=2)
     study, uid = Study(), generate_uid()
     send(node, study.series(28, uid=uid, ConvolutionKernel="SOFT"))
     node.wait_for("scored", seconds=11)
@@ -403,7 +403,7 @@ def test_slices_after_a_provisional_score_replace_it(make_fake_node: MakeNode) -
 def test_nothing_is_said_early_of_a_head_that_is_cut_or_refused(
     make_fake_node: MakeNode, behaviour: str
 ) -> None:
-    node = make_fake_node(behaviour, "ok", stable_age_s=12, QuietSeconds=2)
+    node = make_fake_node(behaviour, "ok", orthanc={"StableAge": 12}, QuietSeconds=2)
     send(node, whole_head(Study()))
     node.wait(lambda: len(node.runs) == 1, "an early run", 11)
     time.sleep(3)
@@ -416,7 +416,7 @@ def test_nothing_is_said_early_of_a_head_that_is_cut_or_refused(
 
 
 def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: MakeNode) -> None:
-    node = make_fake_node(stable_age_s=10, QuietSeconds=1)
+    node = make_fake_node(orthanc={"StableAge": 10}, QuietSeconds=1)
     holed, thin = Study(), Study()
     send(
         node,
@@ -445,3 +445,50 @@ def test_idle_associations_hold_up_nobody(fake_node: FakeNode) -> None:
     finally:
         for association in associations:
             association.abort()
+
+
+def test_a_page_of_another_site_cannot_order_anything(fake_node: FakeNode) -> None:
+    """A browser sends the reader's password along with such a form or fetch."""
+    node = fake_node
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    node.wait_idle()
+    path = f"/strokecore/series/{node.series('CT')[0]}/score"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    own = f"http://127.0.0.1:{node.node.http_port}"
+    for headers in (
+        {"Origin": "http://evil.example", **form},
+        {"Origin": "null", **form},
+        {"Referer": "http://evil.example/page"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        status, body, _ = node.exchange("POST", path, b"", headers)
+        assert (status, b"cross_site" in body) == (403, True), headers
+    node.wait_idle(SETTLE_S)
+    assert len(node.runs) == 1
+    for number, headers in enumerate(({"Origin": own}, form, {}), 2):  # an own page, curl -d '', a program
+        assert node.exchange("POST", path, b"", headers)[0] == 202
+        node.wait(lambda number=number: len(node.runs) == number, "the run")
+        node.wait_idle()
+
+
+def test_what_is_served_is_neither_kept_nor_run(fake_node: FakeNode) -> None:
+    node = fake_node
+    send(node, Study().series(4))
+    node.wait_for("scored")
+    series = f"/strokecore/series/{node.series('CT')[0]}"
+    for path, kind in (
+        (f"{series}/report", "text/html"),
+        (f"{series}/result", "application/json"),
+        (series, "application/json"),
+        ("/strokecore/status", "application/json"),
+        ("/strokecore/studies?state=dead", "application/json"),
+    ):
+        _, _, headers = node.exchange("GET", path, None, {})
+        found = [(name.lower(), text) for name, text in headers]
+        assert ("content-type", kind) in found, path
+        for name, text in (("x-content-type-options", "nosniff"), ("cache-control", "no-store")):
+            assert [t for n, t in found if n == name] == [text], path
+        (policy,) = [t for n, t in found if n == "content-security-policy"]
+        assert policy.startswith("default-src 'none';")
+        assert "script-src" not in policy

@@ -70,7 +70,8 @@ class Bench:
             raise OrthancError(500, "PUT /series")
         return True
 
-    def handle(self, study: str) -> float | None:
+    def handle(self, study: str, *, again: bool = False, moved: bool = False) -> float | None:
+        del again, moved
         self.handled.append(study)
         return self.action(study)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -66,6 +67,62 @@ def test_slices_of_a_series_that_is_being_received_cost_no_call_each() -> None:
         list(studies.follow())
     assert sum(path.startswith("/instances/") for path in calls) == 0
     assert sum(path == "/series/ct" for path in calls) == 1
+
+
+def test_slices_that_came_again_are_found_and_new_ones_are_not_taken_for_them() -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("ct", slices=30)
+    orthanc.add("sr", Modality="SR")
+    studies = opened(orthanc)
+    list(studies.follow())
+    studies.settled("study", studies.get("study"))
+    orthanc.add("new", "study-2", slices=1)
+    orthanc.change("NewInstance", "Instance", "new-0", datetime.now(UTC))
+    for instance in (*(f"ct-{i}" for i in range(30)), "new-0", "sr-0", "deleted"):
+        studies.received(instance)
+    assert [(s.study, s.again) for s in studies.follow()] == [("study-2", False), ("study", True)]
+    assert list(studies.follow()) == []  # said once
+
+
+def test_slices_that_came_again_are_asked_for_until_orthanc_answers() -> None:
+    orthanc = FakeOrthanc()
+    orthanc.add("ct")
+    answers = [Response(500, b"")]
+
+    def failing(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+        if path.startswith("/instances/") and answers:
+            return answers.pop()
+        return orthanc(method, path, body, headers)
+
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    list(studies.follow())
+    studies.received("ct-0")
+    assert list(studies.follow()) == []
+    assert [s.again for s in studies.follow()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "begun_s_ago", "moved"),
+    [("SplitStudy", 1, True), ("MergeStudy", 1, True), ("SplitStudy", -1, False), ("Archive", 1, False)],
+)
+def test_a_study_is_looked_at_whose_images_a_job_has_moved(
+    kind: str, begun_s_ago: float, *, moved: bool
+) -> None:
+    orthanc = FakeOrthanc()
+    begun = datetime.now(UTC) - timedelta(seconds=begun_s_ago)
+
+    def with_jobs(method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Response:
+        if path == "/jobs/job":
+            created = begun.strftime("%Y%m%dT%H%M%S.%f")
+            return Response(200, json.dumps({"Type": kind, "CreationTime": created}).encode())
+        return orthanc(method, path, body, headers)
+
+    studies = OpenStudies(OrthancApi(with_jobs), 0, 24, 1.0)
+    studies.images_gone("study")
+    assert list(studies.follow()) == []  # by hand, for all that is known
+    studies.job_done("forgotten")
+    studies.job_done("job")
+    assert [(s.study, s.moved) for s in studies.follow()] == [("study", True)] * moved
 
 
 def test_long_logs_are_read_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,3 +230,32 @@ def test_methods(node: rest.Node) -> None:
     for route in (rest.status, rest.health, rest.metrics):
         assert route(node, "PUT") == rest.Reply(405, b"", allow="GET")
     assert rest.score(node, "GET", "ct") == rest.Reply(405, b"", allow="POST")
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({}, True),  # curl, the command line
+        ({"content-type": "application/x-www-form-urlencoded"}, True),  # curl -d ''
+        ({"sec-fetch-site": "same-origin", "origin": "https://pacs", "host": "inner:8042"}, True),  # a proxy
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"origin": "http://PACS:8042", "host": "pacs:8042"}, True),
+        ({"origin": "http://pacs:8043", "host": "pacs:8042"}, False),
+        ({"origin": "http://evil.example", "host": "pacs:8042"}, False),
+        ({"Origin": "null", "Host": "pacs:8042"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "http://[", "host": "pacs:8042"}, False),
+        ({"referer": "http://evil.example/page", "host": "pacs:8042"}, False),
+        ({"referer": "http://pacs:8042/app/explorer.html", "host": "pacs:8042"}, True),
+    ],
+)
+def test_orders_from_another_sites_page_are_refused(headers: dict[str, str], *, taken: bool) -> None:
+    reply = rest.refused("POST", headers)
+    if taken:
+        assert reply is None
+    else:
+        assert reply is not None
+        assert (reply.status, body(reply)["code"]) == (403, "cross_site")
+    assert rest.refused("GET", headers) is None  # reading is the browser's to guard
