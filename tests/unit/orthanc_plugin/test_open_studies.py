@@ -94,7 +94,7 @@ def test_slices_that_came_again_are_asked_for_until_orthanc_answers() -> None:
             return answers.pop()
         return orthanc(method, path, body, headers)
 
-    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0)
+    studies = OpenStudies(OrthancApi(failing), 0, 24, 1.0, 3.0)
     list(studies.follow())
     studies.received("ct-0")
     assert list(studies.follow()) == []
@@ -117,7 +117,7 @@ def test_a_study_is_looked_at_whose_images_a_job_has_moved(
             return Response(200, json.dumps({"Type": kind, "CreationTime": created}).encode())
         return orthanc(method, path, body, headers)
 
-    studies = OpenStudies(OrthancApi(with_jobs), 0, 24, 1.0)
+    studies = OpenStudies(OrthancApi(with_jobs), 0, 24, 1.0, 3.0)
     studies.images_gone("study")
     assert list(studies.follow()) == []  # by hand, for all that is known
     studies.job_done("forgotten")
