@@ -355,6 +355,12 @@ def _flags(
             f"The series scans the head {candidate.passes} times; the last pass was read.",
             "Look at the earlier pass as well; send each scan as a series of its own.",
         )
+    if candidate.overlapping:
+        inform(
+            "overlapping_slabs",
+            f"The series is made of slabs that overlap; {candidate.overlapping} slices were left out where "
+            "others show the same tissue.",
+        )
     if any(tags.text(s.header, "ImageType").upper().startswith("DERIVED") for s in slices):
         inform("derived_images", "The images are declared as derived (reformatted or processed).")
     if any(tags.text(s.header, "LossyImageCompression") == "01" for s in slices):
