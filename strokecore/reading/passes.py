@@ -33,6 +33,7 @@ ODD_ANGLE_DEG: Final = 20.0  # of another plane; slices turned within theirs are
 MIN_SLICES: Final = 8  # of a pass, and of the stack that odd images are left out of
 MAX_PASSES: Final = 3  # more are a perfusion or bolus series
 MAX_SLABS: Final = 3  # kinds of slices in one series; more are numbers that count slices
+MAX_OVERLAP: Final = 0.5  # of like slabs, in the length of the shorter; as much is a repeated scan
 SAME_THICKNESS: Final = 1.1  # thicknesses of one slab are written alike
 _MOMENT: Final = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
@@ -156,13 +157,12 @@ def _untangled(slabs: Sequence[list[_Place]]) -> list[_Place]:
 
 
 def _joined(slabs: Sequence[list[_Place]]) -> list[_Place]:
-    """Slabs of like slices, the later scan first; [] where one holds another."""
+    """Slabs of like slices, the later scan first; [] where two lie more over each other than side by side."""
     upwards = sorted(slabs, key=lambda slab: (slab[0][0], slab[-1][0]))
-    if any(
-        above[0][0] - below[0][0] < SAME_POSITION_MM or above[-1][0] - below[-1][0] < SAME_POSITION_MM
-        for below, above in pairwise(upwards)
-    ):
-        return []
+    for below, above in pairwise(upwards):
+        shorter = min(slab[-1][0] - slab[0][0] for slab in (below, above))
+        if min(below[-1][0], above[-1][0]) - above[0][0] >= MAX_OVERLAP * shorter:
+            return []
 
     def order(slab: list[_Place]) -> tuple[float, float, float]:
         number = tags.number(slab[0][1].header, "AcquisitionNumber")

@@ -285,6 +285,28 @@ def test_slabs_of_like_slices_are_told_apart_by_number_or_time(
 
 
 @pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (slab(-65, 55, 5), slab(-55, 65, 5)),  # two scans of the head, each with an end cut off
+        (slab(-65, 65, 5), slab(-20, 20, 5)),  # a part repeated
+        (slab(-65, 65, 5), slab(20, 65, 5)),
+        (slab(-65, 20, 5), slab(-30, 65, 5)),
+        (slab(-65, 65, 5), [0.0]),
+    ],
+)
+@pytest.mark.parametrize("told_by", ["AcquisitionNumber", "AcquisitionTime"])
+def test_a_scan_repeated_in_part_is_no_slab(
+    tmp_path: Path, first: list[float], second: list[float], told_by: str
+) -> None:
+    values = (1, 2) if told_by == "AcquisitionNumber" else ("120000", "120030")
+    write_slabs(
+        tmp_path, (first, 5.0), (second, 5.0), edit=lambda d, k: setattr(d, told_by, values[k >= len(first)])
+    )
+    with pytest.raises(Refusal, match="duplicate_position"):
+        read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("slabs", "code"),
     [
         # 4.5 mm were not scanned where the slabs should meet
