@@ -110,6 +110,10 @@ WRONG = {
         "rescale_corrected",
         lambda d, hu: store(d, np.maximum(hu + 1000, 0), intercept=0),
     ),
+    "offset applied and subtracted": (
+        "rescale_corrected",
+        lambda d, hu: store(d, hu + 1024, intercept=-2048),
+    ),
     "offset applied twice": (
         "rescale_corrected",
         lambda d, hu: store(d, hu, signed=True, bits=(16, 15)),
@@ -119,6 +123,10 @@ WRONG = {
         lambda d, hu: store(d, hu, signed=True, bits=(16, 15), intercept=-1000),
     ),
     "padding 63536, 12 bits": ("padding_corrected", lambda d, hu: store(d, padded(hu + 1024, 63536))),
+    "padding 63536, 16 bits": (
+        "padding_corrected",
+        lambda d, hu: store(d, padded(hu + 1024, 63536), bits=(16, 15)),
+    ),
     "padding 64512, 12 bits": ("padding_corrected", lambda d, hu: store(d, padded(hu + 1024, 64512))),
     "padding 4095": ("padding_corrected", lambda d, hu: store(d, padded(hu + 1024, 4095))),
     "padding 32767, signed": (
