@@ -34,10 +34,10 @@ MIN_BONE_SHARE: Final = 0.002
 # Subcutaneous and orbital fat.
 FAT_HU: Final = (-150.0, -50.0)
 MIN_FAT_SHARE: Final = 0.0005
-# Brain, muscle, skin and CSF fill a tenth of the widest picture. An offset that was applied twice leaves bone
-# here, less than that.
+# Brain, muscle, skin and CSF fill a twentieth of the widest picture. An offset that was applied twice puts
+# some bone here, 0.5 % on a real head.
 SOFT_HU: Final = (-20.0, 100.0)
-MIN_SOFT_SHARE: Final = 0.05
+MIN_SOFT_SHARE: Final = 0.02
 # Of offsets that converters drop or apply, the nearest are 24 HU apart: air and brain tell which is right.
 # Padding and clipped air lie at -1024 and tell nothing.
 UNPADDED_AIR_HU: Final = (-1023.0, AIR_HU)

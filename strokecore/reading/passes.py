@@ -78,7 +78,8 @@ def without_overlap(files: Sequence[DicomFile]) -> tuple[list[DicomFile], int]:
     Only where a series cannot be read as it is, since positions are held twice or the slices are woven
     together. Slabs are told apart by thickness; where thickness does not tell, by AcquisitionNumber or the
     time of acquisition, and then only slabs of which each goes on where the other ends: a second scan of a
-    part may be a repeat, and which of the two to read is not for us to say.
+    part may be a repeat, and which of the two to read is not for us to say. Nothing is left out where the
+    rest would have a gap.
     """
     known = [(f, p) for f in files if (p := slice_plane(f.header)) is not None]
     if len(known) < len(files) or not known:
@@ -91,7 +92,7 @@ def without_overlap(files: Sequence[DicomFile]) -> tuple[list[DicomFile], int]:
         _slabs(places, lambda place: tags.number(place[1].header, "AcquisitionNumber"))
         or _slabs(places, lambda place: _moment_s(place[1]))
     )
-    if not kept:
+    if not kept or _hides_a_gap(sorted(kept, key=lambda place: place[0])):
         return list(files), 0
     return [f for _, f, _ in kept], len(files) - len(kept)
 
@@ -101,6 +102,13 @@ def _tangled(places: Sequence[_Place]) -> bool:
     return bool(gaps.size) and bool(
         gaps.min() < SAME_POSITION_MM or missing_gaps(gaps, [place[2].thickness_mm for place in places])
     )
+
+
+def _hides_a_gap(places: Sequence[_Place]) -> bool:
+    """Whether places in order, copies of one slice aside, leave tissue out and would be read all the same."""
+    once = [p for n, p in enumerate(places) if not n or p[0] - places[n - 1][0] >= SAME_POSITION_MM]
+    gaps, thicknesses = np.diff([place[0] for place in once]), [place[2].thickness_mm for place in once]
+    return bool(unscanned_gaps(gaps, thicknesses)) and not missing_gaps(gaps, thicknesses)
 
 
 def _thickness_classes(places: Sequence[_Place]) -> Callable[[_Place], float | None]:

@@ -45,14 +45,8 @@ THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regi
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
 DOUBT_SLICES: Final = 8  # read in every other way that could be right, where the declared one looks wrong
-_OF_STORED_VALUES: Final = (
-    "PixelRepresentation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "RescaleSlope",
-    "RescaleIntercept",
-)
+_OF_STORED_VALUES: Final = ("PixelRepresentation", "BitsAllocated", "BitsStored", "HighBit")
+_RESCALE: Final = ("RescaleSlope", "RescaleIntercept")
 _MEASURES: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -197,12 +191,15 @@ def _in_hounsfield(
     """
     header = candidate.files[0].header
     sound = hounsfield.plausible(pixels) and hounsfield.shows_soft_tissue(pixels)
-    if len({tuple(tags.number(f.header, k) for k in _OF_STORED_VALUES) for f in candidate.files}) > 1:
+    if not _same(candidate, _OF_STORED_VALUES):
         return pixels, None
+    one_rescale = _same(candidate, _RESCALE)
     step = max(1, len(pixels) // DOUBT_SLICES)
     declared = pixels[::step]
     fitting: list[tuple[hounsfield.Correction, list[SlicePixels | None]]] = []
     for correction in hounsfield.corrections(header, sound=sound):
+        if correction.override.rescale is not None and not one_rescale:
+            continue
         read = _decode(candidate.files[::step], correction.override)
         if hounsfield.fits(correction, read) and (not sound or hounsfield.smoother(read, declared)):
             fitting.append((correction, read))
@@ -211,6 +208,10 @@ def _in_hounsfield(
             again = _decode(candidate.files, chosen.override)
             return (again, chosen.flag) if hounsfield.fits(chosen, again) else (pixels, None)
     return pixels, None
+
+
+def _same(candidate: Candidate, keywords: Sequence[str]) -> bool:
+    return len({tuple(tags.number(f.header, k) for k in keywords) for f in candidate.files}) == 1
 
 
 def _alike(a: Sequence[SlicePixels | None], b: Sequence[SlicePixels | None]) -> bool:

@@ -227,6 +227,16 @@ def test_what_fits_in_part_is_refused(
     assert not caught.value.ineligible
 
 
+def test_a_rescale_for_each_slice_does_not_hide_a_lost_sign(dense: Path, tmp_path: Path) -> None:
+    def write(dataset: Dataset, hu: Pixels) -> None:
+        own = int(dataset.InstanceNumber)
+        store(dataset, hu + own, bits=(16, 15), intercept=-own)
+
+    series = read_series(rewritten(dense, tmp_path / "wrong", write))
+    assert codes(series) - codes(read_series(dense)) == {"sign_corrected"}
+    np.testing.assert_array_equal(series.hu, expected_hu(dense, ""))
+
+
 def test_one_slice_stored_otherwise_than_the_rest(dense: Path, tmp_path: Path) -> None:
     """Two faults, or one that is not of the whole series, are nothing to be read by guessing."""
     folder = rewritten(dense, tmp_path / "wrong", WRONG["offset 0"][1])

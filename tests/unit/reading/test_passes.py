@@ -315,6 +315,14 @@ def test_a_scan_repeated_in_part_is_no_slab(
         # a slice is missing inside a slab, beside a joint that overlaps
         ([([*slab(-66, -33, 3), *slab(-27, 0, 3)], 3.0), (slab(-6, 66, 6), 6.0)], "missing_slice"),
         ([(slab(-66, 0, 3), 3.0), ([*slab(-6, 24, 6), *slab(36, 66, 6)], 6.0)], "missing_slice"),
+        # every second slice is declared thinner: no slabs, and one slice is missing
+        (
+            [
+                ([o for o in slab(-65, 65, 10) if o != 5.0], 5.0),
+                (slab(-60, 60, 10), 4.0),
+            ],
+            "missing_slice",
+        ),
         # nothing tells the two apart
         ([(slab(-65, 0, 5), 5.0), (slab(0, 65, 5), 5.0)], "duplicate_position"),
     ],
