@@ -79,9 +79,9 @@ def shows_fat(pixels: Sequence[SlicePixels | None]) -> bool:
 
 
 def shows_soft_tissue(pixels: Sequence[SlicePixels | None]) -> bool:
-    """Whether there is any density of brain and muscle. True when no slice is readable."""
-    hu = _sample(pixels)
-    return not hu.size or _share(hu, *SOFT_HU) >= MIN_SOFT_SHARE
+    """Whether most slices have the density of brain and muscle. True when no slice is readable."""
+    shown = [_share(p.hu[::STEP, ::STEP], *SOFT_HU) >= MIN_SOFT_SHARE for p in pixels if p is not None]
+    return 2 * sum(shown) >= len(shown)
 
 
 _REMEDY: Final = "Check the series on a viewer; let the software that wrote the files be corrected."
