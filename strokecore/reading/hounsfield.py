@@ -75,12 +75,17 @@ def implausible(pixels: Sequence[SlicePixels | None], *, bone: bool = True) -> s
 
 
 def shows_fat(pixels: Sequence[SlicePixels | None]) -> bool:
-    return _share(_sample(pixels), *FAT_HU) >= MIN_FAT_SHARE
+    """Whether most slices have the density of fat. True when no slice is readable."""
+    return _on_most(pixels, FAT_HU, MIN_FAT_SHARE)
 
 
 def shows_soft_tissue(pixels: Sequence[SlicePixels | None]) -> bool:
     """Whether most slices have the density of brain and muscle. True when no slice is readable."""
-    shown = [_share(p.hu[::STEP, ::STEP], *SOFT_HU) >= MIN_SOFT_SHARE for p in pixels if p is not None]
+    return _on_most(pixels, SOFT_HU, MIN_SOFT_SHARE)
+
+
+def _on_most(pixels: Sequence[SlicePixels | None], between_hu: tuple[float, float], share: float) -> bool:
+    shown = [_share(p.hu[::STEP, ::STEP], *between_hu) >= share for p in pixels if p is not None]
     return 2 * sum(shown) >= len(shown)
 
 
