@@ -22,7 +22,7 @@ from strokecore.reading.acquisition import (
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import slice_plane
 from strokecore.reading.header_words import contrast_attributes
-from strokecore.reading.passes import latest_pass, without_odd_images
+from strokecore.reading.passes import latest_pass, without_odd_images, without_overlap
 from strokecore.reading.patient import one_person
 
 _BEFORE_NOISE: Final = 3  # rank() without noise and UID
@@ -39,6 +39,7 @@ class Candidate:
     left_out: number of those.
     odd: image numbers of one or two that lie in another plane than the others; they are left out too.
     passes: how many times the series scans the head; ``files`` are the last.
+    overlapping: number of slices left out because slices of another slab of the series show their tissue.
     acquisition: index of its acquisition, 0 the one tried first; -1 for a series without CT images.
     excluded: (code, reason) when the headers alone rule it out.
     """
@@ -48,6 +49,7 @@ class Candidate:
     left_out: int = 0
     odd: tuple[str, ...] = ()
     passes: int = 1
+    overlapping: int = 0
     acquisition: int = -1
     excluded: tuple[str, str] | None = None
 
@@ -134,6 +136,7 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
     contrast = {k for f in images for k in contrast_attributes(tags.contrast_tags(f.header))}
     images, odd = without_odd_images(images)
     images, passes = latest_pass(images)
+    images, overlapping = without_overlap(images)
     first = images[0].header
     values = summary_from_tags(tags.summary_tags(first), slices=len(images))
     numbers = {tags.number(f.header, "AcquisitionNumber") for f in images}
@@ -152,7 +155,15 @@ def _candidate(files: Sequence[DicomFile]) -> Candidate:
     )
     odd_numbers = (tags.number(f.header, "InstanceNumber") for f in odd)
     numbers_of_odd = tuple("unknown" if n is None else str(int(n)) for n in odd_numbers)
-    return Candidate(summary, tuple(images), left_out, numbers_of_odd, passes, excluded=exclusion(summary))
+    return Candidate(
+        summary,
+        tuple(images),
+        left_out,
+        numbers_of_odd,
+        passes,
+        overlapping,
+        excluded=exclusion(summary),
+    )
 
 
 def _is_image(file: DicomFile) -> bool:

@@ -18,7 +18,7 @@ from pydicom.dataelem import RawDataElement
 
 from strokecore.errors import UsageError
 from strokecore.reading import tags
-from strokecore.reading.frames import copied, frame_headers
+from strokecore.reading.frames import copied, frame_headers, image_header
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,9 @@ def _slices(path: Path, header: Dataset) -> list[DicomFile]:
     if not (file.series_uid and file.instance_uid):
         return []
     frames = frame_headers(header)
-    return [DicomFile(path, frame, n) for n, frame in enumerate(frames)] if frames else [file]
+    if not frames:
+        return [DicomFile(path, image_header(header))]
+    return [DicomFile(path, frame, n) for n, frame in enumerate(frames)]
 
 
 def archive_kind(path: Path) -> str | None:

@@ -7,7 +7,7 @@ refused by the same codes as in a classic image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pydicom import Dataset
@@ -27,10 +27,13 @@ _OF_A_SLICE: Final = {
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth"),
+}
+_OF_AN_IMAGE: Final = {
     "CTReconstructionSequence": ("ConvolutionKernel",),
     "FrameAnatomySequence": ("AnatomicRegionSequence",),
     "CTImageFrameTypeSequence": ("VolumeBasedCalculationTechnique",),
 }
+_USAGE: Final = "ContrastBolusUsageSequence"
 # What a converter found in classic images and had no functional group for: kernel, protocol, contrast agent
 _UNASSIGNED: Final = (
     "UnassignedPerFrameConvertedAttributesSequence",
@@ -49,12 +52,11 @@ def frame_headers(header: Dataset) -> list[Dataset]:
     Also [] where functional groups and NumberOfFrames contradict each other, and where they place no frame.
     ReferencedFrameNumber says which frame it is, counted from 1; so does InstanceNumber, as viewers count.
     """
-    if tags.text(header, "SOPClassUID") not in ENHANCED_CT_IMAGE_STORAGES:
+    if not _is_enhanced(header):
         return []
-    frames = tags.items(header, _PER_FRAME)
+    shared, frames = _functional_groups(header)
     if not frames or tags.number(header, "NumberOfFrames") != len(frames):
         return []
-    shared = next(iter(tags.items(header, _SHARED)), Dataset())
     if not any(tags.items(groups, _PLACE) for groups in (shared, *frames)):
         return []
     common = copied(header)
@@ -63,9 +65,26 @@ def frame_headers(header: Dataset) -> list[Dataset]:
     return [_header(common, frame, shared, number) for number, frame in enumerate(frames, 1)]
 
 
+def image_header(header: Dataset) -> Dataset:
+    """The header of an Enhanced CT image as a whole, and what its functional groups say that it shows.
+
+    For one that cannot be taken apart into frames: whether it is a native head decides who hears of it. Body
+    part, kernel and type are the first frame's, a contrast agent is any frame's. Any other header as it is.
+    """
+    if not _is_enhanced(header):
+        return header
+    shared, frames = _functional_groups(header)
+    described = copied(header)
+    _take_description(described, frames[0] if frames else Dataset(), shared)
+    _take_contrast(
+        described, [item for frame in (frames or [shared]) for item in _group(frame, shared, _USAGE)]
+    )
+    return described
+
+
 def frame_number(header: Dataset) -> int | None:
     """Which frame of its image a header is of, counted from 1; None of a classic image."""
-    if tags.text(header, "SOPClassUID") not in ENHANCED_CT_IMAGE_STORAGES:
+    if not _is_enhanced(header):
         return None
     number = tags.number(header, "ReferencedFrameNumber")
     return None if number is None else int(number)
@@ -82,19 +101,41 @@ def copied(dataset: Dataset) -> Dataset:
     return copy
 
 
+def _is_enhanced(header: Dataset) -> bool:
+    return tags.text(header, "SOPClassUID") in ENHANCED_CT_IMAGE_STORAGES
+
+
+def _functional_groups(header: Dataset) -> tuple[Dataset, list[Dataset]]:
+    """Those that all frames share, and each frame's own."""
+    return next(iter(tags.items(header, _SHARED)), Dataset()), tags.items(header, _PER_FRAME)
+
+
 def _header(common: Dataset, frame: Dataset, shared: Dataset, number: int) -> Dataset:
     header = copied(common)
     for group, keywords in _OF_A_SLICE.items():
-        for item in _group(frame, shared, group)[:1]:
-            _take(header, item, (tag_for_keyword(keyword) for keyword in keywords))
+        _take_group(header, frame, shared, group, keywords)
     _take_acquisition(header, frame)
+    _take_description(header, frame, shared)
+    _take_contrast(header, _group(frame, shared, _USAGE))
+    header.ReferencedFrameNumber = header.InstanceNumber = number
+    return header
+
+
+def _take_group(
+    header: Dataset, frame: Dataset, shared: Dataset, group: str, keywords: Iterable[str]
+) -> None:
+    for item in _group(frame, shared, group)[:1]:
+        _take(header, item, (tag_for_keyword(keyword) for keyword in keywords))
+
+
+def _take_description(header: Dataset, frame: Dataset, shared: Dataset) -> None:
+    """What the frame shows, and how it was made."""
+    for group, keywords in _OF_AN_IMAGE.items():
+        _take_group(header, frame, shared, group, keywords)
     _take_type(header, frame, shared)
-    _take_contrast(header, frame, shared)
     for unassigned in _UNASSIGNED:
         for item in _group(frame, shared, unassigned)[:1]:
             _take(header, item, (t for t in list(item.keys()) if t not in header and not t.is_private))
-    header.ReferencedFrameNumber = header.InstanceNumber = number
-    return header
 
 
 def _group(frame: Dataset, shared: Dataset, group: str) -> list[Dataset]:
@@ -127,9 +168,8 @@ def _take_type(header: Dataset, frame: Dataset, shared: Dataset) -> None:
             header.ImageType = words
 
 
-def _take_contrast(header: Dataset, frame: Dataset, shared: Dataset) -> None:
-    """Of every agent whether it was given: an item each."""
-    usage = _group(frame, shared, "ContrastBolusUsageSequence")
+def _take_contrast(header: Dataset, usage: Sequence[Dataset]) -> None:
+    """Of every agent whether it was given: an item of ``usage`` each."""
     for keyword in CONTRAST_USAGE:
         if said := [text for item in usage if (text := tags.text(item, keyword))]:
             setattr(header, keyword, said)

@@ -175,7 +175,10 @@ def missing_gaps(gaps_mm: Vector, thicknesses_mm: Sequence[float | None]) -> lis
         flanked = (
             before is not None and after is not None and math.isclose(before, after, rel_tol=GAP_TOLERANCE)
         )
-        if (
+        of_slabs = _meeting(value, stop - start, before, after) or _thick_slab(
+            list(thicknesses_mm), start, stop, value
+        )
+        if not of_slabs and (
             (flanked and multiple_before)
             or (hole and (multiple_before or multiple_after or len(runs) > 1))
             or (stop - start == 1 and unknown_thickness and (multiple_before or multiple_after))
@@ -217,6 +220,26 @@ def _regular(gaps_mm: Vector, runs: list[tuple[int, int]], r: int) -> float | No
         for a, b in runs
     )
     return value if stop - start > 1 or elsewhere else None
+
+
+def _thick_slab(thicknesses_mm: list[float | None], start: int, stop: int, gap: float) -> bool:
+    """Whether gaps [start, stop) are wide because their slices are thicker than those below and above."""
+    inside = [t for t in thicknesses_mm[start + 1 : stop] if t is not None]
+    flanks = thicknesses_mm[max(0, start - 1) : start] + thicknesses_mm[stop + 1 : stop + 2]
+    beside = [t for t in flanks if t is not None]
+    if not inside or not beside:
+        return False
+    return gap <= GAP_RATIO * min(inside) and min(inside) > GAP_RATIO * max(beside)
+
+
+def _meeting(gap: float, count: int, before: float | None, after: float | None) -> bool:
+    """Whether one gap joins two spacings and is wider than neither: what a protocol does between two slabs.
+
+    Told without thicknesses, since some scanners write those of the first slab into all slices.
+    """
+    if count > 1 or before is None or after is None or math.isclose(before, after, rel_tol=GAP_TOLERANCE):
+        return False
+    return gap <= max(before, after) * (1 + GAP_TOLERANCE)
 
 
 def _is_multiple(gap: float, spacing: float) -> bool:

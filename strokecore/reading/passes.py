@@ -1,12 +1,14 @@
-"""What one series holds beside the stack to score: a scout in another plane, an earlier pass over the head.
+"""What one series holds beside the stack to score: a scout in another plane, an earlier pass over the head,
+the ends of slabs that overlap.
 
-Headers only. Nothing is taken apart that does not fall apart by itself: whole stacks over the same range.
+Headers only. Nothing is taken apart that does not fall apart by itself: whole stacks over the same range, or
+slabs of other slices.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from itertools import pairwise
 from typing import Final
@@ -14,9 +16,10 @@ from typing import Final
 import numpy as np
 
 from strokecore.reading import tags
-from strokecore.reading.acquisition import DAY_S, summary_from_tags
+from strokecore.reading.acquisition import DAY_S, rank, summary_from_tags
 from strokecore.reading.files import DicomFile
 from strokecore.reading.geometry import (
+    HOLE_RATIO,
     SAME_POSITION_MM,
     SlicePlane,
     angle_deg,
@@ -29,8 +32,13 @@ MAX_ODD_IMAGES: Final = 2  # a lateral and a frontal scout; more are a stack of 
 ODD_ANGLE_DEG: Final = 20.0  # of another plane; slices turned within theirs are a fault of the stack
 MIN_SLICES: Final = 8  # of a pass, and of the stack that odd images are left out of
 MAX_PASSES: Final = 3  # more are a perfusion or bolus series
+MAX_SLABS: Final = 3  # kinds of slices in one series; more are numbers that count slices
+MAX_OVERLAP: Final = 0.5  # of like slabs, in the length of the shorter; as much is a repeated scan
+SAME_THICKNESS: Final = 1.1  # thicknesses of one slab are written alike
 _MOMENT: Final = ("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 
+
+_BY_QUALITY: Final = 2  # rank(): kernel and thickness
 
 _Place = tuple[float, DicomFile, SlicePlane]  # offset along the normal, millimetres
 
@@ -62,6 +70,127 @@ def latest_pass(files: Sequence[DicomFile]) -> tuple[list[DicomFile], int]:
     places = sorted(((float(p.position_mm @ normal), f, p) for f, p in known), key=lambda place: place[0])
     passes = _by_number(places) or _by_time(places)
     return ([f for _, f, _ in passes[-1]], len(passes)) if passes else (list(files), 1)
+
+
+def without_overlap(files: Sequence[DicomFile]) -> tuple[list[DicomFile], int]:
+    """The files without those slices of a slab that another slab shows too, and how many those are.
+
+    Only where a series cannot be read as it is, since positions are held twice or the slices are woven
+    together. Slabs are told apart by thickness; where thickness does not tell, by AcquisitionNumber or the
+    time of acquisition, and then only slabs of which each goes on where the other ends: a second scan of a
+    part may be a repeat, and which of the two to read is not for us to say. Nothing is left out where the
+    rest would have a gap.
+    """
+    known = [(f, p) for f in files if (p := slice_plane(f.header)) is not None]
+    if len(known) < len(files) or not known:
+        return list(files), 0
+    normal = known[0][1].normal
+    places = sorted(((float(p.position_mm @ normal), f, p) for f, p in known), key=lambda place: place[0])
+    if not _tangled(places):
+        return list(files), 0
+    kept = _untangled(_slabs(places, _thickness_classes(places))) or _joined(
+        _slabs(places, lambda place: tags.number(place[1].header, "AcquisitionNumber"))
+        or _slabs(places, lambda place: _moment_s(place[1]))
+    )
+    if not kept or _hides_a_gap(sorted(kept, key=lambda place: place[0])):
+        return list(files), 0
+    return [f for _, f, _ in kept], len(files) - len(kept)
+
+
+def _tangled(places: Sequence[_Place]) -> bool:
+    gaps = np.diff([place[0] for place in places])
+    return bool(gaps.size) and bool(
+        gaps.min() < SAME_POSITION_MM or missing_gaps(gaps, [place[2].thickness_mm for place in places])
+    )
+
+
+def _hides_a_gap(places: Sequence[_Place]) -> bool:
+    """Whether places in order, copies of one slice aside, leave tissue out and would be read all the same."""
+    once = [p for n, p in enumerate(places) if not n or p[0] - places[n - 1][0] >= SAME_POSITION_MM]
+    gaps, thicknesses = np.diff([place[0] for place in once]), [place[2].thickness_mm for place in once]
+    return bool(unscanned_gaps(gaps, thicknesses)) and not missing_gaps(gaps, thicknesses)
+
+
+def _thickness_classes(places: Sequence[_Place]) -> Callable[[_Place], float | None]:
+    """To each place the thinnest thickness that is written like its own."""
+    declared = sorted({t for place in places if (t := place[2].thickness_mm) is not None})
+    classes: dict[float, float] = {}
+    for thickness in declared:
+        near = [c for c in classes.values() if thickness <= c * SAME_THICKNESS]
+        classes[thickness] = near[0] if near else thickness
+    return lambda place: classes.get(place[2].thickness_mm or 0.0)
+
+
+def _slabs(places: Sequence[_Place], kind: Callable[[_Place], float | None]) -> list[list[_Place]]:
+    """Stretches of slices of one kind, each without a hole; [] when there is one kind, or one is unknown."""
+    groups: dict[float | None, list[_Place]] = defaultdict(list)
+    for place in places:
+        groups[kind(place)].append(place)
+    if None in groups or not 2 <= len(groups) <= MAX_SLABS:
+        return []
+    return [slab for group in groups.values() for slab in _without_holes(group)]
+
+
+def _without_holes(group: Sequence[_Place]) -> list[list[_Place]]:
+    """Cut where another slab may lie between; copies of one slice stay together."""
+    gaps = np.diff([place[0] for place in group])
+    apart = gaps[gaps >= SAME_POSITION_MM]
+    widest = HOLE_RATIO * float(np.median(apart)) if apart.size else 0.0
+    pieces = [[group[0]]]
+    for place, gap in zip(group[1:], gaps, strict=True):
+        if gap > max(widest, SAME_POSITION_MM):
+            pieces.append([])
+        pieces[-1].append(place)
+    return pieces
+
+
+def _untangled(slabs: Sequence[list[_Place]]) -> list[_Place]:
+    """Of each slab what no better one shows: first what spans the whole series, then thick before thin.
+
+    At a joint the thick slices stay, since a thin one in their place would leave the rest of their tissue
+    unread.
+    """
+    if not slabs:
+        return []
+    low, high = min(s[0][0] for s in slabs), max(s[-1][0] for s in slabs)
+
+    def order(slab: list[_Place]) -> tuple[object, ...]:
+        thickness = slab[0][2].thickness_mm or 0.0
+        slack = max(thickness, 2 * SAME_POSITION_MM)
+        whole = slab[0][0] - low < slack and high - slab[-1][0] < slack
+        quality = rank(summary_from_tags(tags.summary_tags(slab[0][1].header)))[:_BY_QUALITY]
+        return (not whole, *(quality if whole else ()), -thickness, slab[0][0])
+
+    return _outside_each_other(sorted(slabs, key=order))
+
+
+def _joined(slabs: Sequence[list[_Place]]) -> list[_Place]:
+    """Slabs of like slices, the later scan first; [] where two lie more over each other than side by side."""
+    upwards = sorted(slabs, key=lambda slab: (slab[0][0], slab[-1][0]))
+    for below, above in pairwise(upwards):
+        shorter = min(slab[-1][0] - slab[0][0] for slab in (below, above))
+        if min(below[-1][0], above[-1][0]) - above[0][0] >= MAX_OVERLAP * shorter:
+            return []
+
+    def order(slab: list[_Place]) -> tuple[float, float, float]:
+        number = tags.number(slab[0][1].header, "AcquisitionNumber")
+        return -(_moment_s(slab[0][1]) or 0.0), -(number or 0.0), slab[0][0]
+
+    return _outside_each_other(sorted(slabs, key=order))
+
+
+def _outside_each_other(slabs: Sequence[list[_Place]]) -> list[_Place]:
+    """What of each slab lies outside all before it."""
+    kept: list[_Place] = []
+    spans: list[tuple[float, float]] = []
+    for slab in slabs:
+        kept += [
+            place
+            for place in slab
+            if not any(a - SAME_POSITION_MM < place[0] < b + SAME_POSITION_MM for a, b in spans)
+        ]
+        spans.append((slab[0][0], slab[-1][0]))
+    return kept
 
 
 def _by_number(places: Sequence[_Place]) -> list[list[_Place]]:

@@ -34,6 +34,27 @@ class UnreadablePixelsError(Exception):
     """Pixel data absent, truncated, in no known compression, or no CT slice. Never leaves this package."""
 
 
+@dataclass(frozen=True)
+class Override:
+    """What is taken instead of the header's word for stored values; None leaves a word as it is.
+
+    Attributes
+    ----------
+    signed: PixelRepresentation.
+    bits: (BitsStored, HighBit).
+    rescale: (slope, intercept).
+    padded_corners: whether the stored value that all four corners of a slice share is padding.
+    """
+
+    signed: bool | None = None
+    bits: tuple[int, int] | None = None
+    rescale: tuple[float, float] | None = None
+    padded_corners: bool = False
+
+
+AS_DECLARED: Final = Override()
+
+
 @dataclass(frozen=True, eq=False)
 class SlicePixels:
     """One decoded slice.
@@ -50,30 +71,28 @@ class SlicePixels:
     rescaled: bool
 
 
-def decode(dataset: Dataset, *, frame: int | None = None, signed: bool | None = None) -> SlicePixels:
-    """Decode one greyscale slice: ``frame``, or the only one. Raises UnreadablePixelsError, nothing else.
-
-    ``signed`` overrides what PixelRepresentation says of the stored values.
-    """
+def decode(dataset: Dataset, *, frame: int | None = None, override: Override = AS_DECLARED) -> SlicePixels:
+    """Decode one greyscale slice: ``frame``, or the only one. Raises UnreadablePixelsError, nothing else."""
     try:
-        if signed is not None:
-            dataset.PixelRepresentation = int(signed)
-        return _decode(dataset, frame)
+        if override.signed is not None:
+            dataset.PixelRepresentation = int(override.signed)
+        return _decode(dataset, frame, override)
     except UnreadablePixelsError:
         raise
     except Exception as error:  # codecs and pydicom raise many kinds on damaged data
         raise UnreadablePixelsError(type(error).__name__) from error
 
 
-def _decode(dataset: Dataset, frame: int | None) -> SlicePixels:
+def _decode(dataset: Dataset, frame: int | None, override: Override) -> SlicePixels:
     rows, columns = tags.number(dataset, "Rows"), tags.number(dataset, "Columns")
     if not rows or not columns or rows * columns > MAX_PIXELS:
         raise UnreadablePixelsError("matrix size")
-    stored, padding = _stored_values(dataset, frame)
+    stored, padding = _stored_values(dataset, frame, override)
     if stored.shape != (int(rows), int(columns)):
         raise UnreadablePixelsError("not one greyscale frame")
 
-    slope, intercept = tags.number(dataset, "RescaleSlope"), tags.number(dataset, "RescaleIntercept")
+    declared = tags.number(dataset, "RescaleSlope"), tags.number(dataset, "RescaleIntercept")
+    slope, intercept = override.rescale or declared
     rescaled = slope is not None and slope != 0 and intercept is not None
     if not rescaled:
         slope, intercept = 1.0, 0.0
@@ -88,7 +107,9 @@ def _decode(dataset: Dataset, frame: int | None) -> SlicePixels:
     return SlicePixels(hu, digest.digest(), rescaled)
 
 
-def _stored_values(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[np.int32], BoolArray]:
+def _stored_values(
+    dataset: Dataset, frame: int | None, override: Override
+) -> tuple[npt.NDArray[np.int32], BoolArray]:
     """Stored values, int32 [j, i], freed of bits above BitsStored (overlays in old files), and padding.
 
     Padding is looked for before the bits are cut: writers use values that BitsStored cannot hold.
@@ -97,9 +118,10 @@ def _stored_values(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[np.
     values = pixel_array(dataset, index=frame, raw=True, correct_unused_bits=False).astype(np.int32)
     low, high = _padding_range(dataset) or (1, 0)
     padding = (values >= low) & (values <= high)
+    if override.padded_corners and len(set(_corners(values).tolist())) == 1:
+        padding |= values == values[0, 0]
     bits_allocated = int(dataset.BitsAllocated)
-    bits_stored = int(tags.number(dataset, "BitsStored") or bits_allocated)
-    high_bit = int(tags.number(dataset, "HighBit") or bits_stored - 1)
+    bits_stored, high_bit = override.bits or stored_bits(dataset)
     if not 0 < bits_stored < bits_allocated:
         return values, padding
     if dataset.file_meta.TransferSyntaxUID in _NATIVE and high_bit >= bits_stored:
@@ -108,6 +130,16 @@ def _stored_values(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[np.
     if _signed(dataset):
         values = values - ((values >> (bits_stored - 1)) << bits_stored)
     return values, padding
+
+
+def stored_bits(header: Dataset) -> tuple[int, int]:
+    """BitsStored and HighBit; where one is absent, what the standard asks for."""
+    bits_stored = int(tags.number(header, "BitsStored") or tags.number(header, "BitsAllocated") or 0)
+    return bits_stored, int(tags.number(header, "HighBit") or bits_stored - 1)
+
+
+def _corners(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    return values[[0, 0, -1, -1], [0, -1, 0, -1]]
 
 
 def _signed(dataset: Dataset) -> bool:

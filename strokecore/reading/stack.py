@@ -21,7 +21,7 @@ from strokecore.reading.candidates import Candidate
 from strokecore.reading.files import DicomFile, of_frame, read_with_pixels
 from strokecore.reading.geometry import even, off_line_mm, slice_plane, tilt_deg, unscanned_gaps
 from strokecore.reading.head_check import shows_brain, shows_opacified_vessels
-from strokecore.reading.pixels import SlicePixels, UnreadablePixelsError, decode
+from strokecore.reading.pixels import AS_DECLARED, Override, SlicePixels, UnreadablePixelsError, decode
 from strokecore.reading.refusals import (
     MIN_BRAIN_EXTENT_MM,
     MIN_BRAIN_SHARE,
@@ -44,13 +44,9 @@ COVERAGE_STEP_MM: Final = 3.0
 THIN_MM: Final = 2.5  # noisier than the slices ASPECTS was defined on; the regions are averaged
 THICK_MM: Final = 6.0  # partial volume dilutes small findings
 TILT_DEG: Final = 0.5  # below, positions are rounded
-SIGN_CORRECTED: Final = QualityFlag(
-    "sign_corrected",
-    "warning",
-    "PixelRepresentation says unsigned, but only signed values give air, fat and bone in Hounsfield units: "
-    "they were read as signed.",
-    "Check the series on a viewer; let the software that wrote the files be corrected.",
-)
+DOUBT_SLICES: Final = 8  # read in every other way that could be right, where the declared one looks wrong
+_OF_STORED_VALUES: Final = ("PixelRepresentation", "BitsAllocated", "BitsStored", "HighBit")
+_RESCALE: Final = ("RescaleSlope", "RescaleIntercept")
 _MEASURES: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -84,7 +80,7 @@ def read_stack(candidate: Candidate) -> Stack:
     refuse_by_header(candidate)
     planes = [slice_plane(f.header) for f in candidate.files]
     refuse_not_axial(planes)
-    pixels, sign_corrected = _in_hounsfield(candidate, _decode(candidate.files))
+    pixels, corrected = _in_hounsfield(candidate, _decode(candidate.files))
     brain_mm = _brain_extent_mm(candidate, pixels)
     refuse_not_hounsfield(candidate, pixels, brain_mm)
     refuse_not_head(candidate, brain_mm)
@@ -101,7 +97,7 @@ def read_stack(candidate: Candidate) -> Stack:
     slices, dropped = without_duplicates(slices, ineligible=not is_head)
     refuse_incomplete(slices, brain_mm, ineligible=not is_head)
     stack = _stack(candidate, slices, dropped)
-    return replace(stack, flags=(*stack.flags, SIGN_CORRECTED)) if sign_corrected else stack
+    return stack if corrected is None else replace(stack, flags=(*stack.flags, corrected))
 
 
 def refuse_wrongly_excluded(candidate: Candidate) -> None:
@@ -166,38 +162,62 @@ def noise_hu(candidate: Candidate) -> float | None:
     return float(1.4826 * np.median(np.abs(differences)) / np.sqrt(2))  # 1.4826: MAD to deviation
 
 
-def _decode(files: Sequence[DicomFile], *, signed: bool | None = None) -> list[SlicePixels | None]:
+def _decode(files: Sequence[DicomFile], override: Override = AS_DECLARED) -> list[SlicePixels | None]:
     """None where the pixels cannot be decoded. An image is read once for all of its frames that follow."""
     decoded: list[SlicePixels | None] = []
     for path, slices in groupby(files, key=lambda f: f.path):
         image = None
         with suppress(Exception):  # the file changed, or is damaged behind the header
             image = read_with_pixels(path)
-        decoded += [None if image is None else _slice(image, file, signed) for file in slices]
+        decoded += [None if image is None else _slice(image, file, override) for file in slices]
     return decoded
 
 
-def _slice(image: Dataset, file: DicomFile, signed: bool | None) -> SlicePixels | None:
+def _slice(image: Dataset, file: DicomFile, override: Override) -> SlicePixels | None:
     try:
-        return decode(of_frame(image, file), frame=file.frame, signed=signed)
+        return decode(of_frame(image, file), frame=file.frame, override=override)
     except UnreadablePixelsError:
         return None
 
 
 def _in_hounsfield(
     candidate: Candidate, pixels: list[SlicePixels | None]
-) -> tuple[list[SlicePixels | None], bool]:
-    """``pixels``, or read again as signed where only that makes them Hounsfield units; whether it was done.
+) -> tuple[list[SlicePixels | None], QualityFlag | None]:
+    """``pixels``, or read again in the one way that makes them Hounsfield units, and what is said of it.
 
-    Some converters write PixelRepresentation 0 over signed values: air at -1000 then reads as 64536.
+    Some converters write PixelRepresentation 0 over signed values: air at -1000 then reads as 64536. Others
+    lose the offset or the number of bits. Of two ways that fit and differ, neither is taken unless it alone
+    leaves no jumps.
     """
-    if hounsfield.plausible(pixels):
-        return pixels, False
-    if any(tags.number(f.header, "PixelRepresentation") != 0 for f in candidate.files):
-        return pixels, False
-    signed = _decode(candidate.files, signed=True)
-    corrected = None not in signed and hounsfield.plausible(signed) and hounsfield.shows_fat(signed)
-    return (signed, True) if corrected else (pixels, False)
+    header = candidate.files[0].header
+    sound = hounsfield.plausible(pixels) and hounsfield.shows_soft_tissue(pixels)
+    if not _same(candidate, _OF_STORED_VALUES):
+        return pixels, None
+    one_rescale = _same(candidate, _RESCALE)
+    step = max(1, len(pixels) // DOUBT_SLICES)
+    declared = pixels[::step]
+    fitting: list[tuple[hounsfield.Correction, list[SlicePixels | None]]] = []
+    for correction in hounsfield.corrections(header, sound=sound):
+        if correction.override.rescale is not None and not one_rescale:
+            continue
+        read = _decode(candidate.files[::step], correction.override)
+        if hounsfield.fits(correction, read) and (not sound or hounsfield.smoother(read, declared)):
+            fitting.append((correction, read))
+    for chosen, read in fitting:
+        if all(_alike(read, other) or hounsfield.smoother(read, other) for _, other in fitting):
+            again = _decode(candidate.files, chosen.override)
+            return (again, chosen.flag) if hounsfield.fits(chosen, again) else (pixels, None)
+    return pixels, None
+
+
+def _same(candidate: Candidate, keywords: Sequence[str]) -> bool:
+    return len({tuple(tags.number(f.header, k) for k in keywords) for f in candidate.files}) == 1
+
+
+def _alike(a: Sequence[SlicePixels | None], b: Sequence[SlicePixels | None]) -> bool:
+    return all(
+        p is not None and q is not None and np.array_equal(p.hu, q.hu) for p, q in zip(a, b, strict=True)
+    )
 
 
 def _brain_extent_mm(candidate: Candidate, pixels: Sequence[SlicePixels | None]) -> float | None:
@@ -354,6 +374,12 @@ def _flags(
             "several_passes",
             f"The series scans the head {candidate.passes} times; the last pass was read.",
             "Look at the earlier pass as well; send each scan as a series of its own.",
+        )
+    if candidate.overlapping:
+        inform(
+            "overlapping_slabs",
+            f"The series is made of slabs that overlap; {candidate.overlapping} slices were left out where "
+            "others show the same tissue.",
         )
     if any(tags.text(s.header, "ImageType").upper().startswith("DERIVED") for s in slices):
         inform("derived_images", "The images are declared as derived (reformatted or processed).")

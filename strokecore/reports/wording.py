@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from strokecore.anatomy.regions import REGION_NAMES, SIDES, Side
@@ -58,16 +57,9 @@ def whole_ml(volume: float) -> str:
 
 
 def flags(result: Result) -> list[QualityFlag]:
-    """The quality flags in the outputs' words, refusals and warnings first.
-
-    Scoring calls all that is outlined infarct; where no region counts, outputs call it hypodensity.
-    """
+    """The quality flags, refusals and warnings first."""
     order = {"refusal": 0, "warning": 1, "info": 2}
-    said = [
-        replace(flag, message=flag.message.replace("Infarct is marked", "Hypodensity is marked", 1))
-        for flag in result.quality
-    ]
-    return sorted(said, key=lambda flag: order[flag.severity])
+    return sorted(result.quality, key=lambda flag: order[flag.severity])
 
 
 def reasons(result: Result) -> list[QualityFlag]:

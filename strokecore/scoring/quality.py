@@ -114,7 +114,7 @@ def _below_regions_mm(head: Head) -> float:
 def unconfirmed_flags(
     aspects: Mapping[Side, AspectsScore], infarct_ml: Mapping[Side, float]
 ) -> tuple[QualityFlag, ...]:
-    """A warning where infarct is painted on a side whose score is a full 10; empty otherwise."""
+    """A warning where hypodensity is marked on a side whose score is a full 10; empty otherwise."""
     painted = [
         f"{side} {infarct_ml[side]:.1f} ml"
         for side in SIDES
@@ -126,7 +126,7 @@ def unconfirmed_flags(
         QualityFlag(
             "unconfirmed_infarct",
             "warning",
-            f"Infarct is marked although no region of its side counts as affected: {', '.join(painted)}.",
+            f"Hypodensity is marked although no region of its side counts as affected: {', '.join(painted)}.",
             "Look at the marked tissue yourself.",
         ),
     )

@@ -24,10 +24,13 @@ from strokecore.result import Result
 def build(series: Series, drawing: Drawing, stamp: Stamp) -> list[Dataset]:
     """All images of the Secondary Capture series, in viewing order."""
     sources = [inherit.reference(header) for header in series.datasets]
-    return [
+    captures = [
         _secondary_capture(page, series.datasets[0], stamp, index, sources)
         for index, page in enumerate((drawing.summary, *drawing.montage))
     ]
+    for capture in captures:
+        inherit.lossy(capture, series.datasets)
+    return captures
 
 
 def build_refusal(source: Dataset, result: Result, stamp: Stamp) -> Dataset:

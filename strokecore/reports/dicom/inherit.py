@@ -147,6 +147,7 @@ _REFERENCE_TYPE_1: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+_LOSSY: Final = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 # Of a frame of an Enhanced CT image; see reading/frames.py
 FRAME: Final = "ReferencedFrameNumber"
 
@@ -195,6 +196,15 @@ def reference(source: Dataset, slice_thickness_mm: float | None = None) -> Datas
         if slice_thickness_mm is not None:
             image.SliceThickness = format_number_as_ds(float(slice_thickness_mm))
     return image
+
+
+def lossy(target: Dataset, sources: Iterable[Dataset]) -> None:
+    """Say of what was made from ``sources`` that one of them was compressed with loss, where one was."""
+    for source in sources:
+        if tags.text(source, "LossyImageCompression") == "01":
+            with config.disable_value_validation():
+                _copy(target, source, _LOSSY)
+            return
 
 
 def body_part(source: Dataset) -> str:

@@ -23,12 +23,14 @@ from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as standard_codes
 from pydicom.sr.coding import Code
+from pydicom.valuerep import format_number_as_ds
 
 from strokecore._version import __version__
 from strokecore.anatomy.regions import ALL_REGIONS
 from strokecore.arrays import UInt8Array
 from strokecore.config import WEIGHT_FREE
 from strokecore.reading.acquisition import CT_IMAGE_STORAGE
+from strokecore.reading.geometry import thickness_mm
 from strokecore.reading.series import Series
 from strokecore.reports.dicom import codes, inherit
 from strokecore.reports.dicom.instance import DEVICE_SERIAL_NUMBER, MANUFACTURER, MODEL_NAME, Stamp, finish
@@ -146,7 +148,9 @@ def _build(
         omit_empty_frames=True,
         coding_schemes=[codes.private_scheme()],
     )
+    _measure_frames(dataset, sources, series)
     _name_frames(dataset, sources, images)
+    inherit.lossy(dataset, series.datasets)
     return finish(dataset, series.datasets[0], stamp, kind)
 
 
@@ -157,6 +161,25 @@ def _as_single(image: Dataset, number: int) -> Dataset:
     single = deepcopy(image)
     single.SOPClassUID, single.SOPInstanceUID = CT_IMAGE_STORAGE, f"2.25.{number}"
     return single
+
+
+def _measure_frames(dataset: Dataset, sources: Sequence[Dataset], series: Series) -> None:
+    """Give each frame its own slice's thickness, where the series has several.
+
+    highdicom writes one for all frames; the standard has it there or in every frame, never in both places.
+    """
+    declared = [thickness_mm(header) or series.slice_thickness_mm for header in series.datasets]
+    if len(set(declared)) == 1:
+        return
+    by_source = {str(s.SOPInstanceUID): mm for s, mm in zip(sources, declared, strict=True)}
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    common = shared.PixelMeasuresSequence[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        measures = deepcopy(common)
+        measures.SliceThickness = format_number_as_ds(by_source[str(source.ReferencedSOPInstanceUID)])
+        frame.PixelMeasuresSequence = [measures]
+    del shared.PixelMeasuresSequence
 
 
 def _name_frames(dataset: Dataset, sources: Sequence[Dataset], images: Sequence[Dataset]) -> None:

@@ -159,12 +159,69 @@ def test_frames_without_places_are_refused_by_name(fault: str, classic: list[Pat
             del image.PerFrameFunctionalGroupsSequence
             image.add_new(0x52009230, "OB", b"0123456789")
 
-    folder = edited(enhanced(classic, tmp_path / "e.dcm"), edit)
+    def unnamed(image: Dataset) -> None:
+        edit(image)
+        del image.SharedFunctionalGroupsSequence[0].FrameAnatomySequence
+
+    folder = edited(enhanced(classic, tmp_path / "e.dcm"), unnamed)
     found = refused(folder)
-    assert (found.code, found.ineligible) == ("enhanced_multiframe", True)  # no frame says: head
+    assert (found.code, found.ineligible) == ("enhanced_multiframe", True)  # nothing says: head
     assert read_candidate_header(folder) is not None
     folder = edited(folder / "e.dcm", lambda image: setattr(image, "BodyPartExamined", "HEAD"))
     assert (refused(folder).code, refused(folder).ineligible) == ("enhanced_multiframe", False)
+
+
+def _region(meaning: str) -> Dataset:
+    code = item(CodeValue="1", CodingSchemeDesignator="99X", CodeMeaning=meaning)
+    return item(FrameAnatomySequence=Sequence([item(AnatomicRegionSequence=Sequence([code]))]))
+
+
+def _converted(**values: str) -> Dataset:
+    return item(UnassignedSharedConvertedAttributesSequence=Sequence([item(**values)]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("groups", "code", "ineligible"),
+    [
+        (_region("Head"), "enhanced_multiframe", False),
+        (_region("Brain"), "enhanced_multiframe", False),
+        (_converted(BodyPartExamined="HEAD"), "enhanced_multiframe", False),
+        (_converted(SeriesDescription="Schädel nativ 5 mm"), "enhanced_multiframe", False),
+        (_converted(ProtocolName="Head routine"), "enhanced_multiframe", False),
+        (_converted(ConvolutionKernel="H31s"), "enhanced_multiframe", True),
+        (_region("Chest"), "not_head", True),
+        (_converted(BodyPartExamined="HEAD", ContrastBolusAgent="Iomeprol"), "contrast_agent", True),
+        (_converted(SeriesDescription="CTA Head"), "contrast_agent", True),
+        (
+            item(ContrastBolusUsageSequence=Sequence([item(ContrastBolusAgentAdministered="YES")])),
+            "contrast_agent",
+            True,
+        ),
+    ],
+)
+def test_whose_head_it_is_may_stand_in_the_functional_groups_alone(
+    shared: bool, groups: Dataset, code: str, ineligible: bool, classic: list[Path], tmp_path: Path
+) -> None:
+    """A head that cannot be taken apart gets its picture; what is none, or not native, stays silent."""
+
+    def edit(image: Dataset) -> None:
+        image.StudyDescription = ""
+        of_all = image.SharedFunctionalGroupsSequence[0]
+        del of_all.FrameAnatomySequence
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            del frame.PlanePositionSequence
+            if not shared:
+                frame.update(groups)
+        if shared:
+            of_all.update(groups)
+
+    image = enhanced(classic, tmp_path / "e" / "e.dcm")
+    folder = edited(image, edit)
+    found = refused(folder)
+    assert (found.code, found.ineligible) == (code, ineligible)
+    header = candidate_header_in_memory([image.read_bytes()])
+    assert (header is not None) == (code == "enhanced_multiframe")
 
 
 def _delete(name: str) -> Callable[[Dataset], None]:

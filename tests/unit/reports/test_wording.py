@@ -117,10 +117,11 @@ def test_affected_regions_are_named_by_side(result, series, masks):
     assert wording.affected_regions(cases.withheld(result)) == "none"
 
 
-def test_flags_speak_of_hypodensity_where_no_region_counts(result):
-    flag = QualityFlag("unconfirmed_infarct", "warning", "Infarct is marked although no region: 2.7 ml.", "")
-    said = wording.flags(replace(result, quality=(QualityFlag("a", "info", "A."), flag)))
-    assert [one.message for one in said] == ["Hypodensity is marked although no region: 2.7 ml.", "A."]
+def test_flags_say_what_result_json_says_refusals_and_warnings_first(result):
+    flag = QualityFlag("unconfirmed_infarct", "warning", "Hypodensity is marked: 2.7 ml.", "")
+    gap = QualityFlag("missing_slice", "refusal", "A slice is missing.", "")
+    info = QualityFlag("a", "info", "A.")
+    assert wording.flags(replace(result, quality=(info, flag, gap))) == [gap, flag, info]
 
 
 def test_summary_of_a_refusal_says_what_to_do():

@@ -94,15 +94,29 @@ def test_a_borderline_region_with_a_reason_is_named_once(head: Head) -> None:
     assert "other side" not in flag.message  # it may be brighter than that
 
 
-def test_infarct_that_is_marked_but_not_counted_is_said() -> None:
-    aspects = {"left": AspectsScore(10, 10), "right": AspectsScore(9, 10)}
-    (flag,) = unconfirmed_flags(aspects, {"left": 0.8, "right": 20.0})
-    assert (flag.code, flag.severity) == ("unconfirmed_infarct", "warning")
-    assert flag.message.endswith(": left 0.8 ml.")
-    assert unconfirmed_flags(aspects, {"left": 0.0, "right": 20.0}) == ()
-    assert (
-        unconfirmed_flags(dict.fromkeys(aspects, AspectsScore(None, 10)), {"left": 9.0, "right": 9.0}) == ()
+@pytest.mark.parametrize(
+    ("scores", "volumes_ml", "named"),
+    [
+        ((10, 9), (0.8, 20.0), "left 0.8 ml"),
+        ((9, 10), (0.8, 20.0), "right 20.0 ml"),
+        ((10, 10), (0.8, 20.0), "left 0.8 ml, right 20.0 ml"),
+        ((10, 9), (0.0, 20.0), None),
+        ((None, None), (9.0, 9.0), None),
+    ],
+)
+def test_hypodensity_that_is_marked_but_not_counted_is_said(
+    scores: tuple[int | None, int | None], volumes_ml: tuple[float, float], named: str | None
+) -> None:
+    """By that name: what no region counts is not said to be an infarct, in result.json either."""
+    aspects = {"left": AspectsScore(scores[0], 10), "right": AspectsScore(scores[1], 10)}
+    flags = unconfirmed_flags(aspects, {"left": volumes_ml[0], "right": volumes_ml[1]})
+    assert [(flag.code, flag.severity) for flag in flags] == [("unconfirmed_infarct", "warning")] * bool(
+        named
     )
+    for flag in flags:
+        assert flag.message.startswith("Hypodensity is marked ")
+        assert flag.message.endswith(f": {named}.")
+        assert "infarct" not in (flag.message + flag.remedy).lower()
 
 
 def test_a_scan_that_begins_at_the_regions_is_warned_of(head: Head) -> None:

@@ -47,6 +47,11 @@ SOURCES = {
         "PatientIdentityRemoved": "YES",
         "DeidentificationMethod": "",
     },
+    "compressed with loss": {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": "12.5",
+        "LossyImageCompressionMethod": "ISO_15444_1",
+    },
     "no patient id, no study id": {"PatientID": None, "StudyID": None, "AccessionNumber": None},
     "bare": dict.fromkeys(
         (

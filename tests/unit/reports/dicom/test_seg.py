@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import highdicom as hd
@@ -9,6 +10,7 @@ import pytest
 from highdicom.color import CIELabColor
 
 from strokecore.anatomy.regions import ALL_REGIONS
+from strokecore.reading.series import read_series
 from strokecore.reports import dicom
 from strokecore.reports.dicom import seg
 from strokecore.reports.dicom.instance import Stamp, write
@@ -188,6 +190,96 @@ def test_declared_slice_thickness_is_not_needed(masks, tmp_path):
     measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert measures.SliceThickness == series.slice_thickness_mm
     assert pydicom.dcmread(write(dataset, tmp_path / "seg.dcm")).Modality == "SEG"
+
+
+def differing(series, **values):
+    """``series`` whose slices have their own header values, one for each; None removes the attribute."""
+    headers = [deepcopy(header) for header in series.datasets]
+    for keyword, of_slices in values.items():
+        for header, value in zip(headers, of_slices, strict=True):
+            header.pop(keyword, None)
+            if value is not None:
+                setattr(header, keyword, value)
+    return replace(series, datasets=tuple(headers))
+
+
+def built(series, masks):
+    stamp = Stamp.of(cases.made_up_result(series, masks))
+    return [build(series, masks, cases.MODEL, stamp) for build in (seg.build_lesion, seg.build_regions)]
+
+
+def thicknesses_of(dataset, series) -> list[tuple[int, float]]:
+    """(slice, SliceThickness) of every frame, found by its source image."""
+    places = {str(header.SOPInstanceUID): k for k, header in enumerate(series.datasets)}
+    return [
+        (
+            places[str(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID)],
+            float(frame.PixelMeasuresSequence[0].SliceThickness),
+        )
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    ]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        [4.0] * 4 + [7.0] * 4,
+        [7.0] * 4 + [3.0] * 4,
+        [4.0, 4.0, 4.0, None, 7.0, 7.0, 7.0, 7.0],  # the series' thickness stands in
+        [2.999, 3.0, 3.0, 3.0, 6.0, 6.0, 6.001, 6.0],
+    ],
+)
+def test_every_frame_has_its_own_slices_thickness(declared, masks, tmp_path):
+    series = differing(cases.small_series(), SliceThickness=declared)
+    for dataset in built(series, masks):
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        assert "PixelMeasuresSequence" not in shared
+        found = thicknesses_of(dataset, series)
+        assert {k for k, _ in found} >= {1, 7}  # frames of both slabs
+        for k, thickness in found:
+            assert thickness == (declared[k] or series.slice_thickness_mm)
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            spacing = frame.PixelMeasuresSequence[0].PixelSpacing
+            assert tuple(map(float, spacing)) == pytest.approx(series.pixel_spacing_mm)
+    check_both(series, masks, Stamp.of(cases.made_up_result(series, masks)), tmp_path)
+
+
+def test_one_thickness_is_written_once(series, masks):
+    for dataset in built(series, masks):
+        assert "PixelMeasuresSequence" in dataset.SharedFunctionalGroupsSequence[0]
+        assert not any("PixelMeasuresSequence" in f for f in dataset.PerFrameFunctionalGroupsSequence)
+
+
+def test_thicknesses_of_the_real_scan(shared_data):
+    series = read_series(shared_data / "real_head_ct")
+    regions = np.zeros(series.hu.shape, np.uint8)
+    regions[:, 200:220, 200:220] = ALL_REGIONS[0].label
+    masks = SourceMasks(np.zeros_like(regions), regions)
+    stamp = Stamp.of(cases.made_up_result(series, masks))
+    found = dict(thicknesses_of(seg.build_regions(series, masks, cases.MODEL, stamp), series))
+    assert found == dict.fromkeys(range(14), 4.0) | dict.fromkeys(range(14, 28), 7.0)
+
+
+@pytest.mark.parametrize("lossy_slice", [0, 5, 7])
+def test_loss_of_any_source_image_is_inherited(lossy_slice, masks):
+    of_one = [None] * 8
+    of_one[lossy_slice] = "01"
+    series = differing(
+        cases.recoded(
+            cases.small_series(), LossyImageCompressionRatio="12.5", LossyImageCompressionMethod="ISO_15444_1"
+        ),
+        LossyImageCompression=of_one,
+    )
+    for dataset in built(series, masks):
+        assert dataset.LossyImageCompression == "01"
+        assert dataset.LossyImageCompressionRatio == 12.5
+        assert dataset.LossyImageCompressionMethod == "ISO_15444_1"
+
+
+def test_without_loss_nothing_is_said_of_it(series, masks):
+    for dataset in built(series, masks):
+        assert dataset.LossyImageCompression == "00"
+        assert "LossyImageCompressionRatio" not in dataset
 
 
 def modifier(segment) -> str:
