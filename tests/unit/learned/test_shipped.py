@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from strokecore.anatomy.regions import SIDES, RegionId, Side
+from strokecore.anatomy.regions import SIDES, Side
+from strokecore.cli import main
 from strokecore.learned import shipped
-from strokecore.learned.engine import LearnedEngine
 from strokecore.learned.gate import Gate
 from strokecore.learned.golden import read_golden
 from strokecore.learned.onnx import OnnxRuntime
@@ -17,7 +18,7 @@ from strokecore.learned.package import load_package
 from strokecore.learned.parity import _golden_infarct, outline_is_steady
 from strokecore.learned.preprocessing import InputSpec
 from strokecore.learned.shipped import IS_DEFAULT, SHIPPED, package_folder
-from tests.unit.scoring.heads import darken, flat_head
+from strokecore.simulate import SampleSpec, parse_affected, write_sample
 from trainer.config import load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,20 +54,16 @@ def test_its_card_says_what_it_is_and_whether_it_is_the_default() -> None:
     assert "/tmp" not in card
 
 
-def test_a_healthy_flat_head_has_no_finding() -> None:
-    evidence = shipped_engine().segment(flat_head(noise_hu=1.0)).evidence
-    assert len(evidence) == 20
-    assert max(found.probability or 0.0 for found in evidence.values()) < 0.5
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_a_dark_region_is_found_on_its_own_side(side: Side) -> None:
-    # as dark as a slab without any anatomy needs: in a head 4 HU are enough
-    dark = RegionId("M2", side)
-    evidence = shipped_engine().segment(darken(flat_head(noise_hu=1.0), dark, 10.0)).evidence
-    called = {region.side for region, found in evidence.items() if (found.probability or 0.0) >= 0.5}
-    assert called == {side}
-    assert (evidence[dark].probability or 0.0) > (evidence[dark.mirror].probability or 0.0) + 0.5
+@pytest.mark.parametrize("side", [None, *SIDES])
+def test_an_infarct_is_found_on_its_own_side(tmp_path: Path, side: Side | None) -> None:
+    affected = parse_affected(f"{side}:I,M1,M2") if side else ()
+    write_sample(tmp_path / "ct", SampleSpec(seed=3, affected=affected, delta_hu=8.0, thickness_mm=5.0))
+    words = ["--model", shipped.NAME, "--engine", "onnx", "--outputs", "sc"]
+    assert main(["score", str(tmp_path / "ct"), "--out", str(tmp_path / "out"), *words]) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert result["affected_side"] == side
+    for other in SIDES:
+        assert (result["aspects"][other]["score"] == 10) == (other != side), other
 
 
 def test_the_reference_passes_the_packages_own_gate() -> None:
@@ -89,11 +86,6 @@ def test_shipped_is_a_name_for_it() -> None:
     for other in ("mine", "Shipped", "shipped/x"):
         assert package_folder(Path(other)) == Path(other)
     assert package_folder(None) is None
-
-
-def shipped_engine() -> LearnedEngine:
-    package = load_package(SHIPPED)
-    return LearnedEngine(package, OnnxRuntime(package))
 
 
 def _plain(value: object) -> object:
