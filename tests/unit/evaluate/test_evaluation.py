@@ -58,7 +58,8 @@ def test_the_command_writes_the_study(
     scorer: None, cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["evaluate", str(cases), "--out", str(out), "--workers", "2"]) == 0
+    words = ["--out", str(out), "--workers", "2", "--engine", "asymmetry"]
+    assert main(["evaluate", str(cases), *words]) == 0
     assert {path.name for path in out.iterdir()} == PICTURES | {"study.json", "cases.csv"}
 
     text = (out / "study.json").read_text()

@@ -30,6 +30,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[st
     selection._kept.cache_clear()
 
 
+@pytest.fixture
+def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No package runs when none is named."""
+    for where in (module, selection):
+        monkeypatch.setattr(where, "default_package", lambda: None)
+
+
 def record(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
     assert main(["engines", "--json", *words]) == status
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -44,6 +51,7 @@ def passed(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("no_default")
 def test_without_a_package_it_says_what_is_here(
     machine: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +103,7 @@ def test_a_check_runs_the_whole_gate_on_every_engine(
     assert "--engine auto: openvino bf16" in printed
 
 
+@pytest.mark.usefixtures("no_default")
 def test_a_check_without_a_package_takes_the_one_that_ships(
     machine: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,7 +268,7 @@ def test_selecting_loads_a_runtime_only_for_a_package() -> None:
     code = (
         "import sys\nfrom strokecore.config import ScoringConfig\n"
         "from strokecore.learned.selection import select_engine\n"
-        "select_engine(ScoringConfig())\n"
+        "select_engine(ScoringConfig(engine='asymmetry'))\n"
         "assert not {'onnxruntime', 'torch', 'onnx', 'openvino', 'tensorrt'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
