@@ -33,6 +33,8 @@ class FakeSeries:
     last_update: datetime = LONG_AGO
     metadata: dict[str, str] = field(default_factory=dict)
     attachments: dict[str, bytes] = field(default_factory=dict)
+    instance_tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    received: dict[str, datetime] = field(default_factory=dict)  # by instance
 
 
 @dataclass
@@ -145,7 +147,12 @@ class FakeOrthanc:
         if series is None:
             return Response(404, b"")
         if what == "instances":
-            return _json([{"ID": i, "FileUuid": f, "MainDicomTags": {}} for i, f in series.instances.items()])
+            return _json(
+                [
+                    {"ID": i, "FileUuid": f, "MainDicomTags": series.instance_tags.get(i, {})}
+                    for i, f in series.instances.items()
+                ]
+            )
         if what.startswith("metadata/"):
             return self._metadata(method, series, what.split("/")[1], body, headers)
         if what.startswith("attachments/"):
@@ -188,6 +195,9 @@ class FakeOrthanc:
             return Response(404, b"")
         if name in self.lost_files and what == "file":
             return Response(500, b"")
+        if what == "metadata/ReceptionDate":
+            moment = self.series[home].received.get(name, LONG_AGO)
+            return Response(200, time_text(moment).encode())
         if what == "file":
             return Response(200, dicom_file(self.series[home].tags))
         return _json({"ID": name, "ParentSeries": home})

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from orthanc_plugin.orthanc_api import OrthancError, Response
 from orthanc_plugin.scoring import Scoring
 from orthanc_plugin.state import SeriesState
 from orthanc_plugin.terminal_states import Tally
-from tests.unit.orthanc_plugin.fakes import FakeOrthanc, make_settings
+from tests.unit.orthanc_plugin.fakes import LONG_AGO, FakeOrthanc, FakeSeries, make_settings
 
 
 class Bench:
@@ -107,6 +107,46 @@ def test_scored_once(bench: Bench) -> None:
 def test_an_unstable_series_waits_for_its_event(bench: Bench) -> None:
     bench.orthanc.add("thick").stable = False
     assert bench.scoring(quiet_s=3).handle("study") == 3  # and is not forgotten without one
+    assert bench.calls == []
+
+
+def arriving_head(bench: Bench, pace_s: float, quiet_s: float, **tags: str) -> FakeSeries:
+    """A whole head of 30 slices that came one every ``pace_s``, the last ``quiet_s`` ago."""
+    series = bench.orthanc.add("thick", slices=30, ConvolutionKernel="SOFT", SliceThickness="5", **tags)
+    series.stable = False
+    series.last_update = datetime.now(UTC) - timedelta(seconds=quiet_s)
+    for number, name in enumerate(series.instances):
+        place = {"ImagePositionPatient": f"0\\0\\{5 * number}", "ImageOrientationPatient": "1\\0\\0\\0\\1\\0"}
+        series.instance_tags[name] = place
+        series.received[name] = series.last_update - timedelta(seconds=pace_s * (29 - number))
+    return series
+
+
+def test_a_whole_head_whose_sender_has_ended_is_scored_provisionally(bench: Bench) -> None:
+    series = arriving_head(bench, pace_s=0.1, quiet_s=5)
+    scoring = bench.scoring(quiet_s=3, stable_age_s=60)
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.state("thick")["provisional"]) == ("scored", True)
+    assert scoring.handle("study") is not None  # nobody forgets it before it is final
+    series.stable, series.last_update = True, LONG_AGO
+    assert scoring.handle("study") is None
+    assert (bench.status("thick"), bench.orthanc.state("thick")["provisional"]) == ("scored", False)
+    assert len(bench.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "quiet_s", "tags"),
+    [(0.1, 1, {}), (2.0, 8, {}), (0.1, 5, {"SliceThickness": "1"}), (0.1, 5, {"ConvolutionKernel": "BONE"})],
+    ids=["just now", "a slow sender", "thin", "bone"],
+)
+def test_what_may_still_become_better_waits(
+    bench: Bench, pace_s: float, quiet_s: float, tags: dict[str, str]
+) -> None:
+    series = arriving_head(bench, pace_s, quiet_s)
+    series.tags.update(tags)
+    delay = bench.scoring(quiet_s=3, stable_age_s=60).handle("study")
+    assert delay is not None
+    assert 0 < delay <= 4
     assert bench.calls == []
 
 
