@@ -115,24 +115,25 @@ ALL_UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
 CORRECTED = {"PatientName": "SECRET^CORRECTED"}
 
 
-@pytest.mark.parametrize("keep_source", [True, False])
 @pytest.mark.parametrize(
-    ("level", "order", "options", "name"),
+    ("level", "order", "options", "name", "keep_source"),
     [
-        ("studies", "modify", {"Replace": CORRECTED}, "SECRET^CORRECTED"),
-        ("studies", "modify", {"Replace": CORRECTED, "Keep": ["SOPInstanceUID"]}, "SECRET^CORRECTED"),
-        ("patients", "modify", {"Replace": {**CORRECTED, "PatientID": "X"}}, "SECRET^CORRECTED"),
+        ("studies", "modify", {"Replace": CORRECTED}, "SECRET^CORRECTED", True),
+        ("studies", "modify", {"Replace": CORRECTED}, "SECRET^CORRECTED", False),
+        ("studies", "modify", {"Replace": CORRECTED, "Keep": ["SOPInstanceUID"]}, "SECRET^CORRECTED", False),
+        ("patients", "modify", {"Replace": {**CORRECTED, "PatientID": "X"}}, "SECRET^CORRECTED", True),
         (
             "patients",
             "modify",
             {"Replace": {**CORRECTED, "PatientID": "X"}, "Keep": ALL_UIDS},
             "SECRET^CORRECTED",
+            False,
         ),
-        ("studies", "anonymize", {"Replace": {"PatientName": "NOBODY"}}, "NOBODY"),
+        ("studies", "anonymize", {"Replace": {"PatientName": "NOBODY"}}, "NOBODY", True),
     ],
 )
 def test_a_corrected_study_has_one_result(
-    fake_node: FakeNode, level: str, order: str, options: dict[str, Any], name: str, *, keep_source: bool
+    fake_node: FakeNode, level: str, order: str, options: dict[str, Any], name: str, keep_source: bool
 ) -> None:
     node = fake_node
     send(node, Study().series(4))
