@@ -11,10 +11,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
-from strokecore.reading.acquisition import SeriesSummary, kernel_kind, thickness_class
+from orthanc_plugin.orthanc_api import OrthancApi, parse_orthanc_time
+from strokecore.reading.acquisition import SeriesSummary, kernel_kind, rank, thickness_class
+
+if TYPE_CHECKING:
+    from orthanc_plugin.study import Acquisition, Member
 
 # From the foramen magnum to the vertex it is 130 mm and more in adults. A scan whose vertex has not come yet
 # can be as long; the scorer knows it by its pixels (vertex_cut).
@@ -25,6 +29,7 @@ _SPACING_TOLERANCE: Final = 0.1  # of a gap; positions are often rounded to 0.1 
 _SAME_DIRECTION: Final = 1e-3
 # A pause that is this many times as long as the sender's mean one is the end, not a hiccup.
 PACES: Final = 5.0
+PACE_SAMPLE: Final = 8  # slices whose arrival tells how fast the sender is
 # A scored result that says this was made too early.
 CUT_CODES: Final = frozenset({"base_cut", "vertex_cut", "base_not_scanned"})
 
@@ -76,14 +81,45 @@ def preferred(series: SeriesSummary) -> bool:
     return soft and thickness_class(series.slice_thickness_mm) == 0
 
 
-def pause_s(first: datetime | None, last: datetime | None, count: int, least_s: float) -> float:
+def pause_left_s(api: OrthancApi, acquisition: Acquisition, quiet_s: float, longest_s: float) -> float:
+    """Seconds until the next look at an acquisition that is arriving; 0 or less: whole, and its sender ended.
+
+    Parameters
+    ----------
+    quiet_s: the pause that ends a fast sender. longest_s: nothing waits longer, whatever the clocks say.
+
+    Raises NotFound, OrthancError.
+    """
+    best = min(acquisition.candidates, key=lambda m: rank(m.summary))
+    if not preferred(best.summary) or not all(m.whole or m.stable for m in acquisition.candidates):
+        return quiet_s
+    now = datetime.now(UTC)
+    left = []
+    for member in (m for m in acquisition.candidates if not m.stable):
+        if member.last_update is None:
+            return quiet_s
+        pause = pause_s(_first_arrival(api, member), member.last_update, len(member.instances), quiet_s)
+        left.append(min(pause - (now - member.last_update).total_seconds(), longest_s))
+    return max(left, default=0.0)
+
+
+def pause_s(first: datetime | None, last: datetime, count: int, least_s: float) -> float:
     """Seconds without a slice after which the sender has ended, by its own pace.
 
     ``first``, ``last``: when the first and the last of ``count`` slices came.
     """
-    if first is None or last is None or count < 2:
+    if first is None or count < 2:
         return least_s
     return max(least_s, PACES * max(0.0, (last - first).total_seconds()) / (count - 1))
+
+
+def _first_arrival(api: OrthancApi, member: Member) -> datetime | None:
+    """About when the first slice came: identifiers are hashes, so a few are from anywhere in the stack."""
+    sample = [identifier for identifier, _ in member.instances[:PACE_SAMPLE]]
+    texts = [
+        api.get_bytes(f"/instances/{i}/metadata/ReceptionDate").decode("ascii", "replace") for i in sample
+    ]
+    return min((t for t in map(parse_orthanc_time, texts) if t is not None), default=None)
 
 
 def _offset_mm(tags: Mapping[str, str]) -> tuple[float, tuple[float, float, float] | None]:

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError
-from orthanc_plugin.outputs import is_copy, is_output_series
+from orthanc_plugin.orthanc_api import NotFound, OrthancApi, OrthancError, parse_orthanc_time
 from orthanc_plugin.state import TERMINAL, StateStore
-from orthanc_plugin.study import parse_orthanc_time
+from orthanc_plugin.strays import is_copy, is_output_series
 
 log = logging.getLogger(__name__)
 

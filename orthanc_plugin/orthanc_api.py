@@ -10,6 +10,7 @@ import http.client
 import json
 import ssl
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 TIMEOUT_S: Final = 60.0  # one call; a busy SQLite can make a write wait for seconds
@@ -161,3 +162,12 @@ class OrthancApi:
         if not 200 <= answer.status < 300:
             raise OrthancError(answer.status, what)
         return answer
+
+
+def parse_orthanc_time(text: object) -> datetime | None:
+    """Orthanc's ``20261123T051329`` (UTC), of jobs with a fraction; None when it is something else."""
+    form = "%Y%m%dT%H%M%S.%f" if "." in str(text) else "%Y%m%dT%H%M%S"
+    try:
+        return datetime.strptime(str(text), form).replace(tzinfo=UTC)
+    except ValueError:
+        return None

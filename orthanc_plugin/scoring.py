@@ -14,36 +14,25 @@ from pathlib import Path
 from typing import Final
 
 from orthanc_plugin import worker
-from orthanc_plugin.arrival import CUT_CODES, pause_s, preferred
+from orthanc_plugin.arrival import CUT_CODES, pause_left_s
 from orthanc_plugin.claims import Claim, Claims, Spent, States, is_settled
 from orthanc_plugin.health import describe
 from orthanc_plugin.ledger import Ledger
 from orthanc_plugin.log_line import note, scoring_run
 from orthanc_plugin.orthanc_api import Conflict, NotFound, OrthancApi, OrthancError
-from orthanc_plugin.outputs import (
-    REFUSED,
-    all_present,
-    attach,
-    copies,
-    left_behind,
-    remove,
-    remove_notices,
-    same_patient,
-    store_outputs,
-)
+from orthanc_plugin.outputs import REFUSED, all_present, attach, remove, remove_notices, store_outputs
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.state import StateStore, StoredResult
-from orthanc_plugin.study import Acquisition, Member, parse_orthanc_time, read_acquisitions
+from orthanc_plugin.strays import remove_other_patients, remove_strays
+from orthanc_plugin.study import Acquisition, read_acquisitions
 from orthanc_plugin.terminal_states import Tally, TerminalStates, selected_series
 from orthanc_plugin.workspace import workspace
-from strokecore.reading.acquisition import rank
 
 log = logging.getLogger(__name__)
 
 RESTS: Final = 10.0  # a study is left alone for so many times as long as a look at it takes
 CONFLICT_DELAY_S: Final = 1.0
 LONGEST_WAY_S: Final = 24 * 3600.0  # what is scored later was ordered, or found again by a start
-PACE_SAMPLE: Final = 8  # slices whose arrival tells how fast the sender is
 PICTURE_INSTANCES: Final = 3  # of each series; more than one, to see whether it is one person's
 LONGEST_STORE_DELAY_S: Final = 60.0
 DEATHS_ENOUGH: Final = 2  # a third could take the server or a neighbour's scan along
@@ -115,27 +104,9 @@ class Scoring:
         if errors:
             raise errors[0]
         if all(d is None for d in delays):
-            self._remove_strays(study, acquisitions, moved)
+            states = [v.state for a in acquisitions for v in self._claims.read(a).values() if v.state]
+            remove_strays(self._api, study, states, moved=moved)
         return min((d for d in delays if d is not None), default=None)
-
-    def _remove_strays(self, study: str, acquisitions: Iterable[Acquisition], moved: bool) -> None:
-        """Results that Orthanc copied into a study or left in it, beside those that were made of its images.
-
-        A copy speaks of images that are somewhere else or gone. While what was made here is not there it is
-        kept: it may be all that there is to see. What is left where its images were moved away, mostly
-        because they are another patient's, goes in any case.
-        """
-        states = [v.state for a in acquisitions for v in self._claims.read(a).values() if v.state]
-        current = [i for s in states for i in s.present]
-        made = {*current, *(i for s in states for past in s.history for i in past.outputs)}
-        with contextlib.suppress(NotFound):
-            found = copies(self._api, study, made)
-            if found and all_present(self._api, current):
-                remove(self._api, found)
-                log.warning("%d copied outputs removed: study %s", len(found), study)
-            if moved and (left := left_behind(self._api, study, made)):
-                remove(self._api, left)
-                log.warning("%d outputs of images that were moved away removed: study %s", len(left), study)
 
     def announce(self, study: str, code: str) -> bool:
         """Say in a study that it waits for a node that is ill: the picture NOT SCORED, gone with the score.
@@ -217,29 +188,10 @@ class Scoring:
         return bool(made) and not all_present(self._api, made)
 
     def _pause_s(self, acquisition: Acquisition) -> float:
-        """Seconds until the next look at what is arriving; 0: it looks whole and its sender has ended."""
-        best = min(acquisition.candidates, key=lambda m: rank(m.summary))
-        whole = all(m.whole or m.stable for m in acquisition.candidates) and preferred(best.summary)
-        if not whole or acquisition.fingerprint in self._unfinished:
-            return self._settings.quiet_s
-        return max(self._sender_pause_s(m) for m in acquisition.candidates if not m.stable)
-
-    def _sender_pause_s(self, member: Member) -> float:
-        """Seconds until a sender has been quiet for long enough by its own pace; 0 or less: it has."""
-        if member.last_update is None:
-            return self._settings.quiet_s
-        # identifiers are hashes, so the first of them are slices from anywhere in the stack
-        sample = [identifier for identifier, _ in member.instances[:PACE_SAMPLE]]
-        moments = [
-            self._api.get_bytes(f"/instances/{i}/metadata/ReceptionDate").decode("ascii", "replace")
-            for i in sample
-        ]
-        arrived = [moment for moment in map(parse_orthanc_time, moments) if moment is not None]
-        pause = pause_s(
-            min(arrived, default=None), member.last_update, len(member.instances), self._settings.quiet_s
-        )
-        age = (datetime.now(UTC) - member.last_update).total_seconds()
-        return min(pause - age, self._settings.stable_age_s)
+        settings = self._settings
+        if acquisition.fingerprint in self._unfinished:
+            return settings.quiet_s
+        return pause_left_s(self._api, acquisition, settings.quiet_s, settings.stable_age_s)
 
     def _attempt(self, claim: Claim) -> float | None:
         try:
@@ -251,7 +203,7 @@ class Scoring:
     def _attempt_in(self, claim: Claim, folder: Path) -> float | None:
         try:
             self._export(claim.acquisition, folder / "in")
-            self._remove_others_patients(claim)
+            self._remove_other_patients(claim)
             answer, result = self._score(claim, folder)
             if not self._unchanged(claim.acquisition):
                 return self._drop(claim)
@@ -284,32 +236,11 @@ class Scoring:
             for index, (identifier, _) in enumerate(instances):
                 (target / f"{index:05d}.dcm").write_bytes(self._file(identifier))
 
-    def _remove_others_patients(self, claim: Claim) -> None:
-        """Earlier outputs that name another patient than the images do now: corrected where they lie.
-
-        A wrong patient on a result is worse than no result, so they go before the new one is made, which can
-        have the same UIDs.
-        """
+    def _remove_other_patients(self, claim: Claim) -> None:
         states = [v.state for v in claim.states.values() if v.state]
-        earlier = {i for s in states for i in (*s.present, *(o for past in s.history for o in past.outputs))}
-        if not earlier:
-            return
-        sources = [self._file(m.instances[0][0]) for m in claim.acquisition.candidates]
-        wrong = []
-        for instance in earlier:
-            try:
-                output = self._api.get_bytes(f"/instances/{instance}/file")
-            except OrthancError as error:
-                if not error.status:
-                    raise
-                continue  # deleted, or the storage has lost it: nobody can read it
-            if not any(same_patient(output, source) for source in sources):
-                wrong.append(instance)
-        if wrong:
-            remove(self._api, wrong)
-            log.warning(
-                "%d outputs of another patient removed: series %s", len(wrong), _names(claim.acquisition)
-            )
+        if any(s.present or s.history for s in states):
+            sources = [self._file(m.instances[0][0]) for m in claim.acquisition.candidates]
+            remove_other_patients(self._api, states, sources)
 
     def _some_of_each(self, acquisition: Acquisition) -> list[bytes]:
         """Some readable instances of each candidate: all that a NOT SCORED picture needs. Raises NotFound."""

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from orthanc_plugin.arrival import looks_whole
 from orthanc_plugin.header import UNDECODED, read_header
-from orthanc_plugin.orthanc_api import OrthancApi, OrthancError
+from orthanc_plugin.orthanc_api import OrthancApi, OrthancError, parse_orthanc_time
 from strokecore.reading.acquisition import (
     SeriesSummary,
     doubtful_exclusion,
@@ -110,7 +110,8 @@ def _member(api: OrthancApi, series: dict[str, Any]) -> Member:
         tuple((i, "") for i in identifiers),
         series.get("IsStable") is True,
         parse_orthanc_time(series.get("LastUpdate")),
-        expected if isinstance(expected := series.get("ExpectedNumberOfInstances"), int) else None,
+        # Orthanc's own ExpectedNumberOfInstances knows nothing of CT
+        int(expected) if (expected := tags.get("ImagesInAcquisition", "").strip()).isdecimal() else None,
     )
     return member if excluded else _not_excluded(api, member)
 
@@ -152,15 +153,6 @@ def _acquisition(study: str, tags: dict[str, str], members: Iterable[Member]) ->
         [(m.id, m.instances) for m in ordered if m.excluded is None],
     ]
     return Acquisition(study, ordered, hashlib.sha256(json.dumps(content).encode()).hexdigest())
-
-
-def parse_orthanc_time(text: object) -> datetime | None:
-    """Orthanc's ``20261123T051329`` (UTC), of jobs with a fraction; None when it is something else."""
-    form = "%Y%m%dT%H%M%S.%f" if "." in str(text) else "%Y%m%dT%H%M%S"
-    try:
-        return datetime.strptime(str(text), form).replace(tzinfo=UTC)
-    except ValueError:
-        return None
 
 
 def _texts(values: object) -> dict[str, str]:

@@ -412,9 +412,11 @@ def test_nothing_is_said_early_of_a_head_that_is_cut_or_refused(
     assert len(node.runs) == 2
 
 
-def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: MakeNode) -> None:
+def test_a_stack_with_a_hole_a_missing_slice_or_without_its_better_series_waits(
+    make_fake_node: MakeNode,
+) -> None:
     node = make_fake_node(orthanc={"StableAge": 7}, QuietSeconds=1)
-    holed, thin = Study(), Study()
+    holed, thin, declared = Study(), Study(), Study()
     send(
         node,
         [
@@ -423,9 +425,10 @@ def test_a_stack_with_a_hole_or_without_its_better_series_waits(make_fake_node: 
         ],
     )
     send(node, thin.series(30, ConvolutionKernel="BONE"))
+    send(node, declared.series(30, ConvolutionKernel="SOFT", ImagesInAcquisition="31"))
     time.sleep(4)
     assert node.runs == []
-    node.wait_for("scored", series=2, seconds=40)
+    node.wait_for("scored", series=3, seconds=40)
 
 
 def test_idle_associations_hold_up_nobody(fake_node: FakeNode) -> None:

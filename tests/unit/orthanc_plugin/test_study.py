@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.header import read_header
-from orthanc_plugin.orthanc_api import NotFound
-from orthanc_plugin.study import parse_orthanc_time, read_acquisitions
+from orthanc_plugin.orthanc_api import NotFound, parse_orthanc_time
+from orthanc_plugin.study import read_acquisitions
 from tests.ct_factory import uid, write_series
 from tests.enhanced_factory import enhanced, legacy_converted
 from tests.unit.orthanc_plugin.fakes import FakeOrthanc

@@ -1,4 +1,4 @@
-"""orthanc_plugin/outputs.py: what is ours, what is a copy, and whose results they are."""
+"""orthanc_plugin/strays.py: what is ours, what is a copy, and whose results they are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from orthanc_plugin import outputs
+from orthanc_plugin import strays
 from orthanc_plugin.orthanc_api import OrthancApi, Response
-from orthanc_plugin.outputs import is_copy, is_output_series, same_patient
+from orthanc_plugin.strays import is_copy, is_output_series, same_patient
 from strokecore.identifiers import constant_uid
 from strokecore.reports.dicom.instance import MANUFACTURER
 
@@ -51,8 +51,8 @@ def test_whether_two_files_name_the_same_patient(
 
 
 def test_outputs_are_known_by_what_the_scorer_writes() -> None:
-    assert outputs.MANUFACTURER == MANUFACTURER
-    assert constant_uid("anything").startswith(outputs.UID_ROOT)
+    assert strays.MANUFACTURER == MANUFACTURER
+    assert constant_uid("anything").startswith(strays.UID_ROOT)
     assert is_output_series({"MainDicomTags": {"Manufacturer": MANUFACTURER, "Modality": "SR"}})
     assert not is_output_series({"MainDicomTags": {"Manufacturer": "SIEMENS", "Modality": "SR"}})
     assert not is_output_series({"MainDicomTags": {"Modality": "CT"}})
